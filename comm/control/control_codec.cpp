@@ -1,0 +1,125 @@
+#include "comm/control/control_codec.h"
+
+#include <fmt/format.h>
+
+#include <cstdint>
+
+#include "comm/control/wire_convert.h"
+#include "kernels/check.h"
+
+namespace trireme {
+namespace {
+
+constexpr size_t kMaxFailureBytes = 8192;
+
+std::string with_header(const wire::Frame& frame) {
+  const size_t size_bytes = frame.ByteSizeLong();
+  TRIREME_CHECK_MSG(size_bytes <= kMaxFrameBytes, "a control frame is larger than 256 MiB");
+  std::string bytes(kFrameHeaderBytes + size_bytes, '\0');
+  for (size_t i = 0; i < kFrameHeaderBytes; ++i) {
+    bytes[i] = static_cast<char>((size_bytes >> (8 * i)) & 0xff);
+  }
+  frame.SerializeWithCachedSizesToArray(
+      reinterpret_cast<uint8_t*>(bytes.data() + kFrameHeaderBytes));
+  return bytes;
+}
+
+template <typename Plain, typename Wire>
+Result<ControlFrame> convert(const Wire& in, const char* name) {
+  Plain out;
+  const char* wrong = detail::from_wire(in, out);
+  if (wrong != nullptr) return Error{fmt::format("{}.{} is out of range", name, wrong), wrong};
+  return ControlFrame(std::move(out));
+}
+
+}  // namespace
+
+std::string encode_frame(const RankHello& hello) {
+  wire::Frame frame;
+  detail::to_wire(hello, *frame.mutable_hello());
+  return with_header(frame);
+}
+
+std::string encode_frame(const JobSpec& job) {
+  wire::Frame frame;
+  detail::to_wire(job, *frame.mutable_job());
+  return with_header(frame);
+}
+
+std::string encode_frame(const RankState& state) {
+  wire::Frame frame;
+  detail::to_wire(state, *frame.mutable_state());
+  return with_header(frame);
+}
+
+std::string encode_frame(const RankReady& ready) {
+  wire::Frame frame;
+  detail::to_wire(ready, *frame.mutable_ready());
+  return with_header(frame);
+}
+
+std::string encode_frame(const GroupStart& start) {
+  wire::Frame frame;
+  frame.mutable_start()->set_kv_blocks(start.kv_blocks);
+  return with_header(frame);
+}
+
+std::string encode_frame(const StepPlan& plan) {
+  wire::Frame frame;
+  detail::to_wire(plan, *frame.mutable_plan());
+  return with_header(frame);
+}
+
+std::string encode_frame(const StepResult& result) {
+  wire::Frame frame;
+  detail::to_wire(result, *frame.mutable_step());
+  return with_header(frame);
+}
+
+std::string encode_frame(const ControlFailure& failure) {
+  wire::Frame frame;
+  frame.mutable_failure()->set_message(failure.message.substr(0, kMaxFailureBytes));
+  return with_header(frame);
+}
+
+std::string encode_frame(const ControlDrain&) {
+  wire::Frame frame;
+  frame.mutable_drain();
+  return with_header(frame);
+}
+
+std::string encode_frame(const ControlPing&) {
+  wire::Frame frame;
+  frame.mutable_ping();
+  return with_header(frame);
+}
+
+Result<ControlFrame> decode_frame(std::span<const char> payload) {
+  wire::Frame frame;
+  if (payload.size() > kMaxFrameBytes ||
+      !frame.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
+    return Error{"not a control frame", ""};
+  }
+  switch (frame.body_case()) {
+    case wire::Frame::kHello: return convert<RankHello>(frame.hello(), "hello");
+    case wire::Frame::kJob: return convert<JobSpec>(frame.job(), "job");
+    case wire::Frame::kState: return convert<RankState>(frame.state(), "state");
+    case wire::Frame::kReady: return convert<RankReady>(frame.ready(), "ready");
+    case wire::Frame::kPlan: return convert<StepPlan>(frame.plan(), "plan");
+    case wire::Frame::kStep: return convert<StepResult>(frame.step(), "result");
+    case wire::Frame::kStart:
+      if (frame.start().kv_blocks() < 1) {
+        return Error{"start.kv_blocks is out of range", "kv_blocks"};
+      }
+      return ControlFrame(GroupStart{.kv_blocks = frame.start().kv_blocks()});
+    case wire::Frame::kFailure:
+      return ControlFrame(
+          ControlFailure{.message = frame.failure().message().substr(0, kMaxFailureBytes)});
+    case wire::Frame::kDrain: return ControlFrame(ControlDrain{});
+    case wire::Frame::kPing: return ControlFrame(ControlPing{});
+    case wire::Frame::BODY_NOT_SET: break;
+  }
+  return Error{"a control frame of an unknown kind", ""};
+}
+
+}  // namespace trireme

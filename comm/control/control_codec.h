@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <variant>
+
+#include "comm/control/rank_state.h"
+#include "comm/control/step_plan.h"
+#include "kernels/result.h"
+
+namespace trireme {
+
+// Something the other side cannot go on after, told before the connection closes: by a rank that it
+// cannot start, by the coordinator that it refuses a hello. One line, cause and mend.
+struct ControlFailure {
+  std::string message;
+};
+
+// Coordinator to rank: finish what was planned, then end.
+struct ControlDrain {};
+
+// Coordinator to rank: still here.
+struct ControlPing {};
+
+// One frame of the control connection.
+using ControlFrame = std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan,
+                                  StepResult, ControlFailure, ControlDrain, ControlPing>;
+
+// On the wire a frame is its payload's size (4 bytes, little endian), then the payload.
+constexpr size_t kFrameHeaderBytes = 4;
+constexpr size_t kMaxFrameBytes = size_t{256} << 20;  // payload, after the hello was accepted
+constexpr size_t kMaxHelloBytes = 4096;               // payload, before
+
+// Header and payload.
+std::string encode_frame(const RankHello& hello);
+std::string encode_frame(const JobSpec& job);
+std::string encode_frame(const RankState& state);
+std::string encode_frame(const RankReady& ready);
+std::string encode_frame(const GroupStart& start);
+std::string encode_frame(const StepPlan& plan);
+std::string encode_frame(const StepResult& result);
+std::string encode_frame(const ControlFailure& failure);
+std::string encode_frame(const ControlDrain& drain);
+std::string encode_frame(const ControlPing& ping);
+
+// Any bytes give a frame whose fields are in range (counts and sizes not negative, ranks inside the
+// world, floats finite where they steer), or an error that names the field.
+Result<ControlFrame> decode_frame(std::span<const char> payload);
+
+}  // namespace trireme

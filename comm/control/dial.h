@@ -1,0 +1,27 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <string_view>
+
+#include "comm/control/unique_fd.h"
+#include "kernels/result.h"
+
+namespace trireme {
+
+struct HostPort {
+  std::string host;
+  std::string port;
+};
+
+// "host:port", "1.2.3.4:port" or "[::1]:port".
+Result<HostPort> parse_host_port(std::string_view address);
+
+// A TCP connection without delay (Nagle off), tried on every address the name has until `deadline`.
+// The error says what the last try came to.
+Result<UniqueFd> dial(const HostPort& to, std::chrono::steady_clock::time_point deadline);
+
+// Sends all of it, waiting as needed; false when the connection is broken. Never raises SIGPIPE.
+bool send_all(int fd, std::string_view bytes);
+
+}  // namespace trireme

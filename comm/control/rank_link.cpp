@@ -1,0 +1,346 @@
+#include "comm/control/rank_link.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <variant>
+
+#include "comm/control/control_codec.h"
+#include "comm/control/dial.h"
+#include "comm/control/frame_reader.h"
+#include "kernels/check.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kRedialPause{100};
+constexpr milliseconds kGoodbye{500};  // how long the end waits for the coordinator to close
+
+// Not exit(): other threads may be stuck in a collective, and nothing here needs unwinding.
+[[noreturn]] void exit_orphaned(int world_rank, std::string_view why) {
+  const std::string line = fmt::format("trireme: rank {} ends: {}\n", world_rank, why);
+  if (write(STDERR_FILENO, line.data(), line.size()) < 0) {
+    // Nobody left to tell.
+  }
+  _exit(RankLink::kExitOrphaned);
+}
+
+enum class Received : uint8_t { kBytes, kTimeout, kEnd };
+
+Received receive(int fd, FrameReader& reader, milliseconds timeout) {
+  pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
+  const int ready = poll(&waiting, 1, static_cast<int>(timeout.count()));
+  if (ready == 0) return Received::kTimeout;
+  if (ready < 0) return errno == EINTR ? Received::kBytes : Received::kEnd;
+  const std::span<char> room = reader.prepare();
+  const ssize_t n = recv(fd, room.data(), room.size(), 0);
+  if (n < 0 && (errno == EINTR || errno == EAGAIN)) return Received::kBytes;
+  if (n <= 0) return Received::kEnd;
+  reader.commit(static_cast<size_t>(n));
+  return Received::kBytes;
+}
+
+uint64_t pack_activity(RankActivity activity, int32_t op, int32_t peer) {
+  return static_cast<uint64_t>(activity) |
+         (static_cast<uint64_t>(static_cast<uint32_t>(op) & 0xffffffU) << 8) |
+         (static_cast<uint64_t>(static_cast<uint32_t>(peer)) << 32);
+}
+
+}  // namespace
+
+struct RankLink::State {
+  UniqueFd fd;
+  int world_rank = 0;
+  JobSpec job;
+  FrameReader reader{kMaxFrameBytes};
+
+  std::atomic<uint64_t> activity{pack_activity(RankActivity::kLoading, 0, -1)};
+  std::atomic<uint64_t> tick{0};
+  std::atomic<uint64_t> loaded_bytes{0};
+  std::atomic<uint64_t> total_bytes{0};
+  std::atomic<uint64_t> busy_us{0};
+  std::atomic<uint64_t> comm_us{0};
+
+  std::mutex send_mutex;
+
+  std::mutex mutex;  // everything below
+  std::condition_variable changed;
+  std::deque<StepPlan> plans;
+  GroupStart start;
+  bool started = false;
+  bool draining = false;
+  bool closing = false;  // this side ends
+
+  std::thread reader_thread;
+  std::thread heartbeat_thread;
+
+  ~State();
+
+  template <typename Frame>
+  void send(const Frame& frame) {
+    const std::string bytes = encode_frame(frame);
+    const std::lock_guard lock(send_mutex);
+    // A broken connection shows in the reader thread, which ends the process.
+    send_all(fd.get(), bytes);
+  }
+
+  RankState snapshot() const;
+  void heartbeat_loop();
+  void read_loop();
+  void read_ended(std::string_view why);
+  void take_frames();
+  void take(ControlFrame&& frame);
+  void take_plan(StepPlan&& plan);
+};
+
+RankLink::State::~State() {
+  if (!reader_thread.joinable()) return;
+  {
+    const std::lock_guard lock(mutex);
+    closing = true;
+  }
+  changed.notify_all();
+  // Half-closed and read to the end, so that what was sent last is not lost to a reset. It also
+  // wakes a heartbeat that is stuck in send.
+  shutdown(fd.get(), SHUT_WR);
+  heartbeat_thread.join();
+  reader_thread.join();
+}
+
+RankState RankLink::State::snapshot() const {
+  RankState state;
+  const uint64_t packed = activity.load(std::memory_order_relaxed);
+  state.activity = static_cast<RankActivity>(packed & 0xff);
+  state.waiting_op = static_cast<int32_t>((packed >> 8) & 0xffffffU);
+  state.waiting_peer = static_cast<int32_t>(static_cast<uint32_t>(packed >> 32));
+  state.tick = tick.load(std::memory_order_relaxed);
+  state.loaded_bytes = loaded_bytes.load(std::memory_order_relaxed);
+  state.total_bytes = total_bytes.load(std::memory_order_relaxed);
+  state.busy_us = busy_us.load(std::memory_order_relaxed);
+  state.comm_us = comm_us.load(std::memory_order_relaxed);
+  return state;
+}
+
+void RankLink::State::heartbeat_loop() {
+  std::unique_lock lock(mutex);
+  while (!closing) {
+    lock.unlock();
+    send(snapshot());
+    lock.lock();
+    changed.wait_for(lock, milliseconds(job.heartbeat_ms), [this] { return closing; });
+  }
+}
+
+void RankLink::State::read_loop() {
+  const milliseconds silence{job.silence_ms};
+  Clock::time_point last_heard = Clock::now();
+  Clock::time_point closing_since = Clock::time_point::max();
+  take_frames();  // what came with the job
+  for (;;) {
+    // Short rounds, to see `closing`; the deadline counts from what was last heard.
+    const Received received = receive(fd.get(), reader, std::min(silence, milliseconds(100)));
+    if (received == Received::kBytes) {
+      take_frames();
+      last_heard = Clock::now();
+    }
+    const Clock::time_point now = Clock::now();
+    {
+      const std::lock_guard lock(mutex);
+      if (closing) closing_since = std::min(closing_since, now);
+    }
+    if (received == Received::kEnd) return read_ended("the coordinator closed the connection");
+    if (closing_since < now - kGoodbye) return;
+    if (now - last_heard >= silence) {
+      return read_ended(
+          fmt::format("nothing heard from the coordinator for {} ms", silence.count()));
+    }
+  }
+}
+
+// Returns only when the process is to end in its own way.
+void RankLink::State::read_ended(std::string_view why) {
+  std::unique_lock lock(mutex);
+  if (draining) {
+    changed.wait_for(lock, milliseconds(job.silence_ms), [this] { return closing; });
+  }
+  if (!closing) exit_orphaned(world_rank, why);
+}
+
+void RankLink::State::take_frames() {
+  std::span<const char> payload;
+  for (;;) {
+    switch (reader.next(payload)) {
+      case FrameReader::Next::kNeedMore: return;
+      case FrameReader::Next::kOversize:
+        exit_orphaned(world_rank, "the coordinator sent an oversize frame");
+      case FrameReader::Next::kFrame: break;
+    }
+    Result<ControlFrame> frame = decode_frame(payload);
+    if (!frame) exit_orphaned(world_rank, "bad frame: " + frame.error().message);
+    take(std::move(*frame));
+  }
+}
+
+void RankLink::State::take(ControlFrame&& frame) {
+  if (auto* plan = std::get_if<StepPlan>(&frame)) return take_plan(std::move(*plan));
+  if (std::holds_alternative<ControlPing>(frame)) return;
+  const std::lock_guard lock(mutex);
+  if (const auto* told = std::get_if<GroupStart>(&frame)) {
+    start = *told;
+    started = true;
+  } else if (std::holds_alternative<ControlDrain>(frame)) {
+    draining = true;
+  } else if (const auto* failure = std::get_if<ControlFailure>(&frame)) {
+    exit_orphaned(world_rank, failure->message);
+  } else {
+    exit_orphaned(world_rank, "the coordinator sent a frame that only ranks send");
+  }
+  changed.notify_all();
+}
+
+// A rank that is behind its peers lets the rest wait in the socket.
+void RankLink::State::take_plan(StepPlan&& plan) {
+  const size_t most = 2 * (static_cast<size_t>(job.max_plans_in_flight) + 1);
+  std::unique_lock lock(mutex);
+  const auto has_room = [&] { return plans.size() < most || closing; };
+  if (!changed.wait_for(lock, milliseconds(job.comm_timeout_ms), has_room)) {
+    exit_orphaned(world_rank, "it does not keep up with the plans");
+  }
+  plans.push_back(std::move(plan));
+  changed.notify_all();
+}
+
+namespace {
+
+struct Greeting {
+  UniqueFd fd;
+  JobSpec job;
+};
+
+// One try: dial, hello, job. An Error with param "refused" is final, any other may be tried again.
+Result<Greeting> greet(const HostPort& to, const RankHello& hello, FrameReader& reader,
+                       Clock::time_point deadline) {
+  Result<UniqueFd> fd = dial(to, deadline);
+  if (!fd) return fd.error();
+  if (!send_all((*fd).get(), encode_frame(hello))) return Error{"it hung up on the hello", ""};
+  std::span<const char> payload;
+  for (;;) {
+    const FrameReader::Next next = reader.next(payload);
+    if (next == FrameReader::Next::kOversize) return Error{"it speaks another protocol", "refused"};
+    if (next == FrameReader::Next::kFrame) break;
+    const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
+    const Received received = receive((*fd).get(), reader, std::max(left, milliseconds(0)));
+    if (received == Received::kTimeout) return Error{"it gives no answer to the hello", ""};
+    if (received == Received::kEnd) return Error{"it hung up on the hello", ""};
+  }
+  Result<ControlFrame> frame = decode_frame(payload);
+  if (!frame) return Error{"it speaks another protocol", "refused"};
+  if (const auto* failure = std::get_if<ControlFailure>(&*frame)) {
+    return Error{"it refuses this rank: " + failure->message, "refused"};
+  }
+  auto* job = std::get_if<JobSpec>(&*frame);
+  if (job == nullptr) return Error{"it speaks another protocol", "refused"};
+  return Greeting{.fd = std::move(*fd), .job = std::move(*job)};
+}
+
+}  // namespace
+
+std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
+  const Result<HostPort> to = parse_host_port(options.address);
+  if (!to) throw EnvironmentError(to.error().message + ": give --coordinator HOST:PORT");
+  const Clock::time_point deadline = Clock::now() + milliseconds(options.connect_timeout_ms);
+  for (;;) {
+    auto state = std::make_unique<State>();
+    Result<Greeting> greeting = greet(*to, options.hello, state->reader, deadline);
+    if (greeting) {
+      state->fd = std::move((*greeting).fd);
+      state->job = std::move((*greeting).job);
+      state->world_rank = options.hello.world_rank;
+      auto link = std::unique_ptr<RankLink>(new RankLink(std::move(state)));
+      State& s = *link->state_;
+      s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });
+      s.reader_thread = std::thread([&s] { s.read_loop(); });
+      return link;
+    }
+    const Error& error = greeting.error();
+    if (error.param == "refused") {
+      throw EnvironmentError(fmt::format("coordinator {}: {}", options.address, error.message));
+    }
+    if (Clock::now() + kRedialPause >= deadline) {
+      throw EnvironmentError(fmt::format(
+          "no connection to the coordinator at {} in {} ms ({}): check that it runs and that this "
+          "host can reach that address",
+          options.address, options.connect_timeout_ms, error.message));
+    }
+    std::this_thread::sleep_for(kRedialPause);
+  }
+}
+
+RankLink::RankLink(std::unique_ptr<State> state) : state_(std::move(state)) {}
+RankLink::~RankLink() = default;
+
+const JobSpec& RankLink::job() const { return state_->job; }
+
+void RankLink::set_activity(RankActivity activity, int32_t op, int32_t peer) {
+  state_->activity.store(pack_activity(activity, op, peer), std::memory_order_relaxed);
+}
+
+void RankLink::tick() { state_->tick.fetch_add(1, std::memory_order_relaxed); }
+
+void RankLink::set_loaded(uint64_t loaded_bytes, uint64_t total_bytes) {
+  state_->total_bytes.store(total_bytes, std::memory_order_relaxed);
+  state_->loaded_bytes.store(loaded_bytes, std::memory_order_relaxed);
+}
+
+void RankLink::add_busy_us(uint64_t us) {
+  state_->busy_us.fetch_add(us, std::memory_order_relaxed);
+}
+
+void RankLink::add_comm_us(uint64_t us) {
+  state_->comm_us.fetch_add(us, std::memory_order_relaxed);
+}
+
+GroupStart RankLink::ready_and_wait_start(const RankReady& ready) {
+  state_->send(ready);
+  std::unique_lock lock(state_->mutex);
+  // Bounded by the reader thread: a silent coordinator ends the process.
+  state_->changed.wait(lock, [this] { return state_->started || state_->draining; });
+  if (!state_->started) {
+    throw EnvironmentError("the coordinator gave this group up before it started");
+  }
+  return state_->start;
+}
+
+void RankLink::send_failure(const std::string& message) {
+  state_->send(ControlFailure{.message = message});
+}
+
+bool RankLink::next_plan(StepPlan& plan) {
+  std::unique_lock lock(state_->mutex);
+  state_->changed.wait(lock, [this] { return !state_->plans.empty() || state_->draining; });
+  if (state_->plans.empty()) return false;
+  std::swap(plan, state_->plans.front());
+  state_->plans.pop_front();
+  state_->changed.notify_all();
+  return true;
+}
+
+void RankLink::send_result(const StepResult& result) { state_->send(result); }
+
+}  // namespace trireme

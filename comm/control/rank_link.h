@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/control/rank_state.h"
+#include "comm/control/step_plan.h"
+
+namespace trireme {
+
+// A rank's side of the control connection. Owns a reader thread, which queues plans, and a
+// heartbeat thread. When the coordinator is silent for JobSpec::silence_ms, closes, or fences the
+// epoch, the process exits at once with status kExitOrphaned (its peers and the supervisor see
+// that).
+class RankLink {
+ public:
+  struct Options {
+    std::string address;  // host:port of the coordinator
+    RankHello hello;
+    int32_t connect_timeout_ms = 10000;
+  };
+  static constexpr int kExitOrphaned = 75;
+
+  // Dials, says hello, waits for the job. Throws EnvironmentError with cause and mend.
+  static std::unique_ptr<RankLink> connect(const Options& options);
+  ~RankLink();
+
+  const JobSpec& job() const;
+
+  // Thread-safe, cheap, no allocation: the next heartbeat carries it.
+  void set_activity(RankActivity activity, int32_t op = 0, int32_t peer = -1);
+  void tick();
+  void set_loaded(uint64_t loaded_bytes, uint64_t total_bytes);
+  void add_busy_us(uint64_t us);
+  void add_comm_us(uint64_t us);
+
+  // Says ready, then waits for the other ranks. Throws EnvironmentError when the group is given up.
+  GroupStart ready_and_wait_start(const RankReady& ready);
+
+  // A fatal condition at start, told to the coordinator before the process exits.
+  void send_failure(const std::string& message);
+
+  // Waits for the next plan; false when the coordinator asked to end (drain). `plan` is reused.
+  bool next_plan(StepPlan& plan);
+  void send_result(const StepResult& result);
+
+ private:
+  struct State;
+  explicit RankLink(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace trireme

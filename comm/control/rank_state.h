@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "comm/layout.h"
+
+namespace trireme {
+
+// What a rank is doing, as its heartbeats tell.
+enum class RankActivity : uint8_t { kLoading, kIdle, kComputing, kWaiting };
+
+struct RankState {
+  uint64_t tick = 0;  // grows with every piece of progress
+  RankActivity activity = RankActivity::kLoading;
+  int32_t waiting_op = 0;     // which collective (row of wait_op_name)
+  int32_t waiting_peer = -1;  // world rank, -1: any
+  uint64_t loaded_bytes = 0;
+  uint64_t total_bytes = 0;
+  uint64_t busy_us = 0;  // time spent computing since start
+  uint64_t comm_us = 0;  // time spent in collectives since start
+};
+
+// First words of a rank to the coordinator.
+struct RankHello {
+  std::string secret;
+  uint64_t epoch = 0;
+  int32_t world_rank = 0;
+  int32_t world_size = 0;
+  int64_t pid = 0;
+  std::string host;
+  std::string build;  // version of the binary: must equal the coordinator's
+};
+
+// What a rank must do, all it needs to know. Sent in answer to the hello.
+struct JobSpec {
+  std::string packed_path;  // packed weights file, readable on the rank's host
+  std::string model_path;   // the Hugging Face folder it was made from (for packing on the spot)
+  Layout layout;
+  int32_t hidden_size = 0;  // with max_batch_tokens, the size of messages between stages
+  int32_t n_threads = 1;
+  int32_t context_length = 0;    // longest sequence served
+  int32_t max_slots = 0;         // sequences at once
+  int32_t max_batch_tokens = 0;  // tokens in one step
+  int64_t kv_bytes = 0;          // KV pool of this rank at most; 0: enough for max_slots * context
+  int32_t max_plans_in_flight = 1;
+  int32_t heartbeat_ms = 50;
+  int32_t silence_ms = 3000;  // a rank that hears nothing for this long exits
+  int32_t comm_timeout_ms = 30000;
+};
+
+// A rank is loaded and can step.
+struct RankReady {
+  int32_t kv_blocks = 0;    // blocks its KV pool can hold
+  std::string numerics_id;  // build, backend, instruction set, format, KV type
+  std::string device;       // "cpu:avx512, 2 threads"
+  uint64_t weight_bytes = 0;
+  uint64_t kv_bytes = 0;
+};
+
+// The group starts: every rank uses this many KV blocks (the minimum over the ranks).
+struct GroupStart {
+  int32_t kv_blocks = 0;
+};
+
+}  // namespace trireme

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace trireme {
+
+constexpr int kBlockSize = 16;  // tokens in one KV block
+
+// In SequencePlan::input_ids: "the last token sampled in this sequence's slot".
+constexpr int32_t kTokenFromSlot = -1;
+
+// How one token is drawn. temperature 0 is greedy (ties to the lowest id).
+struct SamplingParams {
+  float temperature = 0.0F;
+  float top_p = 1.0F;
+  int32_t top_k = 0;  // 0: all
+  uint64_t seed =
+      0;  // always set by the coordinator; with choice and output_index it keys the noise
+};
+
+// One sequence's part in one step: n = input_ids.size() tokens at positions
+// [start_position, start_position + n).
+struct SequencePlan {
+  uint64_t request_id = 0;
+  uint32_t model_id = 0;
+  uint32_t adapter_id = 0;  // 0: none
+  uint32_t choice = 0;      // which of a request's n choices
+  int32_t slot = 0;         // row of the ranks' per-sequence state, < max_slots
+  bool reset_slot = false;  // forget what the slot held: first plan of a (re)started sequence
+  int32_t start_position = 0;
+  std::vector<int32_t> input_ids;   // literals or kTokenFromSlot
+  std::vector<int32_t> new_blocks;  // block-table delta: appended to the slot's block table
+  bool sample = false;              // draw a token after the last input token
+  int32_t output_index = 0;         // index of that token in the sequence's output
+  SamplingParams sampling;
+  bool want_logits = false;  // return the last position's logits
+  // log p of these tokens after each input token (-1: not wanted); empty or as long as input_ids
+  std::vector<int32_t> logprob_targets;
+  int32_t n_logprobs = 0;  // how many most likely tokens to report with a sampled one
+};
+
+// What all ranks of a group do in one step. Ranks get the same plan.
+struct StepPlan {
+  uint64_t epoch = 0;
+  uint64_t step_id = 0;  // consecutive from 1 in an epoch
+  bool trace = false;    // every rank returns hashes of what each operator gave
+  // Every first-stage rank is given the tokens this plan samples, so that later plans may name them
+  // by slot (kTokenFromSlot) before the coordinator has seen them.
+  bool feed_samples = false;
+  std::vector<SequencePlan> sequences;
+
+  int n_tokens() const {
+    size_t n = 0;
+    for (const SequencePlan& s : sequences) n += s.input_ids.size();
+    return static_cast<int>(n);
+  }
+};
+
+struct TokenLogprob {
+  int32_t token_id = 0;
+  float logprob = 0.0F;
+};
+
+// What the last stage's first rank says of one SequencePlan.
+struct SequenceResult {
+  uint64_t request_id = 0;
+  int32_t slot = 0;
+  int32_t token_id = -1;                   // the sampled token, -1 when none was asked for
+  float logprob = 0.0F;                    // log p of token_id before temperature and cuts
+  std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
+  std::vector<float> logits;               // [vocab_size] when want_logits
+  std::vector<float> target_logprobs;      // as long as logprob_targets
+};
+
+// A hash of one unit (head, leaf, or whole row set) of one operator's output on one rank. Equal
+// (sequence, position range, layer, op, unit) must have equal hashes on every layout.
+struct TraceEntry {
+  int32_t layer = 0;  // -1: before the first layer; n_layers: after the last
+  int32_t op = 0;     // row of trace_op_names()
+  int32_t unit = 0;   // head, leaf or 0
+  uint64_t hash = 0;
+};
+
+struct StepResult {
+  uint64_t epoch = 0;
+  uint64_t step_id = 0;
+  int32_t world_rank = 0;
+  std::vector<SequenceResult> sequences;  // only from the rank that samples
+  std::vector<TraceEntry> trace;          // only when the plan asked
+};
+
+}  // namespace trireme

@@ -1,0 +1,283 @@
+#include "comm/control/wire_convert.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace trireme::detail {
+namespace {
+
+constexpr int32_t kMaxRanks = 4096;
+constexpr size_t kMaxNameBytes = 1024;
+
+template <typename Repeated>
+bool all_at_least(const Repeated& values, int32_t least) {
+  return std::all_of(values.begin(), values.end(), [least](int32_t v) { return v >= least; });
+}
+
+void to_wire(const SequencePlan& in, wire::Sequence& out) {
+  out.set_request_id(in.request_id);
+  out.set_model_id(in.model_id);
+  out.set_adapter_id(in.adapter_id);
+  out.set_choice(in.choice);
+  out.set_slot(in.slot);
+  out.set_reset_slot(in.reset_slot);
+  out.set_start_position(in.start_position);
+  out.mutable_input_ids()->Add(in.input_ids.begin(), in.input_ids.end());
+  out.mutable_new_blocks()->Add(in.new_blocks.begin(), in.new_blocks.end());
+  out.set_sample(in.sample);
+  out.set_output_index(in.output_index);
+  out.set_temperature(in.sampling.temperature);
+  out.set_top_p(in.sampling.top_p);
+  out.set_top_k(in.sampling.top_k);
+  out.set_seed(in.sampling.seed);
+  out.set_want_logits(in.want_logits);
+  out.mutable_logprob_targets()->Add(in.logprob_targets.begin(), in.logprob_targets.end());
+  out.set_n_logprobs(in.n_logprobs);
+}
+
+const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
+  if (in.slot() < 0) return "slot";
+  if (in.start_position() < 0) return "start_position";
+  if (!all_at_least(in.input_ids(), kTokenFromSlot)) return "input_ids";
+  if (!all_at_least(in.new_blocks(), 0)) return "new_blocks";
+  if (in.output_index() < 0) return "output_index";
+  if (!std::isfinite(in.temperature()) || in.temperature() < 0) return "temperature";
+  if (!std::isfinite(in.top_p()) || in.top_p() < 0) return "top_p";
+  if (in.top_k() < 0) return "top_k";
+  const int n_targets = in.logprob_targets_size();
+  if (n_targets != 0 && n_targets != in.input_ids_size()) return "logprob_targets";
+  if (!all_at_least(in.logprob_targets(), -1)) return "logprob_targets";
+  if (in.n_logprobs() < 0) return "n_logprobs";
+
+  out.request_id = in.request_id();
+  out.model_id = in.model_id();
+  out.adapter_id = in.adapter_id();
+  out.choice = in.choice();
+  out.slot = in.slot();
+  out.reset_slot = in.reset_slot();
+  out.start_position = in.start_position();
+  out.input_ids.assign(in.input_ids().begin(), in.input_ids().end());
+  out.new_blocks.assign(in.new_blocks().begin(), in.new_blocks().end());
+  out.sample = in.sample();
+  out.output_index = in.output_index();
+  out.sampling = {
+      .temperature = in.temperature(), .top_p = in.top_p(), .top_k = in.top_k(), .seed = in.seed()};
+  out.want_logits = in.want_logits();
+  out.logprob_targets.assign(in.logprob_targets().begin(), in.logprob_targets().end());
+  out.n_logprobs = in.n_logprobs();
+  return nullptr;
+}
+
+void to_wire(const SequenceResult& in, wire::Outcome& out) {
+  out.set_request_id(in.request_id);
+  out.set_slot(in.slot);
+  out.set_token_id(in.token_id);
+  out.set_logprob(in.logprob);
+  for (const TokenLogprob& top : in.top_logprobs) {
+    out.add_top_ids(top.token_id);
+    out.add_top_logprobs(top.logprob);
+  }
+  out.mutable_logits()->Add(in.logits.begin(), in.logits.end());
+  out.mutable_target_logprobs()->Add(in.target_logprobs.begin(), in.target_logprobs.end());
+}
+
+const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
+  if (in.slot() < 0) return "slot";
+  if (in.token_id() < -1) return "token_id";
+  if (!all_at_least(in.top_ids(), 0)) return "top_ids";
+  if (in.top_ids_size() != in.top_logprobs_size()) return "top_logprobs";
+  out.request_id = in.request_id();
+  out.slot = in.slot();
+  out.token_id = in.token_id();
+  out.logprob = in.logprob();
+  out.top_logprobs.resize(static_cast<size_t>(in.top_ids_size()));
+  for (int i = 0; i < in.top_ids_size(); ++i) {
+    out.top_logprobs[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
+  }
+  out.logits.assign(in.logits().begin(), in.logits().end());
+  out.target_logprobs.assign(in.target_logprobs().begin(), in.target_logprobs().end());
+  return nullptr;
+}
+
+}  // namespace
+
+void to_wire(const RankHello& in, wire::Hello& out) {
+  out.set_secret(in.secret);
+  out.set_epoch(in.epoch);
+  out.set_world_rank(in.world_rank);
+  out.set_world_size(in.world_size);
+  out.set_pid(in.pid);
+  out.set_host(in.host);
+  out.set_build(in.build);
+}
+
+const char* from_wire(const wire::Hello& in, RankHello& out) {
+  if (in.world_size() < 1 || in.world_size() > kMaxRanks) return "world_size";
+  if (in.world_rank() < 0 || in.world_rank() >= in.world_size()) return "world_rank";
+  if (in.pid() < 0) return "pid";
+  if (in.secret().size() > kMaxNameBytes) return "secret";
+  if (in.host().size() > kMaxNameBytes) return "host";
+  if (in.build().size() > kMaxNameBytes) return "build";
+  out.secret = in.secret();
+  out.epoch = in.epoch();
+  out.world_rank = in.world_rank();
+  out.world_size = in.world_size();
+  out.pid = in.pid();
+  out.host = in.host();
+  out.build = in.build();
+  return nullptr;
+}
+
+void to_wire(const JobSpec& in, wire::Job& out) {
+  out.set_packed_path(in.packed_path);
+  out.set_model_path(in.model_path);
+  out.set_tp(in.layout.tp);
+  out.set_pp(in.layout.pp);
+  out.set_hidden_size(in.hidden_size);
+  out.set_n_threads(in.n_threads);
+  out.set_context_length(in.context_length);
+  out.set_max_slots(in.max_slots);
+  out.set_max_batch_tokens(in.max_batch_tokens);
+  out.set_kv_bytes(in.kv_bytes);
+  out.set_max_plans_in_flight(in.max_plans_in_flight);
+  out.set_heartbeat_ms(in.heartbeat_ms);
+  out.set_silence_ms(in.silence_ms);
+  out.set_comm_timeout_ms(in.comm_timeout_ms);
+}
+
+const char* from_wire(const wire::Job& in, JobSpec& out) {
+  if (in.tp() < 1 || in.tp() > kMaxRanks) return "tp";
+  if (in.pp() < 1 || in.pp() > kMaxRanks / in.tp()) return "pp";
+  if (in.hidden_size() < 0) return "hidden_size";
+  if (in.n_threads() < 1) return "n_threads";
+  if (in.context_length() < 0) return "context_length";
+  if (in.max_slots() < 0) return "max_slots";
+  if (in.max_batch_tokens() < 0) return "max_batch_tokens";
+  if (in.kv_bytes() < 0) return "kv_bytes";
+  if (in.max_plans_in_flight() < 1) return "max_plans_in_flight";
+  if (in.heartbeat_ms() < 1) return "heartbeat_ms";
+  if (in.silence_ms() < 1) return "silence_ms";
+  if (in.comm_timeout_ms() < 1) return "comm_timeout_ms";
+  out.packed_path = in.packed_path();
+  out.model_path = in.model_path();
+  out.layout = {.tp = in.tp(), .pp = in.pp()};
+  out.hidden_size = in.hidden_size();
+  out.n_threads = in.n_threads();
+  out.context_length = in.context_length();
+  out.max_slots = in.max_slots();
+  out.max_batch_tokens = in.max_batch_tokens();
+  out.kv_bytes = in.kv_bytes();
+  out.max_plans_in_flight = in.max_plans_in_flight();
+  out.heartbeat_ms = in.heartbeat_ms();
+  out.silence_ms = in.silence_ms();
+  out.comm_timeout_ms = in.comm_timeout_ms();
+  return nullptr;
+}
+
+void to_wire(const RankState& in, wire::State& out) {
+  out.set_tick(in.tick);
+  out.set_activity(static_cast<uint32_t>(in.activity));
+  out.set_waiting_op(in.waiting_op);
+  out.set_waiting_peer(in.waiting_peer);
+  out.set_loaded_bytes(in.loaded_bytes);
+  out.set_total_bytes(in.total_bytes);
+  out.set_busy_us(in.busy_us);
+  out.set_comm_us(in.comm_us);
+}
+
+const char* from_wire(const wire::State& in, RankState& out) {
+  if (in.activity() > static_cast<uint32_t>(RankActivity::kWaiting)) return "activity";
+  if (in.waiting_op() < 0) return "waiting_op";
+  if (in.waiting_peer() < -1 || in.waiting_peer() >= kMaxRanks) return "waiting_peer";
+  out.tick = in.tick();
+  out.activity = static_cast<RankActivity>(in.activity());
+  out.waiting_op = in.waiting_op();
+  out.waiting_peer = in.waiting_peer();
+  out.loaded_bytes = in.loaded_bytes();
+  out.total_bytes = in.total_bytes();
+  out.busy_us = in.busy_us();
+  out.comm_us = in.comm_us();
+  return nullptr;
+}
+
+void to_wire(const RankReady& in, wire::Ready& out) {
+  out.set_kv_blocks(in.kv_blocks);
+  out.set_numerics_id(in.numerics_id);
+  out.set_device(in.device);
+  out.set_weight_bytes(in.weight_bytes);
+  out.set_kv_bytes(in.kv_bytes);
+}
+
+const char* from_wire(const wire::Ready& in, RankReady& out) {
+  if (in.kv_blocks() < 0) return "kv_blocks";
+  if (in.numerics_id().size() > kMaxNameBytes) return "numerics_id";
+  if (in.device().size() > kMaxNameBytes) return "device";
+  out.kv_blocks = in.kv_blocks();
+  out.numerics_id = in.numerics_id();
+  out.device = in.device();
+  out.weight_bytes = in.weight_bytes();
+  out.kv_bytes = in.kv_bytes();
+  return nullptr;
+}
+
+void to_wire(const StepPlan& in, wire::Plan& out) {
+  out.set_epoch(in.epoch);
+  out.set_step_id(in.step_id);
+  out.set_trace(in.trace);
+  out.mutable_sequences()->Reserve(static_cast<int>(in.sequences.size()));
+  for (const SequencePlan& sequence : in.sequences) to_wire(sequence, *out.add_sequences());
+}
+
+const char* from_wire(const wire::Plan& in, StepPlan& out) {
+  out.epoch = in.epoch();
+  out.step_id = in.step_id();
+  out.trace = in.trace();
+  out.sequences.resize(static_cast<size_t>(in.sequences_size()));
+  for (int i = 0; i < in.sequences_size(); ++i) {
+    const char* wrong = from_wire(in.sequences(i), out.sequences[static_cast<size_t>(i)]);
+    if (wrong != nullptr) return wrong;
+  }
+  return nullptr;
+}
+
+void to_wire(const StepResult& in, wire::Step& out) {
+  out.set_epoch(in.epoch);
+  out.set_step_id(in.step_id);
+  out.set_world_rank(in.world_rank);
+  for (const SequenceResult& sequence : in.sequences) to_wire(sequence, *out.add_sequences());
+  for (const TraceEntry& entry : in.trace) {
+    out.add_trace_layer(entry.layer);
+    out.add_trace_op(entry.op);
+    out.add_trace_unit(entry.unit);
+    out.add_trace_hash(entry.hash);
+  }
+}
+
+const char* from_wire(const wire::Step& in, StepResult& out) {
+  if (in.world_rank() < 0 || in.world_rank() >= kMaxRanks) return "world_rank";
+  const int n_trace = in.trace_hash_size();
+  if (in.trace_layer_size() != n_trace || in.trace_op_size() != n_trace ||
+      in.trace_unit_size() != n_trace) {
+    return "trace";
+  }
+  out.epoch = in.epoch();
+  out.step_id = in.step_id();
+  out.world_rank = in.world_rank();
+  out.sequences.resize(static_cast<size_t>(in.sequences_size()));
+  for (int i = 0; i < in.sequences_size(); ++i) {
+    const char* wrong = from_wire(in.sequences(i), out.sequences[static_cast<size_t>(i)]);
+    if (wrong != nullptr) return wrong;
+  }
+  out.trace.resize(static_cast<size_t>(n_trace));
+  for (int i = 0; i < n_trace; ++i) {
+    if (in.trace_layer(i) < -1 || in.trace_op(i) < 0 || in.trace_unit(i) < 0) return "trace";
+    out.trace[static_cast<size_t>(i)] = {.layer = in.trace_layer(i),
+                                         .op = in.trace_op(i),
+                                         .unit = in.trace_unit(i),
+                                         .hash = in.trace_hash(i)};
+  }
+  return nullptr;
+}
+
+}  // namespace trireme::detail

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/mpi_library.h"
+
+namespace trireme::detail {
+
+// One operation of a set that is waited for together.
+struct MpiPending {
+  MpiLibrary::Request request = nullptr;
+  int peer = 0;
+  int expected_bytes = -1;  // of a receive; a shorter message is a bug
+  bool done = false;
+};
+
+// A message on its way. The engine owns it: the library may read `data` until the send is complete.
+struct MpiSendBuffer {
+  std::unique_ptr<std::byte[]> data;  // touched only when used
+  MpiPending pending;
+  bool busy = false;
+};
+
+// Who exchanges how many bytes with this rank.
+struct MpiRoute {
+  MpiLibrary::Comm comm = nullptr;
+  int peer = 0;
+  int tag = 0;
+  size_t size_bytes = 0;
+};
+
+// All calls into libmpi of one process, one at a time under one lock. A small thread keeps sends
+// moving while the rank computes or waits for its coordinator: OpenMPI moves large messages only
+// inside calls, so a peer could otherwise wait for data that was "sent" long ago. It also carries
+// abort() to the other ranks.
+class MpiEngine {
+ public:
+  MpiEngine();
+  ~MpiEngine();
+  MpiEngine(const MpiEngine&) = delete;
+  MpiEngine& operator=(const MpiEngine&) = delete;
+
+  const MpiLibrary& mpi() const { return mpi_; }
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  const std::string& processor_name() const { return processor_name_; }
+
+  // Collective. The ranks with equal color, ordered by key.
+  MpiLibrary::Comm split(int color, int key);
+  // n buffers of size_bytes each, valid as long as the engine.
+  std::vector<MpiSendBuffer*> make_send_buffers(int n, size_t size_bytes);
+
+  // op, here and below: what the caller is doing, for messages.
+  MpiPending post_send(const char* op, const void* data, const MpiRoute& route);
+  MpiPending post_recv(const char* op, void* data, const MpiRoute& route);
+  // Waits for all of them. Throws CommError naming op, peer and time.
+  void wait(const char* op, std::span<MpiPending> pending, std::chrono::milliseconds deadline);
+
+  // Waits until the buffer, whose last message goes to `peer`, may be written again.
+  void wait_free(const char* op, const MpiSendBuffer& buffer, int peer,
+                 std::chrono::milliseconds deadline);
+  // Sends the first route.size_bytes of the buffer and returns; the engine finishes it.
+  void start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute& route);
+
+  void throw_if_aborted(const char* op) const;
+  void abort() noexcept;
+  bool finalize(std::chrono::milliseconds deadline);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // Makes rounds of progress until missing_peer(), called under the lock, is kNobody.
+  template <typename MissingPeer>
+  void poll(const char* op, std::chrono::milliseconds deadline, MissingPeer missing_peer);
+  [[noreturn]] void give_up(const char* op, int peer, Clock::duration waited);
+  void check(const char* op, int code) const;
+  bool test(const char* op, MpiPending& pending);
+  void progress();
+  void tell_others() noexcept;
+  void run_progress_thread();
+  void stop_progress_thread();
+
+  static constexpr int kNobody = -1;
+
+  MpiLibrary mpi_;
+  int rank_ = 0;
+  int size_ = 1;
+  std::string processor_name_;
+  MpiLibrary::Comm abort_comm_ = nullptr;
+
+  std::mutex mutex_;  // held for every call into libmpi after construction, and the fields below
+  std::condition_variable wake_;
+  std::deque<MpiSendBuffer> buffers_;
+  int n_busy_ = 0;
+  MpiPending abort_recv_;
+  int abort_notice_ = 0;  // the world rank that gave up, as received
+  bool told_others_ = false;
+  bool stop_ = false;
+
+  std::atomic<bool> aborted_{false};
+  std::thread progress_thread_;
+};
+
+}  // namespace trireme::detail

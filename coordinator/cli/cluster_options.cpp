@@ -1,0 +1,160 @@
+#include "coordinator/cli/cluster_options.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <utility>
+
+#include "coordinator/cli/nearest.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+constexpr std::array<std::pair<const char*, LauncherKind>, 4> kLaunchers = {{
+    {"local", LauncherKind::kLocal},
+    {"mpirun", LauncherKind::kMpirun},
+    {"srun", LauncherKind::kSrun},
+    {"external", LauncherKind::kExternal},
+}};
+
+LauncherKind parse_launcher(const std::string& name) {
+  if (const auto kind = launcher_kind(name)) return *kind;
+  throw EnvironmentError("'" + name + "' is no launcher: use local, mpirun, srun or external");
+}
+
+template <typename T>
+std::vector<T> scalar_or_list(const YAML::Node& node) {
+  if (node.IsScalar()) return {node.as<T>()};
+  return node.as<std::vector<T>>();
+}
+
+void read_launcher(const YAML::Node& node, const std::function<bool(const char*)>& wanted,
+                   ClusterOptions& options) {
+  if (node.IsScalar()) {
+    if (wanted("--launcher")) options.launcher = parse_launcher(node.as<std::string>());
+    return;
+  }
+  for (const auto& entry : node) {
+    const auto key = entry.first.as<std::string>();
+    if (key == "kind") {
+      if (wanted("--launcher")) options.launcher = parse_launcher(entry.second.as<std::string>());
+    } else if (key == "hosts") {
+      if (wanted("--hosts")) options.hosts = scalar_or_list<std::string>(entry.second);
+    } else if (key == "mpirun_args" || key == "srun_args") {
+      options.launcher_args = scalar_or_list<std::string>(entry.second);
+    } else {
+      throw EnvironmentError("launcher." + key +
+                             " is no key: use kind, hosts, mpirun_args or srun_args");
+    }
+  }
+}
+
+// One key of the file: its option's name, and what it sets.
+struct FileKey {
+  const char* key;
+  const char* option;
+  void (*set)(const YAML::Node&, ClusterOptions&);
+};
+
+constexpr std::array kFileKeys = {
+    FileKey{"model", "MODEL", [](const YAML::Node& n, ClusterOptions& o) { o.model = n.as<std::string>(); }},
+    FileKey{"served_model_name", "--served-model-name",
+            [](const YAML::Node& n, ClusterOptions& o) { o.served_name = n.as<std::string>(); }},
+    FileKey{"tp", "--tp", [](const YAML::Node& n, ClusterOptions& o) { o.layout.tp = n.as<int>(); }},
+    FileKey{"pp", "--pp", [](const YAML::Node& n, ClusterOptions& o) { o.layout.pp = n.as<int>(); }},
+    FileKey{"replicas", "--replicas",
+            [](const YAML::Node& n, ClusterOptions& o) { o.n_replicas = n.as<int>(); }},
+    FileKey{"threads", "--threads",
+            [](const YAML::Node& n, ClusterOptions& o) { o.n_threads = n.as<int>(); }},
+    FileKey{"dtype", "--dtype",
+            [](const YAML::Node& n, ClusterOptions& o) {
+              const auto format = weight_format(n.as<std::string>());
+              if (!format) throw EnvironmentError("dtype must be bfloat16 or float32");
+              o.format = *format;
+            }},
+    FileKey{"context_length", "--context-length",
+            [](const YAML::Node& n, ClusterOptions& o) { o.context_length = n.as<int>(); }},
+    FileKey{"max_sequences", "--max-sequences",
+            [](const YAML::Node& n, ClusterOptions& o) { o.max_sequences = n.as<int>(); }},
+    FileKey{"max_batch_tokens", "--max-batch-tokens",
+            [](const YAML::Node& n, ClusterOptions& o) { o.max_batch_tokens = n.as<int>(); }},
+    FileKey{"kv_gib", "--kv-gib",
+            [](const YAML::Node& n, ClusterOptions& o) { o.kv_gib = n.as<double>(); }},
+    FileKey{"host", "--host",
+            [](const YAML::Node& n, ClusterOptions& o) { o.host = n.as<std::string>(); }},
+    FileKey{"port", "--port",
+            [](const YAML::Node& n, ClusterOptions& o) { o.port = n.as<uint16_t>(); }},
+    FileKey{"control_address", "--control-address",
+            [](const YAML::Node& n, ClusterOptions& o) {
+              o.control_address = n.as<std::string>();
+            }},
+    FileKey{"control_port", "--control-port",
+            [](const YAML::Node& n, ClusterOptions& o) { o.control_port = n.as<uint16_t>(); }},
+};
+
+[[noreturn]] void unknown_key(const std::string& key) {
+  std::vector<std::string> known = {"launcher"};
+  for (const FileKey& k : kFileKeys) known.emplace_back(k.key);
+  const std::string near = nearest(key, known);
+  throw EnvironmentError("'" + key + "' is no key" +
+                         (near.empty() ? ": see trireme serve --help" : "; did you mean '" + near + "'?"));
+}
+
+void read_nodes(const YAML::Node& root, const std::function<bool(const char*)>& wanted,
+                ClusterOptions& options) {
+  if (!root.IsMap()) throw EnvironmentError("it must be a map of keys to values");
+  for (const auto& entry : root) {
+    const auto key = entry.first.as<std::string>();
+    if (key == "launcher") {
+      read_launcher(entry.second, wanted, options);
+      continue;
+    }
+    const auto known = std::find_if(kFileKeys.begin(), kFileKeys.end(),
+                                    [&](const FileKey& k) { return key == k.key; });
+    if (known == kFileKeys.end()) unknown_key(key);
+    if (wanted(known->option)) known->set(entry.second, options);
+  }
+}
+
+}  // namespace
+
+std::optional<LauncherKind> launcher_kind(const std::string& name) {
+  for (const auto& [known, kind] : kLaunchers) {
+    if (name == known) return kind;
+  }
+  return std::nullopt;
+}
+
+const char* launcher_name(LauncherKind kind) {
+  for (const auto& [name, known] : kLaunchers) {
+    if (kind == known) return name;
+  }
+  return "unknown";
+}
+
+std::optional<WeightFormat> weight_format(const std::string& dtype) {
+  if (dtype == "bfloat16") return WeightFormat::kBF16;
+  if (dtype == "float32") return WeightFormat::kF32;
+  return std::nullopt;
+}
+
+void read_cluster_file(const std::filesystem::path& path,
+                       const std::vector<std::string>& set_options, ClusterOptions& options) {
+  const auto wanted = [&](const char* option) {
+    return std::find(set_options.begin(), set_options.end(), option) == set_options.end();
+  };
+  try {
+    read_nodes(YAML::LoadFile(path.string()), wanted, options);
+  } catch (const YAML::Exception& error) {
+    throw EnvironmentError(fmt::format("cannot read {}: {} (line {})", path.string(), error.msg,
+                                       error.mark.line + 1));
+  } catch (const EnvironmentError& error) {
+    throw EnvironmentError(fmt::format("{}: {}", path.string(), error.what()));
+  }
+}
+
+}  // namespace trireme

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/layout.h"
+#include "coordinator/cluster/launch_spec.h"
+#include "kernels/weight.h"
+
+namespace trireme {
+
+// How to run one model, as the command line and the file given with --config say. What is left
+// empty is decided when the model is known.
+struct ClusterOptions {
+  std::string model;
+  std::string served_name;      // --served-model-name; empty: the folder's name
+  Layout layout;
+  int32_t n_replicas = 1;
+  int32_t n_threads = 0;        // of each rank; 0: this machine's cores over its ranks
+  WeightFormat format = WeightFormat::kBF16;
+  int32_t context_length = 0;   // 0: the model's, at most kDefaultContext
+  int32_t max_sequences = 16;   // running at once in a replica
+  int32_t max_batch_tokens = 512;
+  double kv_gib = 0.0;          // KV cache of each rank; 0: what the sequences need, if it fits
+  LauncherKind launcher = LauncherKind::kLocal;
+  std::vector<std::string> hosts;
+  std::vector<std::string> launcher_args;
+  std::string control_address;  // empty: loopback, or this host's address when there are hosts
+  uint16_t control_port = 0;
+  std::string host = "127.0.0.1";  // the API's
+  uint16_t port = 8080;
+};
+
+// Keys of the YAML file, each with the meaning of the option of that name. Values given on the
+// command line win: `set_options` holds the long names ("--tp") of those that were given.
+//   model, served_model_name, tp, pp, replicas, threads, dtype, context_length, max_sequences,
+//   max_batch_tokens, kv_gib, host, port, control_address, control_port,
+//   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
+// Throws EnvironmentError naming file, key and what is allowed.
+void read_cluster_file(const std::filesystem::path& path,
+                       const std::vector<std::string>& set_options, ClusterOptions& options);
+
+// "local", "mpirun", "srun", "external"; none when it is no launcher.
+std::optional<LauncherKind> launcher_kind(const std::string& name);
+const char* launcher_name(LauncherKind kind);
+
+// "bfloat16" or "float32"; none otherwise.
+std::optional<WeightFormat> weight_format(const std::string& dtype);
+
+}  // namespace trireme

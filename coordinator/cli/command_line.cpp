@@ -1,0 +1,221 @@
+#include "coordinator/cli/command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <exception>
+
+#include "comm/control/build_id.h"
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/nearest.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+// What CLI11 parses into before it is checked and merged with the file of --config.
+struct ClusterArguments {
+  ClusterOptions options;
+  std::string launcher = "local";
+  std::string dtype = "bfloat16";
+  std::string config;
+  CLI::App* command = nullptr;
+};
+
+void add_cluster_options(CLI::App& app, ClusterArguments& a) {
+  a.command = &app;
+  ClusterOptions& o = a.options;
+  app.add_option("MODEL", o.model, "Hugging Face model folder, or 'demo'");
+  app.add_option("--tp", o.layout.tp, "tensor-parallel shards of each stage")->capture_default_str();
+  app.add_option("--pp", o.layout.pp, "pipeline stages")->capture_default_str();
+  app.add_option("--replicas", o.n_replicas, "copies of the model")->capture_default_str();
+  app.add_option("--threads", o.n_threads, "threads of each rank (0: cores over ranks)")
+      ->capture_default_str();
+  app.add_option("--dtype", a.dtype, "bfloat16 or float32")->capture_default_str();
+  app.add_option("--context-length", o.context_length,
+                 "longest prompt and output together, in tokens (0: the model's, at most 8192)")
+      ->capture_default_str();
+  app.add_option("--max-sequences", o.max_sequences, "sequences computed at once in a replica")
+      ->capture_default_str();
+  app.add_option("--max-batch-tokens", o.max_batch_tokens, "tokens in one step")
+      ->capture_default_str();
+  app.add_option("--kv-gib", o.kv_gib, "KV cache of each rank in GiB (0: what is needed)")
+      ->capture_default_str();
+  app.add_option("--launcher", a.launcher,
+                 "how ranks start: local (child processes), mpirun, srun, or external (they are "
+                 "started by hand and dial in)")
+      ->capture_default_str();
+  app.add_option("--hosts", o.hosts, "hosts for mpirun or srun, comma-separated")->delimiter(',');
+  app.add_option("--control-address", o.control_address,
+                 "address at which ranks reach the coordinator");
+  app.add_option("--control-port", o.control_port, "its port (0: any free one)")
+      ->capture_default_str();
+  app.add_option("--config", a.config, "YAML file with these settings; options given here win");
+}
+
+ClusterOptions resolve(ClusterArguments& a) {
+  std::vector<std::string> given;
+  for (const CLI::Option* option : a.command->get_options()) {
+    if (option->count() > 0) given.push_back(option->get_name());
+  }
+  const auto launcher = launcher_kind(a.launcher);
+  if (!launcher) {
+    throw EnvironmentError("--launcher " + a.launcher +
+                           " is unknown: use local, mpirun, srun or external");
+  }
+  const auto format = weight_format(a.dtype);
+  if (!format) throw EnvironmentError("--dtype " + a.dtype + " is unknown: use bfloat16 or float32");
+  a.options.launcher = *launcher;
+  a.options.format = *format;
+  if (!a.config.empty()) read_cluster_file(a.config, given, a.options);
+  if (a.options.model.empty()) {
+    throw EnvironmentError("no model given: name a Hugging Face model folder, or 'demo'");
+  }
+  return a.options;
+}
+
+struct Arguments {
+  ClusterArguments serve, run, logits;
+  RunOptions run_options;
+  LogitsOptions logits_options;
+  InspectCommandOptions inspect;
+  std::string inspect_dtype = "bfloat16";
+  DiffOptions diff;
+  std::string diff_launcher = "local";
+};
+
+void add_serve(CLI::App& app, Arguments& a) {
+  CLI::App& serve = *app.add_subcommand("serve", "serve a model over an OpenAI-compatible HTTP API");
+  add_cluster_options(serve, a.serve);
+  serve.add_option("--host", a.serve.options.host, "address to listen on")->capture_default_str();
+  serve.add_option("--port", a.serve.options.port, "port to listen on (0: any free one)")
+      ->capture_default_str();
+  serve.add_option("--served-model-name", a.serve.options.served_name,
+                   "name of the model in the API (the folder's name)");
+}
+
+void add_run(CLI::App& app, Arguments& a) {
+  CLI::App& run = *app.add_subcommand("run", "complete a prompt, or chat on a terminal");
+  add_cluster_options(run, a.run);
+  RunOptions& o = a.run_options;
+  run.add_option("-p,--prompt", o.prompt, "text to complete (without: chat, or standard input)");
+  run.add_option("--system", o.system, "system message of the chat");
+  run.add_option("--max-tokens", o.max_tokens, "longest answer")->capture_default_str();
+  run.add_option("--temperature", o.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  run.add_option("--top-p", o.top_p, "draw from the likeliest tokens that hold this much")
+      ->capture_default_str();
+  run.add_option("--top-k", o.top_k, "draw from so many tokens (0: all)")->capture_default_str();
+  run.add_option("--seed", o.seed, "the same seed gives the same text");
+}
+
+void add_logits(CLI::App& app, Arguments& a) {
+  CLI::App& logits = *app.add_subcommand(
+      "logits", "evaluate token ids: JSON lines {\"input_ids\":[...]} in, JSON lines out");
+  add_cluster_options(logits, a.logits);
+  logits.add_option("--max-new", a.logits_options.max_new, "greedy tokens after each prompt")
+      ->capture_default_str();
+}
+
+void add_inspect(CLI::App& app, Arguments& a) {
+  CLI::App& inspect = *app.add_subcommand("inspect", "print a model's shape and shard plan");
+  InspectCommandOptions& o = a.inspect;
+  inspect.add_option("MODEL", o.model, "Hugging Face model folder, or 'demo'")->required();
+  inspect.add_option("--tp", o.layout.tp, "tensor-parallel shards")->capture_default_str();
+  inspect.add_option("--pp", o.layout.pp, "pipeline stages")->capture_default_str();
+  inspect.add_option("--dtype", a.inspect_dtype, "bfloat16 or float32")->capture_default_str();
+  inspect.add_option("--context-length", o.context_length, "tokens the KV cache holds");
+  inspect.add_option("--max-sequences", o.n_sequences, "sequences of that length")
+      ->capture_default_str();
+  inspect.add_flag("--json", o.json, "as one JSON object");
+}
+
+void add_diff(CLI::App& app, Arguments& a) {
+  CLI::App& diff = *app.add_subcommand(
+      "diff", "run a prompt on two layouts and name the first operator whose bits differ");
+  DiffOptions& o = a.diff;
+  diff.add_option("MODEL", o.model, "Hugging Face model folder, or 'demo'")->required();
+  diff.add_option("--a", o.a, "TPxPP[:dtype[:instruction set]]")->capture_default_str();
+  diff.add_option("--b", o.b, "the same, to compare with it")->capture_default_str();
+  diff.add_option("--prompt-ids", o.prompt_ids, "token ids, comma-separated");
+  diff.add_option("--max-new", o.max_new, "tokens to generate")->capture_default_str();
+  diff.add_option("--launcher", a.diff_launcher, "local, mpirun, srun or external")
+      ->capture_default_str();
+}
+
+int dispatch(CLI::App& app, Arguments& a) {
+  if (app.got_subcommand("serve")) return serve_command(resolve(a.serve));
+  if (app.got_subcommand("run")) {
+    a.run_options.cluster = resolve(a.run);
+    a.run_options.has_prompt = app.get_subcommand("run")->count("--prompt") > 0;
+    return run_command(a.run_options);
+  }
+  if (app.got_subcommand("logits")) {
+    a.logits_options.cluster = resolve(a.logits);
+    return logits_command(a.logits_options);
+  }
+  if (app.got_subcommand("inspect")) {
+    const auto format = weight_format(a.inspect_dtype);
+    if (!format) throw EnvironmentError("--dtype must be bfloat16 or float32");
+    a.inspect.format = *format;
+    return inspect_command(a.inspect);
+  }
+  const auto launcher = launcher_kind(a.diff_launcher);
+  if (!launcher) throw EnvironmentError("--launcher must be local, mpirun, srun or external");
+  a.diff.launcher = *launcher;
+  return diff_command(a.diff);
+}
+
+// One line for a command line that does not parse, with the nearest option or command.
+std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  const CLI::App* scope = &app;
+  std::vector<std::string> known;
+  for (const CLI::App* sub : app.get_subcommands({})) {
+    if (argc > 1 && sub->get_name() == argv[1]) scope = sub;
+  }
+  for (const CLI::Option* option : scope->get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  if (scope == &app) {
+    for (const CLI::App* sub : app.get_subcommands({})) known.push_back(sub->get_name());
+  }
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = std::string(argv[i]).substr(0, std::string(argv[i]).find('='));
+    const bool option = word.rfind("--", 0) == 0;
+    if (std::find(known.begin(), known.end(), word) != known.end()) continue;
+    if (!option && scope != &app) continue;
+    const std::string near = nearest(word, known);
+    return fmt::format("unknown {} '{}'{}", option ? "option" : "command", word,
+                       near.empty() ? "; see trireme --help" : fmt::format("; did you mean '{}'?", near));
+  }
+  return error.what();
+}
+
+}  // namespace
+
+int command_line_main(int argc, char** argv) {
+  CLI::App app{"Trireme runs one large language model over many processes and machines."};
+  app.name("trireme");
+  app.set_version_flag("--version", std::string(build_id()));
+  app.require_subcommand(1);
+  Arguments arguments;
+  add_serve(app, arguments);
+  add_run(app, arguments);
+  add_logits(app, arguments);
+  add_inspect(app, arguments);
+  add_diff(app, arguments);
+  try {
+    app.parse(argc, argv);
+    return dispatch(app, arguments);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    fmt::print(stderr, "trireme: {}\n", argc < 2 ? "no command given; see trireme --help"
+                                                 : explain(app, error, argc, argv));
+    return 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "trireme: {}\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace trireme

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "comm/layout.h"
+#include "coordinator/cli/cluster_options.h"
+
+namespace trireme {
+
+// The commands behind the command line. Each returns the exit status and throws EnvironmentError,
+// one line with cause and mend, for what ends it.
+
+int serve_command(const ClusterOptions& options);
+
+struct RunOptions {
+  ClusterOptions cluster;
+  std::string prompt;          // with has_prompt
+  bool has_prompt = false;     // no: chat on a terminal, else the prompt is standard input
+  std::string system;          // the chat's system message
+  int32_t max_tokens = 256;
+  double temperature = 0.8;
+  double top_p = 0.95;
+  int32_t top_k = 0;
+  int64_t seed = -1;           // -1: a new one
+};
+int run_command(const RunOptions& options);
+
+struct LogitsOptions {
+  ClusterOptions cluster;
+  int32_t max_new = 16;        // greedy tokens a line
+};
+int logits_command(const LogitsOptions& options);
+
+struct InspectCommandOptions {
+  std::string model;
+  Layout layout;
+  WeightFormat format = WeightFormat::kBF16;
+  int32_t context_length = 0;
+  int32_t n_sequences = 1;
+  bool json = false;
+};
+int inspect_command(const InspectCommandOptions& options);
+
+// One side of a comparison.
+struct DiffSide {
+  Layout layout;
+  WeightFormat format = WeightFormat::kBF16;
+  std::string kernels;  // instruction set; empty: the best here
+};
+// "2x3", "1x1:float32", "1x1:bfloat16:avx2": TP x PP, weight type, instruction set. Throws
+// EnvironmentError.
+DiffSide parse_diff_side(const std::string& text);
+
+struct DiffOptions {
+  std::string model;
+  std::string a = "1x1";
+  std::string b = "2x2";
+  std::string prompt_ids;      // comma-separated; empty: a prompt made from the vocabulary
+  int32_t max_new = 8;
+  LauncherKind launcher = LauncherKind::kLocal;
+};
+// 0: no bits differ; 1: they do, and where was printed.
+int diff_command(const DiffOptions& options);
+
+}  // namespace trireme

@@ -1,0 +1,23 @@
+#include <fmt/format.h>
+
+#include "coordinator/cli/commands.h"
+#include "kernels/result.h"
+#include "model/inspect_report.h"
+#include "model/model_folder.h"
+
+namespace trireme {
+
+int inspect_command(const InspectCommandOptions& options) {
+  InspectOptions inspect;
+  inspect.layout = options.layout;
+  inspect.format = options.format;
+  inspect.kv_dtype = options.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  inspect.context_length = options.context_length;
+  inspect.n_sequences = options.n_sequences;
+  const Result<InspectReport> report = inspect_model(resolve_model(options.model), inspect);
+  if (!report) throw EnvironmentError(report.error().message);
+  fmt::print("{}", options.json ? inspect_json(*report) : inspect_text(*report));
+  return 0;
+}
+
+}  // namespace trireme

@@ -1,0 +1,214 @@
+#include "coordinator/cli/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "coordinator/cli/machine.h"
+#include "kernels/int_math.h"
+#include "kernels/result.h"
+#include "model/kv_pool.h"
+#include "model/model_folder.h"
+#include "model/packed_model.h"
+#include "model/partition.h"
+
+namespace trireme {
+namespace {
+
+constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
+constexpr int kMaxRanks = 4096;
+
+// The longest sequence the model is made for. Dynamic scaling is fixed for the served length, so it
+// reaches as far as its factor says.
+int32_t model_context(const ModelConfig& config) {
+  if (config.rope.scaling != RopeConfig::Scaling::kDynamic) return config.max_position;
+  return static_cast<int32_t>(std::lround(config.max_position * config.rope.factor));
+}
+
+void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return;
+  throw EnvironmentError(fmt::format("{} {} is out of range: use {} to {}", option, value, low, high));
+}
+
+// KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no more
+// than half of this machine's memory shared by its ranks.
+int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job) {
+  if (options.kv_gib > 0) return static_cast<int64_t>(options.kv_gib * 1073741824.0);
+  int64_t wanted = 0;
+  const DType dtype = options.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  for (int rank = 0; rank < options.layout.n_ranks(); ++rank) {
+    const auto shard = make_shard_plan(config, options.layout, rank);
+    const auto block = static_cast<int64_t>(KvPool::block_bytes(config, *shard, dtype));
+    wanted = std::max(wanted,
+                      block * job.max_slots * div_ceil(job.context_length, kKvBlockTokens));
+  }
+  const int n_local = options.hosts.empty() ? options.layout.n_ranks() * options.n_replicas : 1;
+  return std::min(wanted, static_cast<int64_t>(memory_bytes() / 2) / n_local);
+}
+
+}  // namespace
+
+Session::Session(ClusterOptions options, ServingObserver observer)
+    : options_(std::move(options)), secret_(random_secret()) {
+  resolve_model_and_limits();
+  Progress packing("packing the weights for the kernels (once)");
+  job_.packed_path =
+      cached_packed_model(model_folder_, options_.format,
+                          [&](uint64_t done, uint64_t total) { packing.update(done, total); })
+          .string();
+  packing.finish();
+  run_folder_ = make_run_folder();
+  served_.resize(static_cast<size_t>(options_.n_replicas));
+  make_core(std::move(observer));
+}
+
+Session::~Session() {
+  stop();
+  std::error_code ignored;
+  std::filesystem::remove_all(run_folder_, ignored);
+}
+
+void Session::resolve_model_and_limits() {
+  check_range("--replicas", options_.n_replicas, 1, 64);
+  check_range("--threads", options_.n_threads, 0, 1024);
+  check_range("--max-sequences", options_.max_sequences, 1, 4096);
+  check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
+  check_range("--tp", options_.layout.tp, 1, kMaxLeaves);
+  check_range("--pp", options_.layout.pp, 1, kMaxRanks);
+  model_folder_ = resolve_model(options_.model);
+  config_ = read_model_config(model_folder_);
+  const auto shard = make_shard_plan(config_, options_.layout, 0);
+  if (!shard) throw EnvironmentError(shard.error().message);
+
+  const int32_t longest = model_context(config_);
+  if (options_.context_length == 0) {
+    options_.context_length = std::min(longest, kDefaultContext);
+  }
+  check_range("--context-length", options_.context_length, 1, longest);
+  if (options_.n_threads == 0) {
+    const int local = options_.hosts.empty()
+                          ? options_.layout.n_ranks() * options_.n_replicas
+                          : div_ceil(options_.layout.n_ranks() * options_.n_replicas,
+                                     static_cast<int>(options_.hosts.size()));
+    options_.n_threads = std::max(1, n_cores() / local);
+  }
+  if (options_.control_address.empty()) {
+    options_.control_address = options_.hosts.empty() ? "127.0.0.1" : first_address();
+  }
+  job_.model_path = model_folder_.string();
+  job_.layout = options_.layout;
+  job_.n_threads = options_.n_threads;
+  job_.context_length = options_.context_length;
+  job_.max_slots = options_.max_sequences;
+  job_.max_batch_tokens = options_.max_batch_tokens;
+  job_.hidden_size = config_.hidden_size;
+  job_.max_plans_in_flight = options_.layout.pp;
+  job_.kv_bytes = kv_bytes(options_, config_, job_);
+}
+
+LaunchSpec Session::launch_spec(int replica) const {
+  LaunchSpec spec;
+  spec.launcher = options_.launcher;
+  spec.job = job_;
+  spec.hosts = options_.hosts;
+  spec.launcher_args = options_.launcher_args;
+  spec.control_address = options_.control_address;
+  spec.control_port = options_.control_port;
+  spec.executable = own_executable().string();
+  spec.secret = secret_;
+  spec.run_folder = run_folder_.string();
+  spec.replica = replica;
+  return spec;
+}
+
+ReplicaListener Session::listener() {
+  ReplicaListener l;
+  l.on_loading = [this](int, uint64_t done, uint64_t total) { loading_.update(done, total); };
+  l.on_serving = [this](int replica, const GroupCapacity&) {
+    const std::lock_guard lock(mutex_);
+    if (!served_[static_cast<size_t>(replica)]) ++n_serving_;
+    served_[static_cast<size_t>(replica)] = true;
+    if (n_serving_ == options_.n_replicas) loading_.finish();
+    changed_.notify_all();
+  };
+  l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {
+    fmt::print(stderr, "replica {} lost ({}): {}; starting it again\n", replica, cause, detail);
+  };
+  l.on_broken = [this](int, const std::string& error) {
+    std::function<void()> callback;
+    {
+      const std::lock_guard lock(mutex_);
+      ++n_broken_;
+      error_ = error;
+      if (n_broken_ == options_.n_replicas) callback = on_hopeless_;
+    }
+    changed_.notify_all();
+    if (callback) callback();
+  };
+  return l;
+}
+
+void Session::make_core(ServingObserver observer) {
+  InferenceCoreOptions core;
+  core.scheduler.max_slots = job_.max_slots;
+  core.scheduler.max_batch_tokens = job_.max_batch_tokens;
+  core.scheduler.max_prefill_tokens = job_.max_batch_tokens;
+  core.scheduler.n_plans_in_flight = job_.max_plans_in_flight;
+  core.scheduler.n_ranks = job_.layout.n_ranks();
+  core.scheduler.context_length = job_.context_length;
+  core.scheduler.vocab_size = config_.vocab_size;
+  core.scheduler.eos_token_ids = config_.eos_token_ids;
+  core.n_replicas = options_.n_replicas;
+  core_ = std::make_unique<InferenceCore>(
+      core,
+      [this](boost::asio::io_context& io, int replica, Group::Events events) {
+        return make_process_group(io, launch_spec(replica), std::move(events));
+      },
+      std::move(observer), listener());
+}
+
+void Session::start() { core_->start(); }
+
+void Session::on_hopeless(std::function<void()> callback) {
+  const std::lock_guard lock(mutex_);
+  on_hopeless_ = std::move(callback);
+}
+
+std::optional<std::string> Session::hopeless() const {
+  const std::lock_guard lock(mutex_);
+  return n_broken_ == options_.n_replicas ? std::optional(error_) : std::nullopt;
+}
+
+// The supervisors' deadlines end this wait one way or the other.
+void Session::wait_serving() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return n_serving_ == options_.n_replicas || n_broken_ > 0; });
+  if (n_broken_ > 0) throw EnvironmentError(error_);
+}
+
+void Session::stop() { core_->stop(); }
+
+std::string Session::banner() const {
+  std::string out = fmt::format("model    {} ({}, {})\n", model_folder_.string(),
+                                config_.architecture,
+                                options_.format == WeightFormat::kF32 ? "float32" : "bfloat16");
+  out += fmt::format("layout   {} {} x TP {} x PP {}, launcher {}\n", options_.n_replicas,
+                     options_.n_replicas == 1 ? "replica" : "replicas", options_.layout.tp,
+                     options_.layout.pp, launcher_name(options_.launcher));
+  for (const ReplicaSnapshot& replica : core_->replicas()) {
+    for (const RankInfo& rank : replica.ranks) {
+      out += fmt::format("rank     {}{} -> {} -> {} (weights {}, KV {}, pid {})\n",
+                         options_.n_replicas == 1 ? "" : fmt::format("{}.", replica.replica),
+                         rank.world_rank, rank.host, rank.device, human_bytes(rank.weight_bytes),
+                         human_bytes(rank.kv_bytes), rank.pid);
+    }
+  }
+  const ServiceStatus status = core_->status();
+  out += fmt::format("context  {} tokens\n", job_.context_length);
+  out += fmt::format("KV       {} blocks of {} tokens: {} tokens in all\n", status.n_kv_blocks,
+                     kBlockSize, int64_t{status.n_kv_blocks} * kBlockSize);
+  return out;
+}
+
+}  // namespace trireme

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <condition_variable>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "coordinator/cli/cluster_options.h"
+#include "coordinator/cli/progress.h"
+#include "coordinator/serving/inference_core.h"
+#include "model/model_config.h"
+
+namespace trireme {
+
+// A model made ready and its groups of ranks, as every command that computes needs them: checks,
+// packs, launches, waits, ends.
+class Session {
+ public:
+  // Checks the model and the layout and packs the weights. Throws EnvironmentError.
+  Session(ClusterOptions options, ServingObserver observer);
+  // Ends the ranks and removes the run folder.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Launches the groups; returns at once.
+  void start();
+  // Waits until every replica serves; throws EnvironmentError when one never will.
+  void wait_serving();
+  // Called once, from the service's thread, when no replica is left that could serve.
+  void on_hopeless(std::function<void()> callback);
+  // Why, once it is so.
+  std::optional<std::string> hopeless() const;
+  // Ends all ranks. Idempotent.
+  void stop();
+
+  InferenceCore& core() { return *core_; }
+  const ClusterOptions& options() const { return options_; }
+  const ModelConfig& config() const { return config_; }
+  const std::filesystem::path& model_folder() const { return model_folder_; }
+  int32_t context_length() const { return job_.context_length; }
+
+  // Model, layout, rank -> host -> device, context length, KV capacity; lines ended by \n. For a
+  // session that serves.
+  std::string banner() const;
+
+ private:
+  void resolve_model_and_limits();
+  LaunchSpec launch_spec(int replica) const;
+  ReplicaListener listener();
+  void make_core(ServingObserver observer);
+
+  ClusterOptions options_;
+  std::filesystem::path model_folder_;
+  std::filesystem::path run_folder_;
+  ModelConfig config_;
+  JobSpec job_;
+  std::string secret_;
+  Progress loading_{"loading"};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  int n_serving_ = 0;              // replicas that served at least once
+  int n_broken_ = 0;
+  std::vector<bool> served_;       // by replica
+  std::string error_;              // of the last replica that broke
+  std::function<void()> on_hopeless_;
+  std::unique_ptr<InferenceCore> core_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,261 @@
+#include "coordinator/cluster/control_server.h"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
+#include <chrono>
+#include <deque>
+#include <span>
+#include <utility>
+#include <variant>
+
+#include "comm/control/frame_reader.h"
+#include "kernels/check.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr std::chrono::milliseconds kAcceptPause{100};
+
+bool equal_in_constant_time(const std::string& a, const std::string& b) {
+  return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
+tcp::endpoint listen_endpoint(asio::io_context& io, const ControlServer::Options& options) {
+  tcp::resolver resolver(io);
+  error_code error;
+  const auto found =
+      resolver.resolve(options.address, std::to_string(options.port),
+                       tcp::resolver::passive | tcp::resolver::numeric_service, error);
+  if (error || found.empty()) {
+    throw EnvironmentError(fmt::format("control address '{}': {}; give an address of this host",
+                                       options.address, error.message()));
+  }
+  return found.begin()->endpoint();
+}
+
+}  // namespace
+
+// Lives as long as the server knows it or an operation is pending; after detach() it does nothing.
+class ControlServer::Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(ControlServer& server, ConnectionId id, tcp::socket socket)
+      : server_(&server), id_(id), socket_(std::move(socket)), hello_deadline_(server.io_) {}
+
+  void start() {
+    error_code ignored;
+    socket_.set_option(tcp::no_delay(true), ignored);
+    hello_deadline_.expires_after(std::chrono::milliseconds(server_->options_.hello_timeout_ms));
+    hello_deadline_.async_wait([self = shared_from_this()](const error_code& error) {
+      if (!error && !self->known_) self->fail("no hello in time");
+    });
+    read();
+  }
+
+  void send(const std::shared_ptr<const std::string>& frame) {
+    if (server_ == nullptr) return;
+    queued_bytes_ += frame->size();
+    if (queued_bytes_ > server_->options_.max_queued_bytes) {
+      // Posted: the sender is in the middle of something.
+      asio::post(server_->io_, [self = shared_from_this()] { self->fail("it does not read"); });
+      return;
+    }
+    queue_.push_back(frame);
+    if (queue_.size() == 1) write();
+  }
+
+  void detach() {
+    server_ = nullptr;
+    hello_deadline_.cancel();
+    error_code ignored;
+    socket_.shutdown(tcp::socket::shutdown_both, ignored);
+    socket_.close(ignored);
+  }
+
+ private:
+  void read() {
+    const std::span<char> room = reader_.prepare();
+    socket_.async_read_some(asio::buffer(room.data(), room.size()),
+                            [self = shared_from_this()](const error_code& error, size_t n_bytes) {
+                              if (self->server_ == nullptr) return;
+                              if (error) return self->fail(self->name(error));
+                              self->reader_.commit(n_bytes);
+                              self->take_frames();
+                            });
+  }
+
+  void take_frames() {
+    std::span<const char> payload;
+    while (server_ != nullptr) {
+      switch (reader_.next(payload)) {
+        case FrameReader::Next::kNeedMore: return read();
+        case FrameReader::Next::kOversize: return fail("it sent an oversize frame");
+        case FrameReader::Next::kFrame: break;
+      }
+      Result<ControlFrame> frame = decode_frame(payload);
+      if (!frame) return fail("it sent a bad frame: " + frame.error().message);
+      if (known_) {
+        server_->handlers_.on_frame(id_, std::move(*frame));
+      } else {
+        const auto* hello = std::get_if<RankHello>(&*frame);
+        if (hello == nullptr) return fail("it did not say hello");
+        greet(*hello);
+      }
+    }
+  }
+
+  void greet(const RankHello& hello) {
+    // Known before the answer: the job may be sent from inside on_hello.
+    const HelloAnswer answer = server_->judge(id_, hello);
+    if (server_ == nullptr) return;
+    if (answer.verdict == HelloVerdict::kAccept) {
+      known_ = true;
+      hello_deadline_.cancel();
+      reader_.set_max_payload_bytes(kMaxFrameBytes);
+      server_->accepted(id_);
+      return;
+    }
+    if (answer.verdict == HelloVerdict::kRefuse) {
+      const std::string refusal = encode_frame(ControlFailure{.message = answer.reason});
+      // Small, and first on this connection: it fits the socket's buffer.
+      error_code ignored;
+      socket_.non_blocking(true, ignored);
+      socket_.write_some(asio::buffer(refusal), ignored);
+    }
+    fail("its hello was not accepted");
+  }
+
+  void write() {
+    asio::async_write(socket_, asio::buffer(*queue_.front()),
+                      [self = shared_from_this()](const error_code& error, size_t) {
+                        if (self->server_ == nullptr) return;
+                        if (error) return self->fail(self->name(error));
+                        self->queued_bytes_ -= self->queue_.front()->size();
+                        self->queue_.pop_front();
+                        if (!self->queue_.empty()) self->write();
+                      });
+  }
+
+  void fail(const std::string& why) {
+    if (server_ != nullptr) server_->ended(id_, why);
+  }
+
+  static std::string name(const error_code& error) {
+    if (error == asio::error::eof) return "its connection ended";
+    return "its connection broke: " + error.message();
+  }
+
+  ControlServer* server_;  // nullptr once detached
+  const ConnectionId id_;
+  tcp::socket socket_;
+  asio::steady_timer hello_deadline_;
+  FrameReader reader_{kMaxHelloBytes};
+  bool known_ = false;
+  std::deque<std::shared_ptr<const std::string>> queue_;  // front: being written
+  size_t queued_bytes_ = 0;
+
+  friend class ControlServer;
+};
+
+ControlServer::ControlServer(asio::io_context& io, Options options, Handlers handlers)
+    : io_(io),
+      options_(std::move(options)),
+      handlers_(std::move(handlers)),
+      acceptor_(io),
+      accept_pause_(io) {
+  const tcp::endpoint endpoint = listen_endpoint(io, options_);
+  error_code error;
+  acceptor_.open(endpoint.protocol(), error);
+  if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor_.bind(endpoint, error);
+  if (!error) acceptor_.listen(tcp::acceptor::max_listen_connections, error);
+  if (error) {
+    throw EnvironmentError(
+        fmt::format("cannot listen for ranks at {} port {}: {}; choose another port, or an address "
+                    "of this host",
+                    options_.address, options_.port, error.message()));
+  }
+  accept();
+}
+
+ControlServer::~ControlServer() {
+  *alive_ = false;
+  for (auto& [id, connection] : connections_) connection->detach();
+}
+
+uint16_t ControlServer::port() const { return acceptor_.local_endpoint().port(); }
+
+void ControlServer::accept() {
+  acceptor_.async_accept([this, alive = alive_](const error_code& error, tcp::socket socket) {
+    if (!*alive) return;
+    if (!error) {
+      add(std::move(socket));
+      return accept();
+    }
+    // Out of descriptors, most likely: a pause, not a busy loop.
+    accept_pause_.expires_after(kAcceptPause);
+    accept_pause_.async_wait([this, still = alive_](const error_code&) {
+      if (*still) accept();
+    });
+  });
+}
+
+void ControlServer::add(tcp::socket socket) {
+  // The newest stranger is most likely a rank: those that wait longest give way.
+  if (strangers_.size() >= options_.max_strangers) ended(strangers_.front(), "too many strangers");
+  const ConnectionId id = ++last_id_;
+  auto connection = std::make_shared<Connection>(*this, id, std::move(socket));
+  connections_.emplace(id, connection);
+  strangers_.push_back(id);
+  connection->start();
+}
+
+ControlServer::HelloAnswer ControlServer::judge(ConnectionId id, const RankHello& hello) const {
+  if (!equal_in_constant_time(hello.secret, options_.secret)) {
+    return {.verdict = HelloVerdict::kRefuse,
+            .reason = "its TRIREME_SECRET is not the coordinator's: set the same on both"};
+  }
+  if (hello.build != options_.build) {
+    return {.verdict = HelloVerdict::kRefuse,
+            .reason = fmt::format("it is trireme {}, the coordinator is {}: install one version "
+                                  "everywhere",
+                                  hello.build, options_.build)};
+  }
+  return handlers_.on_hello(id, hello);
+}
+
+void ControlServer::accepted(ConnectionId id) { strangers_.remove(id); }
+
+void ControlServer::send(ConnectionId id, const std::shared_ptr<const std::string>& frame) {
+  const auto found = connections_.find(id);
+  if (found != connections_.end()) found->second->send(frame);
+}
+
+void ControlServer::close(ConnectionId id) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;
+  const std::shared_ptr<Connection> connection = found->second;
+  connections_.erase(found);
+  strangers_.remove(id);
+  connection->detach();
+}
+
+void ControlServer::ended(ConnectionId id, const std::string& why) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;
+  const bool known = found->second->known_;
+  close(id);
+  if (known) handlers_.on_closed(id, why);
+}
+
+}  // namespace trireme

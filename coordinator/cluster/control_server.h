@@ -1,0 +1,80 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "comm/control/control_codec.h"
+
+namespace trireme {
+
+// The coordinator's end of the control connections. A connection is nobody until its first frame is
+// a hello with the right secret and build that `on_hello` accepts; until then it may send little,
+// has little time, and there are only so many of them. Whatever a stranger sends, no other
+// connection notices. Used by the io_context's one thread.
+class ControlServer {
+ public:
+  using ConnectionId = uint64_t;
+
+  enum class HelloVerdict : uint8_t { kAccept, kRefuse, kNotNow };
+  struct HelloAnswer {
+    HelloVerdict verdict = HelloVerdict::kNotNow;
+    std::string reason;  // why it is refused, told to the rank
+  };
+  struct Handlers {
+    std::function<HelloAnswer(ConnectionId, const RankHello&)> on_hello;
+    std::function<void(ConnectionId, ControlFrame&&)> on_frame;
+    // An accepted connection ended, and not by close().
+    std::function<void(ConnectionId, const std::string& why)> on_closed;
+  };
+  struct Options {
+    std::string address;
+    uint16_t port = 0;  // 0: any free one
+    std::string secret;
+    std::string build;
+    int hello_timeout_ms = 5000;
+    size_t max_strangers = 64;
+    size_t max_queued_bytes = size_t{64} << 20;  // per connection, not yet taken by the network
+  };
+
+  // Listens. Throws EnvironmentError when it cannot.
+  ControlServer(boost::asio::io_context& io, Options options, Handlers handlers);
+  ~ControlServer();
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+
+  uint16_t port() const;
+  size_t n_strangers() const { return strangers_.size(); }
+
+  // One encoded frame, shared by all who get it. Ignored for a connection that is gone.
+  void send(ConnectionId id, const std::shared_ptr<const std::string>& frame);
+  // Closes at once, without on_closed.
+  void close(ConnectionId id);
+
+ private:
+  class Connection;
+
+  void accept();
+  void add(boost::asio::ip::tcp::socket socket);
+  HelloAnswer judge(ConnectionId id, const RankHello& hello) const;
+  void accepted(ConnectionId id);
+  void ended(ConnectionId id, const std::string& why);
+
+  boost::asio::io_context& io_;
+  const Options options_;
+  const Handlers handlers_;
+  boost::asio::ip::tcp::acceptor acceptor_;
+  boost::asio::steady_timer accept_pause_;
+  ConnectionId last_id_ = 0;
+  std::map<ConnectionId, std::shared_ptr<Connection>> connections_;
+  std::list<ConnectionId> strangers_;                           // oldest first
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers
+};
+
+}  // namespace trireme

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <cstddef>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/shared_region.h"
+#include "coordinator/cluster/launchers.h"
+#include "coordinator/cluster/process.h"
+
+namespace trireme {
+
+// Everything one epoch has on this machine: its processes, their shared memory, what they write,
+// and a folder. Its end kills and removes all of it. Used by the io_context's one thread.
+class EpochProcesses {
+ public:
+  // One process ended; told at once.
+  using OnExit = std::function<void(const std::string& what)>;
+
+  // Makes the folder and, for the local launcher, the shared memory. Throws EnvironmentError.
+  EpochProcesses(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t epoch,
+                 OnExit on_exit);
+  ~EpochProcesses();
+  EpochProcesses(const EpochProcesses&) = delete;
+  EpochProcesses& operator=(const EpochProcesses&) = delete;
+
+  // Starts all the launcher starts. The error names cause and mend; then nothing is left running.
+  Result<size_t> launch(uint16_t port);
+
+  void signal(int signal);
+  // From now on also what the launcher started in other sessions is killed as it is found.
+  void kill();
+  // Whether nothing is left of them on this machine.
+  bool poll_gone();
+  // What they wrote last (at most 64 KiB).
+  const std::string& output();
+
+ private:
+  bool starts_sessions() const;
+  void watch_exit(size_t index);
+  void watch_output();
+  void take_output();
+
+  boost::asio::io_context& io_;
+  const LaunchSpec& spec_;
+  const uint64_t epoch_;
+  OnExit on_exit_;
+  std::string folder_;
+  std::ofstream log_;
+  size_t log_bytes_ = 0;
+  std::string tail_;
+  std::optional<SharedRegion> region_;
+  boost::asio::posix::stream_descriptor output_;
+  UniqueFd output_writer_;
+  std::vector<Process> processes_;
+  std::vector<std::unique_ptr<boost::asio::posix::stream_descriptor>> exits_;  // one per process
+  bool killing_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers
+};
+
+}  // namespace trireme

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/control/rank_state.h"
+#include "comm/control/step_plan.h"
+#include "coordinator/cluster/launch_spec.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace trireme {
+
+// Where one rank of a running group is.
+struct RankInfo {
+  int world_rank = 0;
+  std::string host;
+  std::string device;
+  int64_t pid = 0;
+  uint64_t weight_bytes = 0;
+  uint64_t kv_bytes = 0;
+  RankState last_state;
+};
+
+// What a group that is up can do.
+struct GroupCapacity {
+  int32_t kv_blocks = 0;
+  std::string numerics_id;
+  std::vector<RankInfo> ranks;
+};
+
+enum class GroupStatus : uint8_t { kStopped, kLaunching, kLoading, kServing, kBackoff, kBroken };
+
+// One replica: launches its ranks, accepts their control connections, watches them, relaunches them
+// when one is lost. All calls and callbacks on the io_context's one thread.
+class Group {
+ public:
+  struct Events {
+    std::function<void(const GroupCapacity&)> on_serving;
+    std::function<void(StepResult&&)> on_result;
+    // A rank was lost: every plan in flight is void. The supervisor relaunches by itself.
+    // `cause` is a short word for the metric (rank_exit, socket, heartbeat, stalled, launch),
+    // `detail` one line for people.
+    std::function<void(const std::string& cause, const std::string& detail)> on_lost;
+    // The crash-loop breaker opened, or the first launch failed: no further tries. One line, cause
+    // and mend.
+    std::function<void(const std::string& error)> on_broken;
+    // Aggregated over ranks.
+    std::function<void(uint64_t loaded_bytes, uint64_t total_bytes)> on_loading;
+  };
+
+  virtual ~Group() = default;
+  virtual void start() = 0;
+  // Sends a plan to every rank. Only while serving; the epoch is filled in here.
+  virtual void send(StepPlan&& plan) = 0;
+  // Asks the ranks to end, waits for them up to a deadline, kills what is left, cleans up.
+  virtual void stop(std::function<void()> on_stopped) = 0;
+  virtual GroupStatus status() const = 0;
+  virtual uint64_t epoch() const = 0;
+  virtual int n_ranks_alive() const = 0;
+  virtual std::vector<RankInfo> ranks() const = 0;
+};
+
+// A group of real processes, started by the launcher that `spec` names.
+std::unique_ptr<Group> make_process_group(boost::asio::io_context& io, LaunchSpec spec,
+                                          Group::Events events);
+
+}  // namespace trireme

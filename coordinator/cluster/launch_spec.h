@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/control/rank_state.h"
+
+namespace trireme {
+
+enum class LauncherKind : uint8_t { kLocal, kMpirun, kSrun, kExternal };
+
+// Everything needed to start one group of ranks and start it again. Deadlines in milliseconds.
+struct LaunchSpec {
+  LauncherKind launcher = LauncherKind::kLocal;
+  JobSpec job;                                // layout, packed file, limits
+  std::vector<std::string> hosts;             // mpirun, srun: empty for this host only
+  std::vector<std::string> launcher_args;     // extra arguments of mpirun or srun, verbatim
+  std::string control_address = "127.0.0.1";  // where ranks reach the coordinator
+  uint16_t control_port = 0;                  // 0: any free port
+  std::string executable;                     // path of the trireme binary on the ranks' hosts
+  std::string secret;                         // shared by coordinator and ranks
+  std::string run_folder;                     // per-coordinator folder for per-epoch folders
+  int32_t replica = 0;
+
+  int32_t launch_timeout_ms = 60000;   // until every rank said hello
+  int32_t load_timeout_ms = 600000;    // and then until every rank is ready, without progress
+  int32_t stall_timeout_ms = 300;      // all ranks waiting and no tick: deadlock
+  int32_t step_timeout_ms = 120000;    // plan in flight and no tick from a computing rank
+  int32_t heartbeat_timeout_ms = 400;  // nothing heard from one rank
+  int32_t stop_timeout_ms = 5000;
+  int32_t backoff_initial_ms = 100;
+  int32_t backoff_max_ms = 10000;
+  int32_t max_crashes = 5;  // in crash_window_ms: the breaker opens
+  int32_t crash_window_ms = 60000;
+};
+
+}  // namespace trireme

@@ -1,0 +1,31 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <csignal>
+
+#include "coordinator/cluster/launchers.h"
+
+namespace trireme {
+
+// Slurm's pmix plugin wires the ranks up; one dead rank ends the step. --export=ALL hands on the
+// environment, with the secret and OpenMPI's options, which have no command line here.
+std::vector<LaunchCommand> srun_commands(const LaunchSpec& spec, const LaunchContext& context) {
+  LaunchCommand command{.name = "srun",
+                        .argv = {"srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n",
+                                 std::to_string(spec.job.layout.n_ranks()), "--distribution=block",
+                                 "--cpu-bind=none", "--export=ALL"},
+                        .environment = {{"TRIREME_SECRET", spec.secret},
+                                        {"TRIREME_EPOCH", std::to_string(context.epoch)},
+                                        {"OMPI_MCA_mpi_yield_when_idle", "1"}},
+                        .death_signal = SIGTERM};
+  std::vector<std::string>& argv = command.argv;
+  if (!spec.hosts.empty()) {
+    argv.push_back(fmt::format("--nodelist={}", fmt::join(spec.hosts, ",")));
+  }
+  argv.insert(argv.end(), spec.launcher_args.begin(), spec.launcher_args.end());
+  argv.insert(argv.end(), {spec.executable, "worker", "--comm", "mpi", "--coordinator",
+                           join_host_port(spec.control_address, context.port)});
+  return {command};
+}
+
+}  // namespace trireme

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include "comm/control/unique_fd.h"
+#include "coordinator/cluster/launchers.h"
+#include "kernels/result.h"
+
+namespace trireme {
+
+// A child process in a session of its own, so that no terminal signal reaches it and its whole
+// process group can be killed. Its end kills the group and reaps the child.
+class Process {
+ public:
+  // Standard input is empty; standard output and error go to `output_fd`. Of all other descriptors
+  // only `kept_fd` (-1: none) is inherited. The child gets command.death_signal when the calling
+  // *thread* ends, so that one must live as long as the coordinator.
+  static Result<Process> start(const LaunchCommand& command, int output_fd, int kept_fd);
+
+  Process(Process&& other) noexcept;
+  Process& operator=(Process&&) = delete;
+  ~Process();
+
+  const std::string& name() const { return name_; }
+  pid_t pid() const { return pid_; }
+  // Readable once the process has ended.
+  int pidfd() const { return pidfd_.get(); }
+  bool ended() const { return ended_; }
+
+  void signal_group(int signal) const;
+  // Reaps it if it has ended: what became of it ("rank 1 was killed by signal 9 (Killed)"), once.
+  std::optional<std::string> reap();
+
+ private:
+  Process(std::string name, pid_t pid, UniqueFd pidfd);
+
+  std::string name_;
+  pid_t pid_ = -1;
+  UniqueFd pidfd_;
+  bool ended_ = false;
+};
+
+// Sends `signal` (0: none) to every process of this machine that carries this secret and epoch in
+// its environment, which finds what a launcher started in sessions of its own. Returns how many it
+// found.
+int signal_epoch_processes(const std::string& secret, uint64_t epoch, int signal);
+
+}  // namespace trireme

@@ -1,0 +1,260 @@
+#include "coordinator/cluster/process_group.h"
+
+#include <fmt/format.h>
+
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <utility>
+#include <variant>
+
+#include "comm/control/build_id.h"
+#include "coordinator/cluster/launchers.h"
+#include "kernels/check.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+using Kind = SupervisorAction::Kind;
+
+constexpr std::chrono::milliseconds kTimerPeriod{20};
+
+int64_t now_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+ProcessGroup::ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events)
+    : io_(io), spec_(std::move(spec)), events_(std::move(events)), supervisor_(spec_), timer_(io) {}
+
+ProcessGroup::~ProcessGroup() { *alive_ = false; }
+
+void ProcessGroup::start() {
+  arm_timer();
+  perform(supervisor_.start(now_ms()));
+}
+
+void ProcessGroup::stop(std::function<void()> on_stopped) {
+  on_stopped_.push_back(std::move(on_stopped));
+  perform(supervisor_.stop(now_ms()));
+}
+
+void ProcessGroup::send(StepPlan&& plan) {
+  // The group may have been lost a moment ago, with on_lost still to come: the plan is void then.
+  if (supervisor_.status() != GroupStatus::kServing) return;
+  plan.epoch = supervisor_.epoch();
+  supervisor_.on_plan_sent(now_ms());
+  send_to_all(plan);
+}
+
+template <typename Frame>
+void ProcessGroup::send_to_all(const Frame& frame) {
+  const auto bytes = std::make_shared<const std::string>(encode_frame(frame));
+  for (const auto& [id, peer] : peers_) server_->send(id, bytes);
+}
+
+void ProcessGroup::perform(SupervisorActions&& actions) {
+  pending_.insert(pending_.end(), std::make_move_iterator(actions.begin()),
+                  std::make_move_iterator(actions.end()));
+  if (performing_) return;
+  performing_ = true;
+  while (!pending_.empty()) {
+    const SupervisorAction action = std::move(pending_.front());
+    pending_.pop_front();
+    perform_one(action);
+  }
+  performing_ = false;
+}
+
+void ProcessGroup::perform_one(const SupervisorAction& action) {
+  switch (action.kind) {
+    case Kind::kLaunch: return launch(action.epoch);
+    case Kind::kKill: return kill(action.epoch);
+    case Kind::kTerminate:
+      if (processes_) processes_->signal(SIGTERM);
+      return;
+    case Kind::kSendJob:
+      for (const auto& [id, peer] : peers_) {
+        if (peer.rank != action.rank || peer.epoch != action.epoch) continue;
+        server_->send(id, std::make_shared<const std::string>(encode_frame(spec_.job)));
+      }
+      return;
+    case Kind::kSendStart: return send_to_all(GroupStart{.kv_blocks = action.kv_blocks});
+    case Kind::kSendDrain: return send_to_all(ControlDrain{});
+    case Kind::kReportLoading: return report_loading();
+    case Kind::kReportServing:
+      if (events_.on_serving) events_.on_serving(supervisor_.capacity());
+      return;
+    case Kind::kReportLost:
+      if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
+      return;
+    case Kind::kReportBroken:
+      if (events_.on_broken) events_.on_broken(action.text);
+      return;
+    case Kind::kReportStopped: {
+      processes_.reset();
+      peers_.clear();
+      server_.reset();
+      // Posted, so that it may destroy this object.
+      for (auto& on_stopped : std::exchange(on_stopped_, {})) {
+        boost::asio::post(io_, std::move(on_stopped));
+      }
+      return;
+    }
+  }
+}
+
+void ProcessGroup::launch(uint64_t epoch) {
+  try {
+    const std::string problem = launch_spec_problem(spec_);
+    if (!problem.empty()) throw EnvironmentError(problem);
+    if (!server_) {
+      const bool local = spec_.launcher == LauncherKind::kLocal;
+      server_ = std::make_unique<ControlServer>(
+          io_,
+          ControlServer::Options{
+              .address = local ? "127.0.0.1" : spec_.control_address,
+              .port = spec_.control_port,
+              .secret = spec_.secret,
+              .build = std::string(build_id()),
+              .max_strangers = 64 + static_cast<size_t>(spec_.job.layout.n_ranks())},
+          ControlServer::Handlers{
+              .on_hello = [this](ConnectionId id,
+                                 const RankHello& hello) { return on_hello(id, hello); },
+              .on_frame = [this](ConnectionId id,
+                                 ControlFrame&& frame) { on_frame(id, std::move(frame)); },
+              .on_closed = [this](ConnectionId id,
+                                  const std::string& why) { on_closed(id, why); }});
+    }
+    processes_ =
+        std::make_unique<EpochProcesses>(io_, spec_, epoch, [this, epoch](const std::string& what) {
+          perform(supervisor_.on_process_exit(now_ms(), epoch, what));
+        });
+    const Result<size_t> started = processes_->launch(server_->port());
+    if (!started) throw EnvironmentError(started.error().message);
+    if (spec_.launcher == LauncherKind::kExternal) {
+      fmt::print(stderr, "trireme: {}\n", external_instructions(spec_, server_->port()));
+    }
+  } catch (const EnvironmentError& error) {
+    perform(supervisor_.on_launch_failed(now_ms(), epoch, error.what()));
+  }
+}
+
+void ProcessGroup::kill(uint64_t epoch) {
+  // Closed first: a rank that cannot be killed from here ends by itself when its connection does.
+  for (auto it = peers_.begin(); it != peers_.end();) {
+    if (it->second.epoch != epoch) {
+      ++it;
+      continue;
+    }
+    server_->close(it->first);
+    perform(supervisor_.on_disconnect(now_ms(), epoch, it->second.rank, "closed"));
+    it = peers_.erase(it);
+  }
+  if (processes_) processes_->kill();
+}
+
+void ProcessGroup::report_loading() {
+  uint64_t loaded_bytes = 0;
+  uint64_t total_bytes = 0;
+  supervisor_.loaded(loaded_bytes, total_bytes);
+  if (events_.on_loading) events_.on_loading(loaded_bytes, total_bytes);
+}
+
+ControlServer::HelloAnswer ProcessGroup::on_hello(ConnectionId id, const RankHello& hello) {
+  Supervisor::HelloAnswer answer;
+  SupervisorActions actions = supervisor_.on_hello(now_ms(), hello, answer);
+  switch (answer.verdict) {
+    case Supervisor::HelloVerdict::kRefused:
+      return {.verdict = ControlServer::HelloVerdict::kRefuse, .reason = answer.reason};
+    case Supervisor::HelloVerdict::kNotNow:
+      return {.verdict = ControlServer::HelloVerdict::kNotNow, .reason = {}};
+    case Supervisor::HelloVerdict::kAccepted: break;
+  }
+  peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank};
+  perform(std::move(actions));
+  return {.verdict = ControlServer::HelloVerdict::kAccept, .reason = {}};
+}
+
+void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end()) return;
+  const Peer peer = found->second;
+  const int64_t now = now_ms();
+  if (const auto* state = std::get_if<RankState>(&frame)) {
+    return perform(supervisor_.on_state(now, peer.epoch, peer.rank, *state));
+  }
+  if (auto* result = std::get_if<StepResult>(&frame)) return on_result(peer, std::move(*result));
+  if (const auto* ready = std::get_if<RankReady>(&frame)) {
+    return perform(supervisor_.on_ready(now, peer.epoch, peer.rank, *ready));
+  }
+  if (const auto* failure = std::get_if<ControlFailure>(&frame)) {
+    return perform(supervisor_.on_failure(now, peer.epoch, peer.rank, failure->message));
+  }
+  perform(supervisor_.on_failure(now, peer.epoch, peer.rank,
+                                 "it sent a frame that only the coordinator sends"));
+}
+
+void ProcessGroup::on_result(const Peer& peer, StepResult&& result) {
+  if (result.epoch != peer.epoch || result.world_rank != peer.rank) return;
+  if (!supervisor_.on_result(now_ms(), peer.epoch, peer.rank)) return;
+  if (events_.on_result) events_.on_result(std::move(result));
+}
+
+void ProcessGroup::on_closed(ConnectionId id, const std::string& why) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end()) return;
+  const Peer peer = found->second;
+  peers_.erase(found);
+  perform(supervisor_.on_disconnect(now_ms(), peer.epoch, peer.rank, why));
+}
+
+void ProcessGroup::arm_timer() {
+  timer_.expires_after(kTimerPeriod);
+  timer_.async_wait([this, alive = alive_](const boost::system::error_code& error) {
+    if (!*alive || error) return;
+    on_timer();
+  });
+}
+
+void ProcessGroup::on_timer() {
+  const int64_t now = now_ms();
+  check_gone(now);
+  ping(now);
+  perform(supervisor_.on_timer(now));
+  if (!supervisor_.is_at_rest()) arm_timer();
+}
+
+void ProcessGroup::ping(int64_t now) {
+  if (now - last_ping_ms_ < spec_.job.heartbeat_ms) return;
+  last_ping_ms_ = now;
+  if (!peers_.empty()) send_to_all(ControlPing{});
+}
+
+// Whether the epoch that is ending has ended: no process here, no connection from elsewhere.
+void ProcessGroup::check_gone(int64_t now) {
+  if (!supervisor_.is_ending()) return;
+  if (processes_ && !processes_->poll_gone()) return;
+  if (spec_.launcher == LauncherKind::kExternal && !peers_.empty()) return;
+  const std::string said = processes_ ? most_telling_line(processes_->output()) : "";
+  processes_.reset();
+  perform(supervisor_.on_all_gone(now, supervisor_.epoch(), said));
+}
+
+std::string ProcessGroup::with_output(const std::string& text) {
+  const std::string line = processes_ ? most_telling_line(processes_->output()) : "";
+  if (line.empty() || text.find(line) != std::string::npos) return text;
+  return text + "; it said: " + line;
+}
+
+std::unique_ptr<Group> make_process_group(boost::asio::io_context& io, LaunchSpec spec,
+                                          Group::Events events) {
+  return std::make_unique<ProcessGroup>(io, std::move(spec), std::move(events));
+}
+
+}  // namespace trireme

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/cluster/control_server.h"
+#include "coordinator/cluster/epoch_processes.h"
+#include "coordinator/cluster/group.h"
+#include "coordinator/cluster/supervisor.h"
+
+namespace trireme {
+
+// A group of real processes: the supervisor decides, this carries out. It turns connections,
+// process exits and timers into the supervisor's events and its actions into frames, processes and
+// the callbacks of Group::Events.
+class ProcessGroup final : public Group {
+ public:
+  ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events);
+  // Kills what still runs. Not from inside a callback of Events.
+  ~ProcessGroup() override;
+
+  void start() override;
+  void send(StepPlan&& plan) override;
+  void stop(std::function<void()> on_stopped) override;
+  GroupStatus status() const override { return supervisor_.status(); }
+  uint64_t epoch() const override { return supervisor_.epoch(); }
+  int n_ranks_alive() const override { return supervisor_.n_connected(); }
+  std::vector<RankInfo> ranks() const override { return supervisor_.ranks(); }
+
+ private:
+  struct Peer {
+    uint64_t epoch = 0;
+    int rank = 0;
+  };
+  using ConnectionId = ControlServer::ConnectionId;
+
+  // Carries out what the supervisor asks. Callbacks may call back into this object: their actions
+  // queue up behind the present ones.
+  void perform(SupervisorActions&& actions);
+  void perform_one(const SupervisorAction& action);
+  void launch(uint64_t epoch);
+  void kill(uint64_t epoch);
+  void report_loading();
+
+  ControlServer::HelloAnswer on_hello(ConnectionId id, const RankHello& hello);
+  void on_frame(ConnectionId id, ControlFrame&& frame);
+  void on_result(const Peer& peer, StepResult&& result);
+  void on_closed(ConnectionId id, const std::string& why);
+
+  void arm_timer();
+  void on_timer();
+  void ping(int64_t now_ms);
+  void check_gone(int64_t now_ms);
+  std::string with_output(const std::string& text);
+
+  template <typename Frame>
+  void send_to_all(const Frame& frame);
+
+  boost::asio::io_context& io_;
+  const LaunchSpec spec_;
+  const Group::Events events_;
+  Supervisor supervisor_;
+  std::unique_ptr<ControlServer> server_;
+  std::unique_ptr<EpochProcesses> processes_;  // of the present epoch
+  std::map<ConnectionId, Peer> peers_;
+  std::deque<SupervisorAction> pending_;
+  bool performing_ = false;
+  boost::asio::steady_timer timer_;
+  int64_t last_ping_ms_ = 0;
+  std::vector<std::function<void()>> on_stopped_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers
+};
+
+}  // namespace trireme

@@ -1,0 +1,169 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/control/rank_state.h"
+#include "coordinator/cluster/group.h"
+#include "coordinator/cluster/launch_spec.h"
+
+namespace trireme {
+
+// What the supervisor wants done, in order.
+struct SupervisorAction {
+  enum class Kind : uint8_t {
+    kLaunch,     // start the ranks of `epoch`
+    kTerminate,  // SIGTERM to the processes of `epoch`
+    kKill,       // close the connections of `epoch` and SIGKILL its processes
+    kSendJob,    // the job to `rank`
+    kSendStart,  // `kv_blocks` to every rank
+    kSendDrain,  // drain to every connected rank
+    kReportServing,
+    kReportLost,    // `cause`, `text`
+    kReportBroken,  // `text`
+    kReportLoading,
+    kReportStopped,
+  };
+  Kind kind;
+  uint64_t epoch = 0;
+  int rank = 0;
+  int32_t kv_blocks = 0;
+  std::string cause;
+  std::string text;
+};
+
+using SupervisorActions = std::vector<SupervisorAction>;
+
+// The life of one group of ranks as a state machine: events go in with the time, actions come out.
+// It knows no clock, socket or process, so a virtual clock can drive it. Each launch is an epoch,
+// with a number above all before; at most one epoch is live, and events of others are dropped.
+//
+//   stopped -> launching -> loading -> serving
+//                 ^  \________|__________/ a rank is lost
+//              backoff <---- dying ----> broken
+//
+// Times are milliseconds of any steady clock.
+class Supervisor {
+ public:
+  explicit Supervisor(const LaunchSpec& spec);
+
+  enum class HelloVerdict : uint8_t {
+    kAccepted,
+    kRefused,  // for good: `reason` says why
+    kNotNow,   // hang up, the rank may try again
+  };
+  struct HelloAnswer {
+    HelloVerdict verdict = HelloVerdict::kNotNow;
+    std::string reason;
+  };
+
+  SupervisorActions start(int64_t now_ms);
+  SupervisorActions stop(int64_t now_ms);
+  SupervisorActions on_timer(int64_t now_ms);
+
+  // The secret and the build were checked before.
+  SupervisorActions on_hello(int64_t now_ms, const RankHello& hello, HelloAnswer& answer);
+  SupervisorActions on_state(int64_t now_ms, uint64_t epoch, int rank, const RankState& state);
+  SupervisorActions on_ready(int64_t now_ms, uint64_t epoch, int rank, const RankReady& ready);
+  // The rank told that it cannot go on.
+  SupervisorActions on_failure(int64_t now_ms, uint64_t epoch, int rank,
+                               const std::string& message);
+  // The rank's connection ended.
+  SupervisorActions on_disconnect(int64_t now_ms, uint64_t epoch, int rank, const std::string& why);
+  // The processes of the epoch could not be started at all.
+  SupervisorActions on_launch_failed(int64_t now_ms, uint64_t epoch, const std::string& why);
+  // One process that the launcher started ended: "rank 1 was killed by signal 9".
+  SupervisorActions on_process_exit(int64_t now_ms, uint64_t epoch, const std::string& what);
+  // No process of the epoch is left. `output`: the most telling line they wrote, or empty.
+  SupervisorActions on_all_gone(int64_t now_ms, uint64_t epoch, const std::string& output);
+
+  void on_plan_sent(int64_t now_ms);
+  // False: the result belongs to no plan in flight and must be dropped.
+  bool on_result(int64_t now_ms, uint64_t epoch, int rank);
+
+  GroupStatus status() const;
+  // Waiting for on_all_gone.
+  bool is_ending() const {
+    return state_ == State::kDying || state_ == State::kDraining || state_ == State::kTerminating;
+  }
+  // Nothing will happen by the passing of time.
+  bool is_at_rest() const { return state_ == State::kStopped || state_ == State::kBroken; }
+  uint64_t epoch() const { return epoch_; }
+  int n_plans_in_flight() const { return n_plans_in_flight_; }
+  int n_connected() const;
+  bool is_connected(int rank) const { return ranks_[static_cast<size_t>(rank)].connected; }
+  GroupCapacity capacity() const;
+  std::vector<RankInfo> ranks() const;
+  void loaded(uint64_t& loaded_bytes, uint64_t& total_bytes) const;
+
+ private:
+  enum class State : uint8_t {
+    kStopped,
+    kLaunching,  // until every rank said hello
+    kLoading,    // until every rank is ready
+    kServing,
+    kDying,  // a rank was lost: until no process is left
+    kBackoff,
+    kBroken,
+    kDraining,    // told to stop: ranks end by themselves
+    kTerminating  // told to stop: they did not
+  };
+  struct Rank {
+    RankInfo info;
+    bool connected = false;
+    bool ready = false;
+    int32_t kv_blocks = 0;
+    std::string numerics_id;
+    int64_t last_heard_ms = 0;
+    int64_t forgiven_ms = 0;    // silence since then that was this process's own
+    int64_t same_since_ms = 0;  // first heartbeat with the present tick and activity
+  };
+  static constexpr int64_t kLaunchGraceMs = 500;
+  // SIGKILL needs no consent; what outlives it hangs in the kernel, and its connection is closed.
+  static constexpr int64_t kKillTimeoutMs = 3000;
+  static constexpr int64_t kTerminateMs = 1000;
+
+  // How a lost group goes down.
+  enum class Ending : uint8_t {
+    kAtOnce,
+    kAfterGrace,  // leaves processes that are ending anyway the time to say why
+  };
+
+  bool is_live(uint64_t epoch) const;
+  SupervisorActions launch(int64_t now_ms);
+  SupervisorActions lose(int64_t now_ms, const std::string& cause, const std::string& text,
+                         Ending ending);
+  SupervisorActions after_death(int64_t now_ms, const std::string& output);
+  SupervisorActions all_ready(int64_t now_ms);
+  SupervisorActions watch_launch(int64_t now_ms);
+  SupervisorActions watch_steps(int64_t now_ms);
+  std::optional<SupervisorActions> watch_heartbeats(int64_t now_ms);
+  SupervisorActions watch_dying(int64_t now_ms);
+  SupervisorActions watch_stopping(int64_t now_ms);
+  void forgive_own_pause(int64_t now_ms);
+  std::string rank_name(int rank) const;
+  std::string missing_ranks() const;
+  SupervisorAction action(SupervisorAction::Kind kind) const;
+
+  const LaunchSpec spec_;
+  State state_ = State::kStopped;
+  uint64_t epoch_ = 0;
+  std::vector<Rank> ranks_;
+  int64_t deadline_ms_ = 0;  // of the present state
+  int64_t last_timer_ms_ = 0;
+  int64_t last_progress_ms_ = 0;  // a tick, a result, or the first plan after none in flight
+  int n_plans_in_flight_ = 0;
+  bool ever_served_ = false;
+  bool kill_sent_ = false;  // in kDying and kTerminating
+
+  bool loss_reported_ = false;  // of the epoch that is dying
+  std::string loss_cause_;
+  std::string loss_text_;
+  int n_losses_in_row_ = 0;        // since the group last served
+  std::deque<int64_t> losses_ms_;  // in the crash window
+};
+
+}  // namespace trireme

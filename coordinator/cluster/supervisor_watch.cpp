@@ -1,0 +1,128 @@
+// The supervisor's deadlines: what passes without an event.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+#include "coordinator/cluster/supervisor.h"
+
+namespace trireme {
+namespace {
+
+using Kind = SupervisorAction::Kind;
+
+// A gap between two timers above this is a pause of this process, not of the ranks.
+constexpr int64_t kOwnPauseMs = 150;
+
+}  // namespace
+
+SupervisorActions Supervisor::on_timer(int64_t now_ms) {
+  forgive_own_pause(now_ms);
+  switch (state_) {
+    case State::kStopped:
+    case State::kBroken: return {};
+    case State::kBackoff: return now_ms >= deadline_ms_ ? launch(now_ms) : SupervisorActions{};
+    case State::kDying: return watch_dying(now_ms);
+    case State::kDraining:
+    case State::kTerminating: return watch_stopping(now_ms);
+    case State::kLaunching:
+    case State::kLoading:
+    case State::kServing: break;
+  }
+  if (auto lost = watch_heartbeats(now_ms)) return std::move(*lost);
+  return state_ == State::kServing ? watch_steps(now_ms) : watch_launch(now_ms);
+}
+
+// When this process itself was not running, nobody could be heard: the time does not count.
+void Supervisor::forgive_own_pause(int64_t now_ms) {
+  const int64_t gap = now_ms - last_timer_ms_;
+  last_timer_ms_ = now_ms;
+  if (gap <= kOwnPauseMs) return;
+  for (Rank& rank : ranks_) rank.forgiven_ms += gap;
+}
+
+std::optional<SupervisorActions> Supervisor::watch_heartbeats(int64_t now_ms) {
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    const int64_t silent_ms = now_ms - ranks_[r].last_heard_ms - ranks_[r].forgiven_ms;
+    if (!ranks_[r].connected || silent_ms < spec_.heartbeat_timeout_ms) continue;
+    return lose(
+        now_ms, "heartbeat",
+        fmt::format("{}: nothing heard for {} ms", rank_name(static_cast<int>(r)), silent_ms),
+        Ending::kAtOnce);
+  }
+  return std::nullopt;
+}
+
+SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
+  if (now_ms < deadline_ms_) return {};
+  if (state_ == State::kLaunching) {
+    return lose(
+        now_ms, "launch",
+        fmt::format("{} did not come up within {:.1f} s: check that the hosts run and can "
+                    "reach the coordinator at {}",
+                    missing_ranks(), spec_.launch_timeout_ms / 1000.0, spec_.control_address),
+        Ending::kAtOnce);
+  }
+  return lose(now_ms, "launch",
+              fmt::format("{} made no progress loading for {:.1f} s: check the disk that holds {}",
+                          missing_ranks(), spec_.load_timeout_ms / 1000.0, spec_.job.packed_path),
+              Ending::kAtOnce);
+}
+
+// A deadlock: for stall_timeout_ms, heartbeats of every rank said that it waits for another one (or
+// for a plan), at one unchanged tick. A rank that computes is never stalled, however long it takes,
+// until the step watchdog finds that not even a tick came.
+SupervisorActions Supervisor::watch_steps(int64_t now_ms) {
+  if (n_plans_in_flight_ == 0) return {};
+  int64_t from = last_progress_ms_;
+  int64_t to = std::numeric_limits<int64_t>::max();
+  bool stuck = true;
+  int waiting = -1;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    const RankActivity activity = ranks_[r].info.last_state.activity;
+    if (activity == RankActivity::kWaiting && waiting < 0) waiting = static_cast<int>(r);
+    stuck = stuck && (activity == RankActivity::kWaiting || activity == RankActivity::kIdle);
+    from = std::max(from, ranks_[r].same_since_ms);
+    to = std::min(to, ranks_[r].last_heard_ms);
+  }
+  if (stuck && waiting >= 0 && to - from >= spec_.stall_timeout_ms) {
+    const RankState& state = ranks_[static_cast<size_t>(waiting)].info.last_state;
+    return lose(now_ms, "stalled",
+                fmt::format("all ranks wait for each other: {} in collective {} for {}",
+                            rank_name(waiting), state.waiting_op,
+                            state.waiting_peer < 0 ? std::string("anyone")
+                                                   : fmt::format("rank {}", state.waiting_peer)),
+                Ending::kAtOnce);
+  }
+  if (now_ms - last_progress_ms_ < spec_.step_timeout_ms) return {};
+  return lose(now_ms, "stalled",
+              fmt::format("no progress in a step for {:.1f} s", spec_.step_timeout_ms / 1000.0),
+              Ending::kAtOnce);
+}
+
+SupervisorActions Supervisor::watch_dying(int64_t now_ms) {
+  if (now_ms < deadline_ms_) return {};
+  if (kill_sent_) return after_death(now_ms, "");
+  kill_sent_ = true;
+  deadline_ms_ = now_ms + kKillTimeoutMs;
+  return {action(Kind::kKill)};
+}
+
+SupervisorActions Supervisor::watch_stopping(int64_t now_ms) {
+  if (now_ms < deadline_ms_) return {};
+  if (state_ == State::kDraining) {
+    state_ = State::kTerminating;
+    deadline_ms_ = now_ms + kTerminateMs;
+    return {action(Kind::kTerminate)};
+  }
+  if (!kill_sent_) {
+    kill_sent_ = true;
+    deadline_ms_ = now_ms + kKillTimeoutMs;
+    return {action(Kind::kKill)};
+  }
+  state_ = State::kStopped;
+  return {action(Kind::kReportStopped)};
+}
+
+}  // namespace trireme

@@ -1,0 +1,75 @@
+#include "coordinator/http/api_server.h"
+
+#include <chrono>
+#include <thread>
+
+#include "coordinator/http/endpoints.h"
+
+namespace trireme {
+namespace {
+
+std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
+  std::vector<Route> routes;
+  for (auto make : {generation_routes, tokenize_routes, status_routes}) {
+    std::vector<Route> some = make(context);
+    std::move(some.begin(), some.end(), std::back_inserter(routes));
+  }
+  return routes;
+}
+
+}  // namespace
+
+class ApiServer::State {
+ public:
+  State(InferenceService& service, const TextCodec& codec, ModelInfo model, Metrics& metrics,
+        const ApiServerOptions& options)
+      : pool_(std::make_shared<TaskPool>(options.n_handler_threads)),
+        context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_)),
+        server_(
+            {.host = options.host,
+             .port = options.port,
+             .limits = options.limits,
+             .on_response = [&metrics](const std::string& route,
+                                       int status) { metrics.count_http_response(route, status); }},
+            all_routes(context_), pool_) {}
+
+  void start() { server_.start(); }
+  uint16_t port() const { return server_.port(); }
+  void begin_drain() { context_->draining = true; }
+
+  bool drain(int timeout_ms) {
+    constexpr auto kPoll = std::chrono::milliseconds(10);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+    begin_drain();
+    while (server_.n_active_requests() > 0) {
+      if (std::chrono::steady_clock::now() >= deadline) return false;
+      std::this_thread::sleep_for(kPoll);
+    }
+    return true;
+  }
+
+  void stop() {
+    begin_drain();
+    server_.stop();  // every job hears that its client is gone and cancels on the pool
+    pool_->stop();
+  }
+
+ private:
+  std::shared_ptr<TaskPool> pool_;
+  std::shared_ptr<ApiContext> context_;
+  HttpServer server_;
+};
+
+ApiServer::ApiServer(InferenceService& service, const TextCodec& codec, ModelInfo model,
+                     Metrics& metrics, ApiServerOptions options)
+    : state_(std::make_unique<State>(service, codec, std::move(model), metrics, options)) {}
+
+ApiServer::~ApiServer() { stop(); }
+
+void ApiServer::start() { state_->start(); }
+uint16_t ApiServer::port() const { return state_->port(); }
+void ApiServer::begin_drain() { state_->begin_drain(); }
+bool ApiServer::drain(int timeout_ms) { return state_->drain(timeout_ms); }
+void ApiServer::stop() { state_->stop(); }
+
+}  // namespace trireme

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "coordinator/http/http_server.h"
+#include "coordinator/http/metrics.h"
+#include "coordinator/http/model_info.h"
+#include "coordinator/http/text_codec.h"
+#include "coordinator/serving/inference_service.h"
+
+namespace trireme {
+
+inline constexpr const char* kTriremeVersion = "0.1.0";
+
+struct ApiServerOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;  // 0: any free port
+  int n_handler_threads = 2;
+  HttpLimits limits;
+};
+
+// The OpenAI-compatible API of one model over HTTP. All arguments must outlive it.
+class ApiServer {
+ public:
+  ApiServer(InferenceService& service, const TextCodec& codec, ModelInfo model, Metrics& metrics,
+            ApiServerOptions options);
+  ~ApiServer();
+  ApiServer(const ApiServer&) = delete;
+  ApiServer& operator=(const ApiServer&) = delete;
+
+  // Listens and serves. Throws EnvironmentError when the port cannot be had.
+  void start();
+  uint16_t port() const;
+
+  // From now on generation is refused with 503 and /ready says so; running answers go on.
+  void begin_drain();
+  // begin_drain(), then waits until every answer is out. False: some were not after `timeout_ms`.
+  bool drain(int timeout_ms);
+  // Closes every connection, cancels what runs for them, ends the threads. Idempotent.
+  void stop();
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace trireme

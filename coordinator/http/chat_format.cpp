@@ -1,0 +1,106 @@
+#include "coordinator/http/reply_parts.h"
+
+namespace trireme {
+namespace {
+
+class ChatFormat final : public ReplyFormat {
+ public:
+  ChatFormat(ReplyOptions options, const TextCodec& codec)
+      : envelope_("chatcmpl-", options.model), options_(std::move(options)), codec_(codec) {}
+
+  std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const override {
+    OrderedJson json = envelope_.begin("chat.completion");
+    json["choices"] = OrderedJson::array();
+    for (const ChoiceText& choice : choices) {
+      OrderedJson message;
+      message["role"] = "assistant";
+      message["content"] = choice.text;
+      json["choices"].push_back(choice_json(choice, "message", std::move(message)));
+    }
+    json["usage"] = usage_json(usage);
+    return dump_json(json);
+  }
+
+  std::string chunk(const ChoiceText& part, const Usage* usage) const override {
+    OrderedJson delta;
+    delta["content"] = part.text;
+    return chunk_of(part, std::move(delta), usage);
+  }
+
+  std::string opening(int index, const Usage* usage) const override {
+    OrderedJson delta;
+    delta["role"] = "assistant";
+    delta["content"] = "";
+    ChoiceText empty;
+    empty.index = index;
+    return chunk_of(empty, std::move(delta), usage);
+  }
+
+  std::string usage_chunk(const Usage& usage) const override {
+    OrderedJson json = envelope_.begin("chat.completion.chunk");
+    json["choices"] = OrderedJson::array();
+    json["usage"] = usage_json(usage);
+    return dump_json(json);
+  }
+
+ private:
+  std::string chunk_of(const ChoiceText& part, OrderedJson delta, const Usage* usage) const {
+    OrderedJson json = envelope_.begin("chat.completion.chunk");
+    json["choices"] = OrderedJson::array({choice_json(part, "delta", std::move(delta))});
+    if (usage != nullptr) {
+      json["usage"] = usage_json(*usage);
+    } else if (options_.null_usage) {
+      json["usage"] = nullptr;
+    }
+    return dump_json(json);
+  }
+
+  OrderedJson choice_json(const ChoiceText& choice, const char* key, OrderedJson value) const {
+    OrderedJson json;
+    json["index"] = choice.index;
+    json[key] = std::move(value);
+    // A part without tokens (the first, or a last one of held-back text) has nothing to say.
+    const bool with_logprobs = options_.n_logprobs != kNoLogprobs && !choice.tokens.empty();
+    json["logprobs"] = with_logprobs ? logprobs_json(choice) : OrderedJson(nullptr);
+    json["finish_reason"] = finish_reason_json(choice.finish);
+    return json;
+  }
+
+  OrderedJson token_json(int32_t id, float logprob) const {
+    const std::string text = token_text(codec_, id);
+    OrderedJson bytes = OrderedJson::array();
+    for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
+    OrderedJson json;
+    json["token"] = text;
+    json["logprob"] = logprob;
+    json["bytes"] = std::move(bytes);
+    return json;
+  }
+
+  OrderedJson logprobs_json(const ChoiceText& choice) const {
+    OrderedJson content = OrderedJson::array();
+    for (const TokenInfo& token : choice.tokens) {
+      OrderedJson json = token_json(token.id, token.logprob);
+      json["top_logprobs"] = OrderedJson::array();
+      for (const TokenLogprob& row : token.top) {
+        json["top_logprobs"].push_back(token_json(row.token_id, row.logprob));
+      }
+      content.push_back(std::move(json));
+    }
+    OrderedJson json;
+    json["content"] = std::move(content);
+    return json;
+  }
+
+  const ReplyEnvelope envelope_;
+  const ReplyOptions options_;
+  const TextCodec& codec_;
+};
+
+}  // namespace
+
+std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec) {
+  return std::make_unique<ChatFormat>(std::move(options), codec);
+}
+
+}  // namespace trireme

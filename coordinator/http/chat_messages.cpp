@@ -1,0 +1,106 @@
+#include "coordinator/http/chat_messages.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "coordinator/http/json_fields.h"
+
+namespace trireme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Result<std::string> join_parts(const Json& parts, const std::string& name) {
+  std::string text;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Json& part = parts[i];
+    const std::string part_name = fmt::format("{}[{}]", name, i);
+    if (part.is_object() && part.value("type", Json()) == "text") {
+      const auto found = part.find("text");
+      if (found != part.end() && found->is_string()) {
+        if (i > 0) text += '\n';
+        text += found->get_ref<const std::string&>();
+        continue;
+      }
+    }
+    return Error{fmt::format("{} must be {{\"type\": \"text\", \"text\": string}}: this server "
+                             "takes text only",
+                             part_name),
+                 "messages"};
+  }
+  return text;
+}
+
+Result<Json> normalize_message(const Json& message, size_t index) {
+  const std::string name = fmt::format("messages[{}]", index);
+  if (!message.is_object()) {
+    return Error{fmt::format("{} must be an object, not {}", name, shown(message)), "messages"};
+  }
+  const auto role = message.find("role");
+  if (role == message.end() || !role->is_string() || role->get_ref<const std::string&>().empty()) {
+    return Error{fmt::format("{}.role must be a non-empty string", name), "messages"};
+  }
+  for (const char* field : {"tool_calls", "function_call", "audio"}) {
+    const auto found = message.find(field);
+    if (found != message.end() && !found->is_null() && !found->empty()) {
+      return Error{fmt::format("{}.{} is not supported in this version", name, field), "messages"};
+    }
+  }
+  Json normal = message;
+  const auto content = message.find("content");
+  if (content == message.end() || content->is_null()) {
+    if (*role != "assistant") {
+      return Error{fmt::format("{}.content is missing", name), "messages"};
+    }
+    normal["content"] = "";
+  } else if (content->is_array()) {
+    Result<std::string> text = join_parts(*content, name + ".content");
+    if (!text) return text.error();
+    normal["content"] = std::move(*text);
+  } else if (!content->is_string()) {
+    return Error{fmt::format("{}.content must be a string or a list of text parts, not {}", name,
+                             shown(*content)),
+                 "messages"};
+  }
+  return normal;
+}
+
+}  // namespace
+
+Result<Json> normalize_messages(const Json& messages) {
+  if (!messages.is_array() || messages.empty()) {
+    return Error{
+        fmt::format("messages must be a list of at least one message, not {}", shown(messages)),
+        "messages"};
+  }
+  if (messages.size() > kMaxMessages) {
+    return Error{fmt::format("messages must have at most {} messages, not {}", kMaxMessages,
+                             messages.size()),
+                 "messages"};
+  }
+  Json normal = Json::array();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    Result<Json> message = normalize_message(messages[i], i);
+    if (!message) return message.error();
+    normal.push_back(std::move(*message));
+  }
+  return normal;
+}
+
+Result<ChatPromptOptions> read_chat_prompt_options(const Json& body) {
+  JsonFields fields(body);
+  ChatPromptOptions options;
+  options.continue_final_message = fields.boolean("continue_final_message", false);
+  options.add_generation_prompt =
+      fields.boolean("add_generation_prompt", !options.continue_final_message);
+  options.template_kwargs = fields.object("chat_template_kwargs");
+  if (options.continue_final_message && options.add_generation_prompt) {
+    fields.fail("continue_final_message",
+                "continue_final_message and add_generation_prompt cannot both be true");
+  }
+  if (fields.error()) return *fields.error();
+  return options;
+}
+
+}  // namespace trireme

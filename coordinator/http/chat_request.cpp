@@ -1,0 +1,72 @@
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "coordinator/http/chat_messages.h"
+#include "coordinator/http/generation_fields.h"
+#include "coordinator/http/request_parsers.h"
+
+namespace trireme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kMaxTopLogprobs = 20;
+
+void read_logprob_fields(JsonFields& fields, GenerationCall* call) {
+  const bool logprobs = fields.boolean("logprobs", false);
+  const int64_t top = fields.integer("top_logprobs", 0, 0, kMaxTopLogprobs);
+  if (logprobs) {
+    call->n_logprobs = static_cast<int32_t>(top);
+  } else if (top > 0) {
+    fields.fail("top_logprobs", "top_logprobs may only be given with logprobs: true");
+  }
+}
+
+// 0 when the request does not say: then as many as the context has room for.
+int64_t read_max_tokens(JsonFields& fields, const ModelInfo& model) {
+  const int64_t old_name = fields.integer("max_tokens", 0, 1, model.context_length);
+  return fields.integer("max_completion_tokens", old_name, 1, model.context_length);
+}
+
+size_t text_bytes(const Json& messages) {
+  size_t n_bytes = 0;
+  for (const Json& message : messages) {
+    n_bytes += message["content"].get_ref<const std::string&>().size();
+  }
+  return n_bytes;
+}
+
+}  // namespace
+
+ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const TextCodec& codec) {
+  JsonFields fields(body);
+  if (auto error = check_model(fields, model)) return *error;
+  if (auto error = check_unsupported(fields, GenerationEndpoint::kChat)) return *error;
+  GenerationCall call;
+  read_generation_fields(fields, model, &call);
+  read_logprob_fields(fields, &call);
+  const int64_t max_tokens = read_max_tokens(fields, model);
+  if (!fields.has("messages")) fields.fail("messages", "messages is missing");
+  if (fields.boolean("echo", false)) {
+    fields.fail("echo", "echo is not supported on this endpoint in this version");
+  }
+  if (fields.error()) return bad_request(*fields.error());
+
+  const Result<ChatPromptOptions> options = read_chat_prompt_options(body);
+  if (!options) return bad_request(options.error());
+  const Result<Json> messages = normalize_messages(*fields.value("messages"));
+  if (!messages) return bad_request(messages.error());
+  if (auto error = check_text_size(text_bytes(*messages), model, "messages")) return *error;
+  auto ids = codec.encode_chat(*messages, *options);
+  if (!ids) return bad_request({ids.error().message, "messages"});
+  if (auto error = check_fits(ids->size(), std::max<int64_t>(max_tokens, 1), model, "messages")) {
+    return *error;
+  }
+  call.max_new_tokens = max_tokens > 0 ? static_cast<int32_t>(max_tokens)
+                                       : model.context_length - static_cast<int32_t>(ids->size());
+  call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
+  return call;
+}
+
+}  // namespace trireme

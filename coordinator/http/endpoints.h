@@ -1,0 +1,43 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "coordinator/http/api_error.h"
+#include "coordinator/http/http_message.h"
+#include "coordinator/http/metrics.h"
+#include "coordinator/http/model_info.h"
+#include "coordinator/http/task_pool.h"
+#include "coordinator/http/text_codec.h"
+#include "coordinator/serving/inference_service.h"
+
+namespace trireme {
+
+// What handlers work with. Lives as long as any of them runs.
+struct ApiContext {
+  InferenceService& service;
+  const TextCodec& codec;
+  Metrics& metrics;
+  const ModelInfo model;
+  const std::shared_ptr<TaskPool> pool;
+  std::atomic<bool> draining{false};
+  std::atomic<bool> was_ready{false};  // a group has served since the start
+
+  // The service's status, with this server's own draining in it.
+  ServiceStatus status();
+};
+
+// Why no generation can be taken now, or nothing.
+std::optional<ApiError> check_available(ApiContext& context);
+
+// A refusal of InferenceService::submit in HTTP.
+ApiError submit_refusal(ApiContext& context, const Error& error);
+
+// Endpoints by file: generation_endpoints, tokenize_endpoints, status_endpoints.
+std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> tokenize_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context);
+
+}  // namespace trireme

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_set>
+
+#include "coordinator/http/http_request_head.h"
+#include "coordinator/http/http_server.h"
+#include "coordinator/http/router.h"
+
+// Private to coordinator/http: includes Boost.
+
+namespace trireme {
+
+class HttpConnection;
+
+// What the connections of one server share. Lives as long as any of them.
+struct HttpServerShared {
+  HttpServerShared(HttpServerOptions server_options, std::vector<Route> routes,
+                   std::shared_ptr<TaskPool> task_pool)
+      : options(std::move(server_options)), router(std::move(routes)), pool(std::move(task_pool)) {}
+
+  const HttpServerOptions options;
+  const Router router;
+  const std::shared_ptr<TaskPool> pool;
+  boost::asio::io_context io{1};
+  std::unordered_set<HttpConnection*> connections;  // the server's thread only
+  bool accepting = true;                            // the server's thread only
+  std::atomic<size_t> buffered_body_bytes{0};
+  std::atomic<int> n_active_requests{0};
+
+  // Runs `task` on the server's thread; drops it once the server has stopped.
+  void post(std::function<void()> task);
+  std::mutex post_mutex;
+  bool stopped = false;  // under post_mutex
+};
+
+// One client. Everything on the server's thread. It reads a request, waits for its answer while
+// watching for the client's end, and goes on with the next.
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServerShared> shared);
+  void start();
+  // No further request: closes now when idle, else after the current answer.
+  void end_after_answer();
+  void close();
+
+  // The answer to request number `serial`; ignored when that is not the current one.
+  void reply(uint64_t serial, const HttpResponse& response);
+  void start_stream(uint64_t serial);
+  void write(uint64_t serial, std::string_view bytes);
+  void finish(uint64_t serial);
+  void on_disconnect(uint64_t serial, std::function<void()> handler);
+
+ private:
+  enum class State : uint8_t { kIdle, kReading, kAnswering, kLingering, kClosed };
+
+  void next_request();
+  void read_some();
+  void on_read(boost::beast::error_code ec, size_t n_bytes);
+  void parse();
+  bool take_head();
+  bool count_body();
+  void dispatch();
+  void refuse(const ApiError& error);
+  void answer_complete();
+  void answer_sent();
+  void linger();
+  void release_body();
+  void send(std::string_view bytes);
+  void write_some();
+  void on_written(boost::beast::error_code ec, size_t n_bytes);
+  void set_deadline(int timeout_ms);
+  void on_deadline();
+  void set_write_deadline();
+  bool is_current(uint64_t serial) const;
+
+  boost::asio::ip::tcp::socket socket_;
+  std::shared_ptr<HttpServerShared> shared_;
+  const HttpLimits& limits_;
+  State state_ = State::kIdle;
+  uint64_t serial_ = 0;
+
+  boost::beast::flat_buffer buffer_;
+  std::optional<RequestParser> parser_;
+  bool read_pending_ = false;
+  bool head_taken_ = false;
+  size_t counted_body_bytes_ = 0;
+  boost::asio::steady_timer deadline_;
+
+  std::string route_label_;
+  bool keep_alive_ = false;
+  bool chunked_ = false;    // the client takes the chunked coding
+  bool streaming_ = false;  // the current answer is an event stream
+  bool answer_complete_ = false;
+  bool end_after_answer_ = false;
+  std::function<void()> on_disconnect_;
+
+  std::string queued_;   // waits for the write in progress
+  std::string writing_;  // the write in progress
+  size_t written_ = 0;   // bytes of writing_ that are gone
+  boost::asio::steady_timer write_deadline_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace trireme {
+
+// One request, completely read.
+struct HttpRequest {
+  std::string method;
+  std::string path;       // percent-decoded, without the query
+  std::string query;      // raw, without '?'
+  std::string path_tail;  // what a route ending in "/*" matched in its place
+  std::string content_type;
+  std::string body;
+  std::shared_ptr<void>
+      body_lease;  // its release gives the body's bytes back to the server's bound
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string body;
+  std::string content_type = "application/json";
+  std::vector<std::pair<std::string, std::string>> headers;  // besides length, type and connection
+};
+
+// Answers one request: one reply, or a stream of server-sent events. Thread-safe; calls take effect
+// in order. Dropping it without an answer sends a 500.
+class Responder {
+ public:
+  virtual ~Responder() = default;
+  virtual void reply(HttpResponse response) = 0;
+  // Status 200 and the event-stream headers. write() and finish() may follow; reply() may not.
+  virtual void start_stream() = 0;
+  // `bytes` go out as they are ("data: ...\n\n"). A client that does not read is cut when what
+  // waits for it passes the server's bound: then the disconnect handler runs.
+  virtual void write(std::string bytes) = 0;
+  virtual void finish() = 0;
+  // Called at most once, on the server's thread, when the client goes before the answer is
+  // complete; at once when it is already gone. Must not block.
+  virtual void on_disconnect(std::function<void()> handler) = 0;
+};
+using ResponderPtr = std::shared_ptr<Responder>;
+
+using HttpHandler = std::function<void(HttpRequest request, ResponderPtr responder)>;
+
+// Where a handler runs. Quick ones run on the server's one thread and must not wait or compute
+// long; others run on the handler threads.
+enum class HandlerCost : uint8_t { kQuick, kHeavy };
+
+// One endpoint. A path that ends in "/*" matches everything below it.
+struct Route {
+  std::string method;
+  std::string path;
+  HandlerCost cost = HandlerCost::kQuick;
+  HttpHandler handler;
+};
+
+}  // namespace trireme

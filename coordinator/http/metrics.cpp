@@ -1,0 +1,265 @@
+#include "coordinator/http/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <map>
+#include <mutex>
+
+#include "comm/control/step_plan.h"
+
+namespace trireme {
+namespace {
+
+using prometheus::Histogram;
+using prometheus::Labels;
+using Buckets = Histogram::BucketBoundaries;
+
+const Buckets kEndToEndBuckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+const Buckets kFirstTokenBuckets = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                    1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+const Buckets kInterTokenBuckets = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                    .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+const Buckets kFineTokenBuckets = {.0001, .00025, .0005, .001, .0015, .002, .003, .004, .005, .0075,
+                                   .01,   .015,   .02,   .03,  .04,   .05,  .075, .1,   .25,  1};
+// Tokens of a request or a step: 1, 2, 5 and their tens.
+const Buckets kTokenCountBuckets = {1,   2,    5,    10,   20,    50,    100,   200,
+                                    500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+
+// Cause and reason words come from a few places in this program; a bound guards against a new one
+// that is not a word from a list.
+constexpr size_t kMaxLabelValues = 64;
+
+const char* finished_reason(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop: return "stop";
+    case FinishReason::kLength: return "length";
+    case FinishReason::kCancelled: return "abort";
+    default: return "error";
+  }
+}
+
+}  // namespace
+
+struct Metrics::State {
+  explicit State(MetricsOptions metrics_options)
+      : options(std::move(metrics_options)),
+        base{{"model_name", options.model_name}, {"engine", "0"}} {}
+
+  const MetricsOptions options;
+  const Labels base;
+  prometheus::Registry registry;
+  std::mutex mutex;  // guards the maps below
+
+  using CounterFamily = prometheus::Family<prometheus::Counter>;
+
+  Labels with(const std::string& name, const std::string& value) const {
+    Labels labels = base;
+    labels[name] = value;
+    return labels;
+  }
+
+  prometheus::Gauge& gauge(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(base);
+  }
+  prometheus::Counter& counter(const char* name, const char* help) {
+    return counters(name, help).Add(base);
+  }
+  CounterFamily& counters(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+  }
+  Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(base, buckets);
+  }
+
+  // A counter of a family with one more label; values past the bound share "other".
+  prometheus::Counter& labelled(CounterFamily& family, const std::string& label,
+                                const std::string& value) {
+    std::lock_guard lock(mutex);
+    size_t& n_values = n_label_values[&family];
+    Labels labels = with(label, value);
+    if (!family.Has(labels) && ++n_values > kMaxLabelValues) labels = with(label, "other");
+    return family.Add(labels);
+  }
+  std::map<const CounterFamily*, size_t> n_label_values;
+
+  // Adds what a running total grew by.
+  void follow_total(prometheus::Counter& total_counter, const std::string& key, double seconds) {
+    std::lock_guard lock(mutex);
+    double& last = last_totals[key];
+    total_counter.Increment(seconds >= last ? seconds - last : seconds);
+    last = seconds;
+  }
+  std::map<std::string, double> last_totals;
+
+  prometheus::Gauge& running = gauge("vllm:num_requests_running", "Requests in the batch");
+  prometheus::Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests in the queue");
+  prometheus::Gauge& kv_usage =
+      gauge("vllm:kv_cache_usage_perc", "Part of the KV blocks in use, 0 to 1");
+  prometheus::Family<prometheus::Gauge>& waiting_by_reason =
+      prometheus::BuildGauge()
+          .Name("vllm:num_requests_waiting_by_reason")
+          .Help("Requests in the queue, by what they wait for")
+          .Register(registry);
+  prometheus::Gauge& waiting_capacity = waiting_by_reason.Add(with("reason", "capacity"));
+  prometheus::Gauge& waiting_group = waiting_by_reason.Add(with("reason", "no_group"));
+
+  prometheus::Counter& prompt_tokens =
+      counter("vllm:prompt_tokens_total", "Prompt tokens of finished requests");
+  prometheus::Counter& generation_tokens =
+      counter("vllm:generation_tokens_total", "Tokens generated");
+  CounterFamily& success = counters("vllm:request_success_total", "Requests that ended, by reason");
+  prometheus::Counter& preemptions =
+      counter("vllm:num_preemptions_total", "Sequences that lost their KV blocks to others");
+  CounterFamily& rejections =
+      counters("vllm:admission_rejections_total", "Requests that were not taken, by reason");
+
+  Histogram& e2e =
+      histogram("vllm:e2e_request_latency_seconds", "Submission to last token", kEndToEndBuckets);
+  Histogram& queue_time = histogram("vllm:request_queue_time_seconds",
+                                    "Submission to the first step", kEndToEndBuckets);
+  Histogram& prefill_time =
+      histogram("vllm:request_prefill_time_seconds", "First step to first token", kEndToEndBuckets);
+  Histogram& decode_time =
+      histogram("vllm:request_decode_time_seconds", "First token to last token", kEndToEndBuckets);
+  Histogram& first_token = histogram("vllm:time_to_first_token_seconds",
+                                     "Submission to first token", kFirstTokenBuckets);
+  Histogram& inter_token = histogram("vllm:inter_token_latency_seconds",
+                                     "Between two tokens of a request", kInterTokenBuckets);
+  Histogram& inter_token_fine =
+      histogram("trireme_inter_token_latency_seconds",
+                "Between two tokens of a request, finer buckets", kFineTokenBuckets);
+  Histogram& time_per_token =
+      histogram("vllm:request_time_per_output_token_seconds",
+                "Mean time between the tokens of a request", kInterTokenBuckets);
+  Histogram& request_prompt_tokens =
+      histogram("vllm:request_prompt_tokens", "Prompt tokens of a request", kTokenCountBuckets);
+  Histogram& request_generation_tokens = histogram(
+      "vllm:request_generation_tokens", "Tokens generated for a request", kTokenCountBuckets);
+  Histogram& iteration_tokens =
+      histogram("vllm:iteration_tokens_total", "Tokens in a step", kTokenCountBuckets);
+
+  prometheus::Family<prometheus::Gauge>& cache_config =
+      prometheus::BuildGauge()
+          .Name("vllm:cache_config_info")
+          .Help("Always 1; the labels tell the KV cache's shape")
+          .Register(registry);
+  prometheus::Gauge* cache_config_row = nullptr;  // under mutex
+  int32_t cache_config_blocks = -1;               // under mutex
+
+  prometheus::Gauge& ranks_alive = gauge("trireme_ranks_alive", "Ranks connected");
+  CounterFamily& restarts =
+      counters("trireme_group_restarts_total", "Groups lost and relaunched, by cause");
+  prometheus::Counter& replayed =
+      counter("trireme_replayed_requests_total", "Requests computed again after a lost group");
+  CounterFamily& stage_busy = counters("trireme_stage_busy_seconds_total",
+                                       "Time a pipeline stage's first rank spent computing");
+  prometheus::Counter& comm_time =
+      counter("trireme_comm_seconds_total", "Time ranks spent in communication");
+  prometheus::Gauge& load_progress =
+      gauge("trireme_model_load_progress", "Part of the weights loaded, 0 to 1");
+  prometheus::Gauge& drain_state =
+      gauge("trireme_drain_state", "1 while the server drains, else 0");
+  CounterFamily& http_requests =
+      counters("trireme_http_requests_total", "HTTP responses, by route and status");
+};
+
+Metrics::Metrics(MetricsOptions options) : state_(std::make_unique<State>(std::move(options))) {
+  State& s = *state_;
+  prometheus::BuildGauge()
+      .Name("trireme_build_info")
+      .Help("Always 1; the labels tell the build")
+      .Register(s.registry)
+      .Add({{"version", s.options.version}})
+      .Set(1);
+  for (const FinishReason reason : {FinishReason::kStop, FinishReason::kLength,
+                                    FinishReason::kCancelled, FinishReason::kError}) {
+    s.labelled(s.success, "finished_reason", finished_reason(reason));
+  }
+}
+
+Metrics::~Metrics() = default;
+
+ServingObserver Metrics::observer() {
+  State& s = *state_;
+  ServingObserver observer;
+  observer.on_queue_time = [&s](double seconds) { s.queue_time.Observe(seconds); };
+  observer.on_prefill_time = [&s](double seconds) { s.prefill_time.Observe(seconds); };
+  observer.on_decode_time = [&s](double seconds) { s.decode_time.Observe(seconds); };
+  observer.on_first_token = [&s](double seconds) {
+    s.first_token.Observe(seconds);
+    s.generation_tokens.Increment();
+  };
+  observer.on_inter_token = [&s](double seconds) {
+    s.inter_token.Observe(seconds);
+    s.inter_token_fine.Observe(seconds);
+    s.generation_tokens.Increment();
+  };
+  observer.on_finished = [&s](double e2e_seconds, int32_t n_prompt_tokens, int32_t n_output_tokens,
+                              FinishReason reason) {
+    s.labelled(s.success, "finished_reason", finished_reason(reason)).Increment();
+    s.prompt_tokens.Increment(n_prompt_tokens);
+    s.request_prompt_tokens.Observe(n_prompt_tokens);
+    s.request_generation_tokens.Observe(n_output_tokens);
+    s.e2e.Observe(e2e_seconds);
+    if (n_output_tokens > 0) s.time_per_token.Observe(e2e_seconds / n_output_tokens);
+  };
+  observer.on_iteration = [&s](int32_t n_tokens) { s.iteration_tokens.Observe(n_tokens); };
+  observer.on_preemption = [&s] { s.preemptions.Increment(); };
+  observer.on_group_lost = [&s](const std::string& cause) {
+    s.labelled(s.restarts, "cause", cause).Increment();
+  };
+  observer.on_replayed = [&s](int32_t n_requests) { s.replayed.Increment(n_requests); };
+  return observer;
+}
+
+void Metrics::set_status(const ServiceStatus& status) {
+  State& s = *state_;
+  s.running.Set(status.n_running);
+  s.waiting.Set(status.n_waiting);
+  s.waiting_capacity.Set(status.ready ? status.n_waiting : 0);
+  s.waiting_group.Set(status.ready ? 0 : status.n_waiting);
+  s.kv_usage.Set(status.kv_usage);
+  s.drain_state.Set(status.draining ? 1 : 0);
+  std::lock_guard lock(s.mutex);
+  if (s.cache_config_blocks == status.n_kv_blocks) return;
+  if (s.cache_config_row != nullptr) s.cache_config.Remove(s.cache_config_row);
+  s.cache_config_blocks = status.n_kv_blocks;
+  Labels labels = s.with("block_size", std::to_string(kBlockSize));
+  labels["num_gpu_blocks"] = std::to_string(status.n_kv_blocks);
+  s.cache_config_row = &s.cache_config.Add(labels);
+  s.cache_config_row->Set(1);
+}
+
+void Metrics::set_ranks_alive(int n_ranks) { state_->ranks_alive.Set(n_ranks); }
+
+void Metrics::set_load_progress(double fraction) { state_->load_progress.Set(fraction); }
+
+void Metrics::set_stage_busy(int stage, double seconds) {
+  State& s = *state_;
+  const std::string name = std::to_string(stage);
+  s.follow_total(s.labelled(s.stage_busy, "stage", name), "stage " + name, seconds);
+}
+
+void Metrics::set_comm(double seconds) { state_->follow_total(state_->comm_time, "comm", seconds); }
+
+void Metrics::count_http_response(const std::string& route, int status) {
+  State& s = *state_;
+  Labels labels = {{"path", route}, {"code", std::to_string(status)}};
+  s.http_requests.Add(labels).Increment();
+}
+
+void Metrics::count_rejection(const std::string& reason) {
+  State& s = *state_;
+  s.labelled(s.rejections, "reason", reason).Increment();
+}
+
+std::string Metrics::serialize() const {
+  return prometheus::TextSerializer().Serialize(state_->registry.Collect());
+}
+
+}  // namespace trireme

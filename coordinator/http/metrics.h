@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "coordinator/serving/inference_service.h"
+#include "coordinator/serving/serving_observer.h"
+
+namespace trireme {
+
+struct MetricsOptions {
+  std::string model_name;
+  std::string version;
+};
+
+// Everything /metrics shows, in one registry. Thread-safe. Must outlive whoever holds observer().
+class Metrics {
+ public:
+  explicit Metrics(MetricsOptions options);
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  // What the service calls as it works.
+  ServingObserver observer();
+
+  // Gauges that are read, not told: set from the service's status before each scrape.
+  void set_status(const ServiceStatus& status);
+  void set_ranks_alive(int n_ranks);
+  void set_load_progress(double fraction);  // 0..1
+  // Total so far in the current group; a smaller value than before means that the group was
+  // relaunched and counts from 0 again.
+  void set_stage_busy(int stage, double seconds);
+  void set_comm(double seconds);
+
+  // `route` is one of the route table's paths or "other".
+  void count_http_response(const std::string& route, int status);
+  // Why a request was not taken: queue_full, draining, unavailable, context_length.
+  void count_rejection(const std::string& reason);
+
+  // Prometheus text format 0.0.4.
+  std::string serialize() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace trireme

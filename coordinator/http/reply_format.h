@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coordinator/http/generation_call.h"
+#include "coordinator/serving/inference_service.h"
+
+namespace trireme {
+
+// One token as "logprobs" shows it.
+struct TokenInfo {
+  int32_t id = 0;
+  bool has_logprob = true;  // false: the first token of a prompt
+  float logprob = 0.0F;
+  std::vector<TokenLogprob> top;  // most likely first
+};
+
+// What one choice says, whole or one part of it in a stream.
+struct ChoiceText {
+  int index = 0;
+  std::string text;
+  std::vector<TokenInfo> tokens;  // when logprobs are wanted
+  int64_t text_offset = 0;        // characters of the choice's text before this part
+  FinishReason finish = FinishReason::kNone;
+};
+
+// Code points of UTF-8 text.
+int64_t count_characters(std::string_view text);
+
+struct Usage {
+  int64_t n_prompt_tokens = 0;
+  int64_t n_output_tokens = 0;
+};
+
+// The JSON of one request's answer: of an endpoint, with this request's id and time.
+class ReplyFormat {
+ public:
+  virtual ~ReplyFormat() = default;
+  // The whole answer's body.
+  virtual std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const = 0;
+  // One object of a stream. `usage` null: not in this one.
+  virtual std::string chunk(const ChoiceText& part, const Usage* usage) const = 0;
+  // What a choice's stream begins with; "" for nothing.
+  virtual std::string opening(int index, const Usage* usage) const = 0;
+  // The object that holds the usage alone.
+  virtual std::string usage_chunk(const Usage& usage) const = 0;
+};
+
+// Which options of the request change the form.
+struct ReplyOptions {
+  std::string model;
+  int32_t n_logprobs = kNoLogprobs;
+  bool null_usage = false;  // chunks without usage say so with "usage": null
+};
+
+std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
+std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);
+
+}  // namespace trireme

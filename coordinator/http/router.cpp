@@ -1,0 +1,40 @@
+#include "coordinator/http/router.h"
+
+#include <string_view>
+
+namespace trireme {
+namespace {
+
+// Whether `path` is the route's, and what "*" stands for.
+bool path_matches(std::string_view pattern, std::string_view path, std::string_view* tail) {
+  if (!pattern.ends_with("/*")) return pattern == path;
+  const std::string_view prefix = pattern.substr(0, pattern.size() - 1);
+  if (!path.starts_with(prefix) || path.size() == prefix.size()) return false;
+  *tail = path.substr(prefix.size());
+  return true;
+}
+
+}  // namespace
+
+Router::Match Router::find(const std::string& method, const std::string& path) const {
+  Match match;
+  match.status = 404;
+  match.label = "other";
+  for (const Route& route : routes_) {
+    std::string_view tail;
+    if (!path_matches(route.path, path, &tail)) continue;
+    match.label = route.path;
+    if (route.method == method) {
+      match.route = &route;
+      match.status = 200;
+      match.path_tail = tail;
+      return match;
+    }
+    match.status = 405;
+    if (!match.allowed.empty()) match.allowed += ", ";
+    match.allowed += route.method;
+  }
+  return match;
+}
+
+}  // namespace trireme

@@ -1,0 +1,122 @@
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "coordinator/http/api_server.h"
+#include "coordinator/http/endpoints.h"
+#include "coordinator/http/reply_parts.h"
+
+namespace trireme {
+namespace {
+
+using Answer = HttpResponse (*)(ApiContext&, const HttpRequest&);
+
+HttpResponse json_response(const OrderedJson& json) {
+  HttpResponse response;
+  response.body = dump_json(json);
+  return response;
+}
+
+HttpResponse unavailable(std::string message) {
+  return api_error_response({.status = 503,
+                             .message = std::move(message),
+                             .param = "",
+                             .code = "unavailable",
+                             .retry_after_seconds = 2});
+}
+
+OrderedJson model_json(const ModelInfo& model) {
+  OrderedJson json;
+  json["id"] = model.id;
+  json["object"] = "model";
+  json["created"] = model.created;
+  json["owned_by"] = "trireme";
+  json["root"] = model.id;
+  json["parent"] = nullptr;
+  json["max_model_len"] = model.context_length;
+  return json;
+}
+
+HttpResponse get_models(ApiContext& context, const HttpRequest& /*request*/) {
+  OrderedJson json;
+  json["object"] = "list";
+  json["data"] = OrderedJson::array({model_json(context.model)});
+  return json_response(json);
+}
+
+HttpResponse get_model(ApiContext& context, const HttpRequest& request) {
+  if (request.path_tail == context.model.id) return json_response(model_json(context.model));
+  return api_error_response({.status = 404,
+                             .message = fmt::format("the model \"{}\" does not exist here; this "
+                                                    "server has \"{}\"",
+                                                    request.path_tail, context.model.id),
+                             .param = "model",
+                             .code = "model_not_found"});
+}
+
+// Whether it makes sense to keep this process: no group can ever answer once the breaker is open.
+HttpResponse get_health(ApiContext& context, const HttpRequest& /*request*/) {
+  const ServiceStatus status = context.status();
+  if (!status.alive) return unavailable("no group can answer: " + status.problem);
+  return json_response({{"status", "ok"}});
+}
+
+// Whether to send requests here now.
+HttpResponse get_ready(ApiContext& context, const HttpRequest& /*request*/) {
+  const ServiceStatus status = context.status();
+  if (status.draining) return unavailable("the server is shutting down");
+  if (!status.ready) return unavailable("not ready: " + status.problem);
+  return json_response({{"status", "ready"}});
+}
+
+HttpResponse get_ping(ApiContext& /*context*/, const HttpRequest& /*request*/) {
+  return json_response({{"status", "ok"}});
+}
+
+HttpResponse get_version(ApiContext& /*context*/, const HttpRequest& /*request*/) {
+  return json_response({{"version", kTriremeVersion}});
+}
+
+HttpResponse get_load(ApiContext& context, const HttpRequest& /*request*/) {
+  const ServiceStatus status = context.status();
+  return json_response({{"server_load", status.n_running + status.n_waiting}});
+}
+
+HttpResponse get_metrics(ApiContext& context, const HttpRequest& /*request*/) {
+  context.metrics.set_status(context.status());
+  HttpResponse response;
+  response.body = context.metrics.serialize();
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  return response;
+}
+
+Route status_route(const std::shared_ptr<ApiContext>& context, const char* path, Answer answer) {
+  return {.method = "GET",
+          .path = path,
+          .cost = HandlerCost::kQuick,
+          .handler = [context, answer](const HttpRequest& request, const ResponderPtr& responder) {
+            responder->reply(answer(*context, request));
+          }};
+}
+
+}  // namespace
+
+ServiceStatus ApiContext::status() {
+  ServiceStatus now = service.status();
+  if (now.ready) was_ready = true;
+  if (draining) now.draining = true;
+  return now;
+}
+
+std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context) {
+  return {status_route(context, "/v1/models", get_models),
+          status_route(context, "/v1/models/*", get_model),
+          status_route(context, "/health", get_health),
+          status_route(context, "/ready", get_ready),
+          status_route(context, "/ping", get_ping),
+          status_route(context, "/version", get_version),
+          status_route(context, "/load", get_load),
+          status_route(context, "/metrics", get_metrics)};
+}
+
+}  // namespace trireme

@@ -1,0 +1,254 @@
+// The service's thread: events of the groups in, plans and events of requests out.
+#include "coordinator/serving/core_state.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace trireme {
+
+InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
+                          ReplicaListener replica_listener)
+    : options(std::move(core_options)),
+      observer(std::move(serving_observer)),
+      listener(std::move(replica_listener)) {
+  TRIREME_CHECK(options.n_replicas > 0 && options.max_waiting >= 0);
+  for (int i = 0; i < options.n_replicas; ++i) {
+    replicas.push_back(std::make_unique<Replica>(options.scheduler));
+    replicas.back()->index = i;
+  }
+  gate.status.context_length = options.scheduler.context_length;
+  gate.status.vocab_size = options.scheduler.vocab_size;
+  gate.status.problem = problem;
+}
+
+Group::Events InferenceCore::Impl::group_events(Replica& replica) {
+  Group::Events group_events;
+  group_events.on_serving = [this, &replica](const GroupCapacity& capacity) {
+    group_serving(replica, capacity);
+  };
+  group_events.on_result = [this, &replica](StepResult&& result) {
+    group_result(replica, std::move(result));
+  };
+  group_events.on_lost = [this, &replica](const std::string& cause, const std::string& detail) {
+    group_lost(replica, cause, detail);
+  };
+  group_events.on_broken = [this, &replica](const std::string& error) {
+    group_broken(replica, error);
+  };
+  group_events.on_loading = [this, &replica](uint64_t loaded_bytes, uint64_t total_bytes) {
+    replica.loaded_bytes = loaded_bytes;
+    replica.total_bytes = total_bytes;
+    if (listener.on_loading) listener.on_loading(replica.index, loaded_bytes, total_bytes);
+  };
+  return group_events;
+}
+
+void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& capacity) {
+  replica.numerics_id = capacity.numerics_id;
+  replica.scheduler.group_up(replica.group->epoch(), capacity.kv_blocks, events);
+  if (listener.on_serving) listener.on_serving(replica.index, capacity);
+  // Whoever waits for a group that is down can go on here. Those that waited for this one too, if
+  // it came back with other numerics and there is one that still has theirs.
+  for (const std::unique_ptr<Replica>& other : replicas)
+    if (!other->scheduler.serving()) rehome(*other);
+  rehome(replica);
+  settle();
+}
+
+void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
+  const StepOutcome outcome = replica.scheduler.apply(std::move(result), events);
+  if (outcome.completed && observer.on_iteration) observer.on_iteration(outcome.n_tokens);
+  settle();
+}
+
+void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
+                                     const std::string& detail) {
+  problem = "the ranks were lost and are being started again: " + detail;
+  if (replica.scheduler.serving()) {
+    const int32_t n_replayed = replica.scheduler.group_lost(events);
+    if (n_replayed > 0 && observer.on_replayed) observer.on_replayed(n_replayed);
+  }
+  if (observer.on_group_lost) observer.on_group_lost(cause);
+  if (listener.on_lost) listener.on_lost(replica.index, cause, detail);
+  rehome(replica);
+  settle();
+}
+
+void InferenceCore::Impl::group_broken(Replica& replica, const std::string& error) {
+  problem = error;
+  replica.broken = true;
+  if (replica.scheduler.serving()) replica.scheduler.group_lost(events);
+  if (listener.on_broken) listener.on_broken(replica.index, error);
+  rehome(replica);
+  settle();
+}
+
+// Where a sequence goes: to the replica with the least to do among those that serve, else it stays
+// at home, else to one that will serve. Null: none can ever go on with it.
+InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequence, Replica* home) {
+  const auto rank = [home](const Replica& replica) {
+    const int distance = replica.scheduler.serving() ? 0 : &replica == home ? 1 : 2;
+    return std::pair(distance, replica.load());
+  };
+  Replica* best = nullptr;
+  for (const std::unique_ptr<Replica>& replica : replicas) {
+    if (replica->broken) continue;
+    // Tokens given are never contradicted: only the same numerics may add to them.
+    if (!sequence.numerics_id.empty() && sequence.numerics_id != replica->numerics_id) continue;
+    const int32_t n_blocks = replica->scheduler.n_blocks();
+    if (Scheduler::refuse(options.scheduler, n_blocks, sequence.log.request)) continue;
+    if (best == nullptr || rank(*replica) < rank(*best)) best = replica.get();
+  }
+  return best;
+}
+
+void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* home) {
+  const RequestId id = sequence->id;
+  Replica* replica = choose(*sequence, home);
+  records.at(id)->replica = replica;
+  if (replica != nullptr) {
+    replica->scheduler.add(std::move(sequence), events);
+    return;
+  }
+  const bool all_broken =
+      std::all_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->broken; });
+  events.push_back(
+      {id,
+       final_event(*sequence, FinishReason::kError,
+                   all_broken ? problem : "no group is left that can go on with this request")});
+}
+
+// Gives each of a replica's waiting sequences the best place there is now.
+void InferenceCore::Impl::rehome(Replica& from) {
+  for (std::unique_ptr<Sequence>& sequence : from.scheduler.take_waiting()) {
+    if (sequence->numerics_id.empty() && sequence->log.n_output() > 0)
+      sequence->numerics_id = from.numerics_id;
+    place(std::move(sequence), &from);
+  }
+}
+
+// Makes all the plans that can be made and tells all there is to tell. Handlers and groups may call
+// back in here; the outermost call goes on until nothing is left.
+void InferenceCore::Impl::settle() {
+  if (std::exchange(settling, true)) {
+    settle_again = true;
+    return;
+  }
+  do {
+    settle_again = false;
+    // The ranks first: they work while clients are told.
+    for (const std::unique_ptr<Replica>& replica : replicas) pump(*replica);
+    for (SequenceEvent& event : std::exchange(events, {})) deliver(std::move(event));
+  } while (settle_again || !events.empty());
+  publish();
+  settling = false;
+  tell_drained();
+}
+
+void InferenceCore::Impl::settle_soon() {
+  if (std::exchange(settle_posted, true)) return;
+  boost::asio::post(io, [this] {
+    settle_posted = false;
+    settle();
+  });
+}
+
+void InferenceCore::Impl::pump(Replica& replica) {
+  while (std::optional<StepPlan> plan = replica.scheduler.plan_step()) {
+    const auto now = std::chrono::steady_clock::now();
+    for (const SequencePlan& part : plan->sequences) {
+      if (part.reset_slot) records.at(part.request_id)->times.planned(now, observer);
+    }
+    replica.group->send(std::move(*plan));
+  }
+  for (; replica.n_preemptions_told < replica.scheduler.n_preemptions();
+       ++replica.n_preemptions_told) {
+    if (observer.on_preemption) observer.on_preemption();
+  }
+}
+
+void InferenceCore::Impl::deliver(SequenceEvent&& event) {
+  const auto found = records.find(event.id);
+  if (found == records.end()) return;  // cancelled by an earlier handler
+  const std::shared_ptr<Record> record = found->second;
+  const auto now = std::chrono::steady_clock::now();
+  for (size_t i = 0; i < event.event.token_ids.size(); ++i) record->times.got_token(now, observer);
+  if (event.event.finish != FinishReason::kNone) {
+    record->times.finished(now, event.event.finish, observer);
+    forget(event.id);
+  }
+  record->handler(std::move(event.event));
+}
+
+void InferenceCore::Impl::forget(RequestId id) {
+  records.erase(id);
+  const std::lock_guard lock(gate.mutex);
+  --gate.n_live;
+}
+
+void InferenceCore::Impl::publish() {
+  ServiceStatus now;
+  int32_t largest = 0;
+  int32_t n_free = 0;
+  bool all_known = true;
+  now.alive = false;
+  for (const std::unique_ptr<Replica>& replica : replicas) {
+    const Scheduler& scheduler = replica->scheduler;
+    now.n_running += scheduler.n_running();
+    now.n_waiting += scheduler.n_waiting();
+    if (replica->broken) continue;
+    now.alive = true;
+    all_known &= scheduler.n_blocks() > 0;
+    largest = std::max(largest, scheduler.n_blocks());
+    if (!scheduler.serving()) continue;
+    now.ready = true;
+    now.n_kv_blocks += scheduler.n_blocks();
+    n_free += scheduler.n_free_blocks();
+  }
+  if (now.n_kv_blocks > 0) now.kv_usage = 1.0 - static_cast<double>(n_free) / now.n_kv_blocks;
+  now.context_length = options.scheduler.context_length;
+  now.vocab_size = options.scheduler.vocab_size;
+
+  const std::lock_guard lock(gate.mutex);
+  now.draining = gate.status.draining;
+  if (!now.ready) now.problem = problem;
+  if (now.draining && now.alive) now.problem = "the server is shutting down";
+  now.ready &= !now.draining;
+  gate.status = std::move(now);
+  gate.kv_blocks = all_known ? largest : 0;
+}
+
+void InferenceCore::Impl::tell_drained() {
+  if (on_drained.empty()) return;
+  {
+    const std::lock_guard lock(gate.mutex);
+    if (gate.n_live > 0) return;
+  }
+  for (const std::function<void()>& callback : std::exchange(on_drained, {})) callback();
+}
+
+std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
+  std::vector<ReplicaSnapshot> all;
+  for (const std::unique_ptr<Replica>& replica : replicas) {
+    ReplicaSnapshot one;
+    one.replica = replica->index;
+    one.status = replica->group->status();
+    one.epoch = replica->group->epoch();
+    one.n_ranks_alive = replica->group->n_ranks_alive();
+    one.ranks = replica->group->ranks();
+    one.n_running = replica->scheduler.n_running();
+    one.n_waiting = replica->scheduler.n_waiting();
+    one.n_kv_blocks = replica->scheduler.n_blocks();
+    one.n_free_kv_blocks = replica->scheduler.n_free_blocks();
+    one.loaded_bytes = replica->loaded_bytes;
+    one.total_bytes = replica->total_bytes;
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
+}  // namespace trireme

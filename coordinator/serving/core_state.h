@@ -1,0 +1,99 @@
+#pragma once
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "coordinator/serving/inference_core.h"
+#include "coordinator/serving/request_times.h"
+
+namespace trireme {
+
+// What callers on any thread share with the service's thread.
+struct CoreGate {
+  mutable std::mutex mutex;
+  ServiceStatus status;  // as of the last change
+  RequestId last_id = 0;
+  int64_t n_live = 0;     // accepted and not ended
+  int32_t kv_blocks = 0;  // of the largest replica; 0: not known yet
+  bool stopped = false;
+  std::vector<ReplicaSnapshot> replicas;  // as of the last call of InferenceCore::replicas
+};
+
+// All but the gate is touched by the service's thread alone once it runs.
+struct InferenceCore::Impl {
+  struct Replica {
+    explicit Replica(const SchedulerConfig& config) : scheduler(config) {}
+
+    int index = 0;
+    Scheduler scheduler;
+    std::unique_ptr<Group> group;
+    bool broken = false;
+    std::string numerics_id;  // of the last launch that served
+    uint64_t n_preemptions_told = 0;
+    uint64_t loaded_bytes = 0;
+    uint64_t total_bytes = 0;
+
+    int32_t load() const { return scheduler.n_running() + scheduler.n_waiting(); }
+  };
+  struct Record {
+    EventHandler handler;
+    Replica* replica = nullptr;
+    RequestTimes times;
+  };
+
+  Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
+       ReplicaListener replica_listener);
+
+  Group::Events group_events(Replica& replica);
+  void group_serving(Replica& replica, const GroupCapacity& capacity);
+  void group_result(Replica& replica, StepResult&& result);
+  void group_lost(Replica& replica, const std::string& cause, const std::string& detail);
+  void group_broken(Replica& replica, const std::string& error);
+
+  Result<RequestId> enter(const GenerateRequest& request);
+  void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
+                 RequestTimes::TimePoint now);
+  void cancelled(RequestId id);
+  void end_all(const std::string& error);
+  void end_with_error(RequestId id);
+  void stop_groups(std::function<void()> on_stopped);
+
+  Replica* choose(const Sequence& sequence, Replica* home);
+  void place(std::unique_ptr<Sequence> sequence, Replica* home);
+  void rehome(Replica& from);
+
+  void settle();
+  void settle_soon();
+  void pump(Replica& replica);
+  void deliver(SequenceEvent&& event);
+  void forget(RequestId id);
+  void publish();
+  void tell_drained();
+  std::vector<ReplicaSnapshot> snapshot() const;
+
+  const InferenceCoreOptions options;
+  const ServingObserver observer;
+  const ReplicaListener listener;
+
+  CoreGate gate;
+  boost::asio::io_context io{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
+  std::vector<std::unique_ptr<Replica>> replicas;
+  std::unordered_map<RequestId, std::shared_ptr<Record>> records;
+  std::vector<SequenceEvent> events;  // not yet delivered
+  std::string problem = "the model is being loaded";
+  std::string ended_because;  // set once by stop
+  bool settling = false;
+  bool settle_again = false;
+  bool settle_posted = false;
+  std::vector<std::function<void()>> on_drained;
+  std::thread thread;
+};
+
+}  // namespace trireme

@@ -1,0 +1,180 @@
+#include "coordinator/serving/inference_core.h"
+
+#include <fmt/format.h>
+
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <future>
+#include <utility>
+
+#include "coordinator/serving/core_state.h"
+#include "kernels/check.h"
+
+namespace trireme {
+namespace {
+
+// Long enough for a busy service thread; past it, the last known state is good enough.
+constexpr auto kSnapshotDeadline = std::chrono::milliseconds(200);
+
+}  // namespace
+
+InferenceCore::InferenceCore(InferenceCoreOptions options, const GroupFactory& make_group,
+                             ServingObserver observer, ReplicaListener listener)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(observer), std::move(listener))) {
+  for (const std::unique_ptr<Impl::Replica>& replica : impl_->replicas) {
+    replica->group = make_group(impl_->io, replica->index, impl_->group_events(*replica));
+    TRIREME_CHECK(replica->group != nullptr);
+  }
+}
+
+InferenceCore::~InferenceCore() { stop(); }
+
+void InferenceCore::start() {
+  TRIREME_CHECK(!impl_->thread.joinable());
+  boost::asio::post(impl_->io, [impl = impl_.get()] {
+    for (const std::unique_ptr<Impl::Replica>& replica : impl->replicas) replica->group->start();
+    impl->settle();
+  });
+  impl_->thread = std::thread([impl = impl_.get()] { impl->io.run(); });
+}
+
+Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on_event) {
+  Result<RequestId> id = impl_->enter(request);
+  if (!id) return id;
+  boost::asio::dispatch(impl_->io,
+                        [impl = impl_.get(), id = *id, now = std::chrono::steady_clock::now(),
+                         request = std::move(request), on_event = std::move(on_event)]() mutable {
+                          impl->submitted(id, std::move(request), std::move(on_event), now);
+                        });
+  return id;
+}
+
+void InferenceCore::cancel(RequestId id) {
+  boost::asio::dispatch(impl_->io, [impl = impl_.get(), id] { impl->cancelled(id); });
+}
+
+ServiceStatus InferenceCore::status() const {
+  const std::lock_guard lock(impl_->gate.mutex);
+  return impl_->gate.status;
+}
+
+void InferenceCore::drain(std::function<void()> on_drained) {
+  {
+    const std::lock_guard lock(impl_->gate.mutex);
+    impl_->gate.status.draining = true;
+    impl_->gate.status.ready = false;
+  }
+  boost::asio::post(impl_->io, [impl = impl_.get(), on_drained = std::move(on_drained)]() mutable {
+    impl->on_drained.push_back(std::move(on_drained));
+    impl->settle();
+  });
+}
+
+void InferenceCore::stop() {
+  if (!impl_->thread.joinable()) return;
+  TRIREME_CHECK_MSG(std::this_thread::get_id() != impl_->thread.get_id(),
+                    "the service cannot stop itself");
+  {
+    const std::lock_guard lock(impl_->gate.mutex);
+    impl_->gate.stopped = true;
+    impl_->gate.status.draining = true;
+    impl_->gate.status.ready = false;
+  }
+  const auto stopped = std::make_shared<std::promise<void>>();
+  boost::asio::post(impl_->io, [impl = impl_.get(), stopped] {
+    impl->end_all("the server is shutting down");
+    impl->stop_groups([stopped] { stopped->set_value(); });
+  });
+  stopped->get_future().wait_for(std::chrono::milliseconds(impl_->options.stop_timeout_ms));
+  impl_->io.stop();
+  impl_->thread.join();
+}
+
+std::vector<ReplicaSnapshot> InferenceCore::replicas() const {
+  const auto taken = std::make_shared<std::promise<void>>();
+  boost::asio::dispatch(impl_->io, [impl = impl_.get(), taken] {
+    std::vector<ReplicaSnapshot> now = impl->snapshot();
+    {
+      const std::lock_guard lock(impl->gate.mutex);
+      impl->gate.replicas = std::move(now);
+    }
+    taken->set_value();
+  });
+  bool stopped = false;
+  {
+    const std::lock_guard lock(impl_->gate.mutex);
+    stopped = impl_->gate.stopped;
+  }
+  if (!stopped) taken->get_future().wait_for(kSnapshotDeadline);
+  const std::lock_guard lock(impl_->gate.mutex);
+  return impl_->gate.replicas;
+}
+
+// Counts the request in, or says why not.
+Result<RequestId> InferenceCore::Impl::enter(const GenerateRequest& request) {
+  const std::lock_guard lock(gate.mutex);
+  if (gate.status.draining)
+    return Error{"the server is shutting down and takes no new requests", "draining"};
+  if (!gate.status.alive) return Error{gate.status.problem, "unavailable"};
+  if (std::optional<Error> error = Scheduler::refuse(options.scheduler, gate.kv_blocks, request))
+    return *std::move(error);
+  const int64_t max_live =
+      options.max_waiting + static_cast<int64_t>(options.n_replicas) * options.scheduler.max_slots;
+  if (gate.n_live >= max_live)
+    return Error{fmt::format("{} requests run or wait already, which is the limit; try again later",
+                             gate.n_live),
+                 "queue"};
+  ++gate.n_live;
+  return ++gate.last_id;
+}
+
+void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
+                                    RequestTimes::TimePoint now) {
+  const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
+  records.emplace(id, std::make_shared<Record>(
+                          Record{std::move(handler), nullptr, RequestTimes(now, n_prompt)}));
+  if (ended_because.empty())
+    place(make_sequence(id, std::move(request)), nullptr);
+  else
+    end_with_error(id);
+  // Not at once: requests that come together share the first plan, and a caller on this thread
+  // knows the id before the first event.
+  settle_soon();
+}
+
+void InferenceCore::Impl::cancelled(RequestId id) {
+  const auto found = records.find(id);
+  if (found == records.end()) return;
+  const std::shared_ptr<Record> record = found->second;
+  if (record->replica != nullptr) record->replica->scheduler.cancel(id);
+  record->times.finished(std::chrono::steady_clock::now(), FinishReason::kCancelled, observer);
+  forget(id);
+  settle_soon();
+}
+
+void InferenceCore::Impl::end_all(const std::string& error) {
+  ended_because = error;
+  for (const auto& [id, record] : records) {
+    if (record->replica != nullptr) record->replica->scheduler.cancel(id);
+    end_with_error(id);
+  }
+  settle();
+}
+
+void InferenceCore::Impl::end_with_error(RequestId id) {
+  GenerateEvent event;
+  event.finish = FinishReason::kError;
+  event.error = ended_because;
+  events.push_back({id, std::move(event)});
+}
+
+void InferenceCore::Impl::stop_groups(std::function<void()> on_stopped) {
+  const auto n_left = std::make_shared<size_t>(replicas.size());
+  const auto done = [n_left, on_stopped = std::move(on_stopped)] {
+    if (--*n_left == 0) on_stopped();
+  };
+  for (const std::unique_ptr<Replica>& replica : replicas) replica->group->stop(done);
+}
+
+}  // namespace trireme

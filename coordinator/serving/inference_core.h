@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/cluster/group.h"
+#include "coordinator/serving/inference_service.h"
+#include "coordinator/serving/scheduler.h"
+#include "coordinator/serving/serving_observer.h"
+
+namespace trireme {
+
+struct InferenceCoreOptions {
+  SchedulerConfig scheduler;  // of each replica
+  int32_t n_replicas = 1;
+  int32_t max_waiting = 256;  // live requests beyond those that the slots of all replicas hold
+  int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
+};
+
+// What becomes of the replicas, for people. Called on the service's thread; must not block. Members
+// left empty are skipped.
+struct ReplicaListener {
+  std::function<void(int replica, uint64_t loaded_bytes, uint64_t total_bytes)> on_loading;
+  std::function<void(int replica, const GroupCapacity& capacity)> on_serving;
+  std::function<void(int replica, const std::string& cause, const std::string& detail)> on_lost;
+  std::function<void(int replica, const std::string& error)> on_broken;
+};
+
+// One replica as it is now.
+struct ReplicaSnapshot {
+  int replica = 0;
+  GroupStatus status = GroupStatus::kStopped;
+  uint64_t epoch = 0;
+  int n_ranks_alive = 0;
+  std::vector<RankInfo> ranks;
+  int32_t n_running = 0;
+  int32_t n_waiting = 0;
+  int32_t n_kv_blocks = 0;
+  int32_t n_free_kv_blocks = 0;
+  uint64_t loaded_bytes = 0;  // of the launch under way
+  uint64_t total_bytes = 0;
+};
+
+// The inference service over one or more groups, each with a scheduler of its own, on one thread of
+// its own. A request goes to the replica with the least to do; when that is lost, to another one
+// that serves and computes the same bits, else it waits for the relaunch.
+class InferenceCore final : public InferenceService {
+ public:
+  using GroupFactory = std::function<std::unique_ptr<Group>(boost::asio::io_context& io,
+                                                            int replica, Group::Events events)>;
+
+  // The factory is called n_replicas times, here; what it throws goes to the caller.
+  InferenceCore(InferenceCoreOptions options, const GroupFactory& make_group,
+                ServingObserver observer, ReplicaListener listener);
+  ~InferenceCore() override;  // stops
+
+  // Starts the thread and the groups.
+  void start();
+
+  Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
+  void cancel(RequestId id) override;
+  ServiceStatus status() const override;
+
+  // From any thread. Refuses new requests from now on; calls back on the service's thread once the
+  // last one has ended (at once when there is none).
+  void drain(std::function<void()> on_drained);
+
+  // Ends all groups, and requests still alive with kError. Returns when the thread has ended. Not
+  // from the service's own thread.
+  void stop();
+
+  // From any thread.
+  std::vector<ReplicaSnapshot> replicas() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,292 @@
+#include "coordinator/serving/scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/int_math.h"
+
+namespace trireme {
+namespace {
+
+int32_t n_blocks_for(int32_t n_tokens) { return div_ceil(n_tokens, kBlockSize); }
+
+// splitmix64 (Steele, Lea, Flood 2014).
+uint64_t next_random(uint64_t& state) {
+  uint64_t x = state += 0x9E3779B97F4A7C15U;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+Scheduler::Scheduler(SchedulerConfig config) : config_(std::move(config)) {
+  TRIREME_CHECK(config_.max_slots > 0);
+  TRIREME_CHECK(config_.max_batch_tokens > 0 && config_.max_prefill_tokens > 0);
+  TRIREME_CHECK(config_.n_plans_in_flight > 0 && config_.n_ranks > 0);
+  TRIREME_CHECK(config_.context_length > 0 && config_.vocab_size > 0);
+  for (int32_t slot = config_.max_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+  random_state_ = config_.perturbation.seed;
+}
+
+std::optional<Error> Scheduler::refuse(const SchedulerConfig& config, int32_t n_kv_blocks,
+                                       const GenerateRequest& request) {
+  const auto n_prompt = static_cast<int64_t>(request.prompt_ids.size());
+  if (n_prompt == 0) return Error{"the prompt has no tokens; at least 1 is needed", "prompt"};
+  for (const int32_t id : request.prompt_ids) {
+    if (id < 0 || id >= config.vocab_size)
+      return Error{fmt::format("prompt holds token id {}; the vocabulary has ids 0 to {}", id,
+                               config.vocab_size - 1),
+                   "prompt"};
+  }
+  if (request.max_new_tokens < 0)
+    return Error{fmt::format("max_tokens is {}; it must be at least 0", request.max_new_tokens),
+                 "max_tokens"};
+  if (request.n_logprobs < 0 || request.n_logprobs > config.vocab_size)
+    return Error{fmt::format("logprobs is {}; it must be between 0 and {}", request.n_logprobs,
+                             config.vocab_size),
+                 "logprobs"};
+  if (n_prompt + request.max_new_tokens > config.context_length)
+    return Error{fmt::format("the prompt has {} tokens and max_tokens is {}; together they must "
+                             "not exceed the context length of {}",
+                             n_prompt, request.max_new_tokens, config.context_length),
+                 n_prompt > config.context_length ? "prompt" : "max_tokens"};
+  const int32_t n_blocks = n_blocks_for(max_kv_tokens(request));
+  if (n_kv_blocks > 0 && n_blocks > n_kv_blocks)
+    return Error{fmt::format("the prompt has {} tokens and max_tokens is {}; that needs {} KV "
+                             "blocks and there are {}",
+                             n_prompt, request.max_new_tokens, n_blocks, n_kv_blocks),
+                 "max_tokens"};
+  return std::nullopt;
+}
+
+void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, std::vector<SequenceEvent>& events) {
+  TRIREME_CHECK(!serving_ && running_.empty() && in_flight_.empty());
+  TRIREME_CHECK(n_kv_blocks > 0);
+  blocks_ = BlockManager(n_kv_blocks);
+  serving_ = true;
+  epoch_ = epoch;
+  last_step_id_ = 0;
+  for (std::unique_ptr<Sequence>& sequence : take_waiting()) add(std::move(sequence), events);
+}
+
+void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events) {
+  TRIREME_CHECK(sequence->kv.slot < 0 && sequence->kv.blocks.empty() && !sequence->cancelled);
+  const RequestId id = sequence->id;
+  if (const std::optional<Error> error = refuse(config_, n_blocks(), sequence->log.request)) {
+    events.push_back({id, final_event(*sequence, FinishReason::kError, error->message)});
+    return;
+  }
+  Sequence* raw = sequence.get();
+  n_suspects_ += raw->suspect ? 1 : 0;
+  const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
+  TRIREME_CHECK_MSG(is_new, "request ids are never reused");
+  waiting_.emplace(id, raw);
+}
+
+std::vector<std::unique_ptr<Sequence>> Scheduler::take_waiting() {
+  std::vector<std::unique_ptr<Sequence>> taken;
+  for (const auto& [id, sequence] : std::exchange(waiting_, {})) {
+    n_suspects_ -= sequence->suspect ? 1 : 0;
+    taken.push_back(std::move(sequences_.extract(id).mapped()));
+  }
+  return taken;
+}
+
+bool Scheduler::cancel(RequestId id) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return false;
+  Sequence& sequence = *found->second;
+  if (sequence.cancelled) return false;
+  // The ranks may still write to the blocks of a plan in flight: they are kept until its result.
+  if (sequence.in_flight())
+    sequence.cancelled = true;
+  else
+    remove(sequence);
+  return true;
+}
+
+std::optional<StepPlan> Scheduler::plan_step() {
+  if (!serving_) return std::nullopt;
+  const int32_t limit = n_suspects_ > 0 ? 1 : config_.n_plans_in_flight;
+  if (n_plans_in_flight() >= limit) return std::nullopt;
+  perturb();
+
+  // While there are suspects, plans go one at a time, theirs and the others' in turn: a group lost
+  // with a suspect's plan in flight blames nobody else, and the others' streams go on.
+  StepPlan plan;
+  const bool suspect_first = n_suspects_ > 0 && !suspect_had_turn_;
+  if (suspect_first) plan_suspect(plan);
+  suspect_had_turn_ = !plan.sequences.empty();
+  if (plan.sequences.empty()) {
+    plan_running(plan);
+    plan_prompts(plan);
+  }
+  if (plan.sequences.empty() && n_suspects_ > 0 && !suspect_first) {
+    plan_suspect(plan);
+    suspect_had_turn_ = true;
+  }
+  if (plan.sequences.empty()) return std::nullopt;
+  launch(plan);
+  return plan;
+}
+
+// One token each of running sequences, no more of them than keeps all pipeline slots equally full.
+void Scheduler::plan_running(StepPlan& plan) {
+  int32_t n_decoding = 0;
+  for (const auto& [id, sequence] : running_) n_decoding += sequence->decoding() ? 1 : 0;
+  const int32_t fair_share = div_ceil(n_decoding, config_.n_plans_in_flight);
+  int32_t n_places = std::min(perturbed(fair_share), config_.max_batch_tokens);
+
+  const std::vector<Sequence*> candidates(ready_.begin(), ready_.end());
+  for (Sequence* sequence : candidates) {
+    if (n_places == 0) break;
+    const bool preempted = sequence->kv.slot < 0;
+    if (preempted || sequence->suspect || !sequence->decoding()) continue;
+    if (!reserve_next(*sequence)) continue;
+    append(plan, *sequence, 1);
+    --n_places;
+  }
+}
+
+void Scheduler::plan_prompts(StepPlan& plan) {
+  int32_t budget = prefill_budget(plan);
+  const auto append_chunk = [&](Sequence& sequence) {
+    const int32_t n = perturbed(std::min(sequence.n_left(), budget));
+    append(plan, sequence, n);
+    budget -= n;
+  };
+  for (const auto& [id, sequence] : running_) {
+    if (budget == 0) return;
+    if (!sequence->in_flight() && !sequence->suspect && !sequence->decoding())
+      append_chunk(*sequence);
+  }
+  while (budget > 0 && !waiting_.empty()) {
+    Sequence& oldest = *waiting_.begin()->second;
+    if (oldest.suspect || !can_admit(oldest)) return;
+    admit(oldest);
+    append_chunk(oldest);
+  }
+}
+
+// The next part of the oldest suspect, alone.
+void Scheduler::plan_suspect(StepPlan& plan) {
+  Sequence* suspect = nullptr;
+  for (const auto& [id, sequence] : running_) {
+    if (!sequence->suspect) continue;
+    suspect = sequence;
+    break;
+  }
+  if (suspect == nullptr && !waiting_.empty()) {
+    Sequence& oldest = *waiting_.begin()->second;
+    if (!oldest.suspect || !can_admit(oldest)) return;
+    admit(oldest);
+    suspect = &oldest;
+  }
+  if (suspect == nullptr) return;
+  TRIREME_CHECK(!suspect->in_flight());
+  if (suspect->decoding() && !reserve_next(*suspect)) return;
+  append(plan, *suspect, perturbed(std::min(suspect->n_left(), prefill_budget(plan))));
+}
+
+int32_t Scheduler::prefill_budget(const StepPlan& plan) const {
+  return std::min(config_.max_batch_tokens - plan.n_tokens(), config_.max_prefill_tokens);
+}
+
+void Scheduler::append(StepPlan& plan, Sequence& sequence, int32_t n) {
+  plan.sequences.push_back(plan_tokens(sequence, n));
+  plan.trace |= sequence.log.request.trace;
+}
+
+// Puts the plan in flight.
+void Scheduler::launch(StepPlan& plan) {
+  if (config_.perturbation.seed != 0 && config_.perturbation.shuffle_batch) {
+    for (size_t i = plan.sequences.size(); i > 1; --i)
+      std::swap(plan.sequences[i - 1], plan.sequences[next_random(random_state_) % i]);
+  }
+  plan.epoch = epoch_;
+  plan.step_id = ++last_step_id_;
+  TRIREME_CHECK(plan.n_tokens() <= config_.max_batch_tokens);
+
+  PlanInFlight step;
+  step.step_id = plan.step_id;
+  step.n_tokens = plan.n_tokens();
+  step.trace = plan.trace;
+  for (const SequencePlan& part : plan.sequences)
+    step.sequences.push_back(sequences_.at(part.request_id).get());
+  in_flight_.push_back(std::move(step));
+  std::erase_if(ready_, [](const Sequence* sequence) { return sequence->in_flight(); });
+}
+
+// Blocks for all that is known, and one more for each running sequence to grow into: a newcomer
+// that makes another go back at the next step is work done twice.
+bool Scheduler::can_admit(const Sequence& sequence) const {
+  if (free_slots_.empty()) return false;
+  const int32_t headroom = n_running();
+  return blocks_.n_free() >= n_blocks_for(sequence.log.n_known()) + headroom;
+}
+
+void Scheduler::admit(Sequence& sequence) {
+  waiting_.erase(sequence.id);
+  running_.emplace(sequence.id, &sequence);
+  ready_.push_back(&sequence);
+  sequence.kv = {};
+  sequence.kv.slot = free_slots_.back();
+  free_slots_.pop_back();
+  const int32_t n_blocks = n_blocks_for(sequence.log.n_known());
+  for (int32_t i = 0; i < n_blocks; ++i) sequence.kv.blocks.push_back(blocks_.allocate());
+}
+
+// A block for the sequence's next token, if need be taken from the youngest. False: it has to wait,
+// or it was the youngest and is no longer running.
+bool Scheduler::reserve_next(Sequence& sequence) {
+  const int32_t n_blocks = n_blocks_for(sequence.kv.n_computed + 1);
+  if (static_cast<size_t>(n_blocks) <= sequence.kv.blocks.size()) return true;
+  while (blocks_.n_free() == 0) {
+    Sequence& youngest = *running_.rbegin()->second;
+    // What is in flight cannot be taken back; when it returns, this one is asked again first.
+    if (youngest.in_flight()) return false;
+    TRIREME_CHECK_MSG(n_running() > 1, "a sequence alone in the KV pool does not fit");
+    preempt(youngest);
+    if (&youngest == &sequence) return false;
+  }
+  sequence.kv.blocks.push_back(blocks_.allocate());
+  return true;
+}
+
+void Scheduler::preempt(Sequence& sequence) {
+  TRIREME_CHECK(!sequence.in_flight());
+  release_kv(sequence);
+  waiting_.emplace(sequence.id, &sequence);
+  ++n_preemptions_;
+}
+
+// The sequence no longer runs: its slot and blocks are free.
+void Scheduler::release_kv(Sequence& sequence) {
+  TRIREME_CHECK(sequence.kv.slot >= 0);
+  for (const int32_t block : sequence.kv.blocks) blocks_.release(block);
+  free_slots_.push_back(sequence.kv.slot);
+  sequence.kv = {};
+  running_.erase(sequence.id);
+  std::erase(ready_, &sequence);
+}
+
+void Scheduler::perturb() {
+  const TestPerturbation& perturbation = config_.perturbation;
+  if (perturbation.seed == 0 || perturbation.preempt_probability <= 0.0 || ready_.empty()) return;
+  const double dice = static_cast<double>(next_random(random_state_) >> 11) * 0x1.0p-53;
+  if (dice < perturbation.preempt_probability)
+    preempt(*ready_[next_random(random_state_) % ready_.size()]);
+}
+
+// n, or with random chunks any number from 1 to n.
+int32_t Scheduler::perturbed(int32_t n) {
+  const TestPerturbation& perturbation = config_.perturbation;
+  if (perturbation.seed == 0 || !perturbation.random_chunks || n <= 1) return n;
+  return 1 + static_cast<int32_t>(next_random(random_state_) % static_cast<uint64_t>(n));
+}
+
+}  // namespace trireme

@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "comm/control/step_plan.h"
+#include "coordinator/serving/block_manager.h"
+#include "coordinator/serving/sequence.h"
+#include "kernels/result.h"
+
+namespace trireme {
+
+// Makes the schedule worse on purpose, repeatably, to show that the tokens do not depend on it.
+struct TestPerturbation {
+  uint64_t seed = 0;                 // 0: none of this
+  bool random_chunks = false;        // prefill chunks and decode batches of any size
+  bool shuffle_batch = false;        // order of the sequences in a plan
+  double preempt_probability = 0.0;  // each time a plan is made, of one running sequence
+};
+
+struct SchedulerConfig {
+  int32_t max_slots = 8;             // sequences running at once
+  int32_t max_batch_tokens = 512;    // tokens in one plan
+  int32_t max_prefill_tokens = 512;  // of which beyond one per running sequence: bounds the pause
+                                     // that a long prompt brings to the others' streams
+  int32_t n_plans_in_flight = 1;     // pipeline stages; the plans hold disjoint sequences
+  int32_t n_ranks = 1;               // all of them answer a traced plan
+  int32_t context_length = 0;        // prompt + output at most
+  int32_t vocab_size = 0;
+  std::vector<int32_t> eos_token_ids;
+  TestPerturbation perturbation;
+};
+
+struct SequenceEvent {
+  RequestId id = 0;
+  GenerateEvent event;
+};
+
+// What became of a StepResult.
+struct StepOutcome {
+  bool completed = false;  // false: of an older epoch, or more ranks have to answer
+  int32_t n_tokens = 0;    // of the completed plan
+};
+
+// Continuous batching for one group: who is in the next plan, with which KV blocks. A state machine
+// without clock or socket. Events are appended to `events`; a finish event is a request's last, and
+// the scheduler has forgotten it.
+//
+// Order of service is the order of ids. Running sequences with one token to compute come first,
+// then running prompts, then waiting ones as slots and blocks allow. When blocks run out the
+// youngest running sequence goes back to the queue and is computed again later.
+class Scheduler {
+ public:
+  explicit Scheduler(SchedulerConfig config);
+
+  // Why the request can never be served. n_kv_blocks 0: not known yet.
+  static std::optional<Error> refuse(const SchedulerConfig& config, int32_t n_kv_blocks,
+                                     const GenerateRequest& request);
+
+  // The group of `epoch` serves from now on, with so many KV blocks. Waiting requests that can
+  // never fit end with kError.
+  void group_up(uint64_t epoch, int32_t n_kv_blocks, std::vector<SequenceEvent>& events);
+
+  // Every plan in flight is void and the KV is gone. Running sequences wait again, ahead of the
+  // rest, with their output kept; returns how many. A sequence in flight becomes a suspect: it is
+  // tried again with nothing else in flight until it has proven itself; if the group is lost during
+  // that, it ends with kError.
+  int32_t group_lost(std::vector<SequenceEvent>& events);
+
+  // The request was let through by refuse(). It may come from another scheduler (take_waiting).
+  void add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events);
+
+  // No event after this. Its blocks are free at once, or when the plan it is in was answered.
+  // False: it is not here.
+  bool cancel(RequestId id);
+
+  // The next plan; none while the group is down, enough plans are in flight, or all there is to do
+  // waits for one of them. The epoch and step_id are filled in.
+  std::optional<StepPlan> plan_step();
+
+  StepOutcome apply(StepResult&& result, std::vector<SequenceEvent>& events);
+
+  // All waiting sequences, to be added elsewhere; oldest first.
+  std::vector<std::unique_ptr<Sequence>> take_waiting();
+
+  bool serving() const { return serving_; }
+  uint64_t epoch() const { return epoch_; }
+  int32_t n_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t n_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t n_plans_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
+  // While down: of the last group, 0 before the first.
+  int32_t n_blocks() const { return blocks_.n_blocks(); }
+  int32_t n_free_blocks() const { return blocks_.n_free(); }
+  uint64_t n_preemptions() const { return n_preemptions_; }
+  const SchedulerConfig& config() const { return config_; }
+
+ private:
+  struct PlanInFlight {
+    uint64_t step_id = 0;
+    std::vector<Sequence*> sequences;  // in the plan's order
+    int32_t n_tokens = 0;
+    bool trace = false;
+    std::vector<StepResult> results;  // so far: one, or one of each rank when traced
+  };
+
+  void perturb();
+  void plan_running(StepPlan& plan);
+  void plan_prompts(StepPlan& plan);
+  void plan_suspect(StepPlan& plan);
+  void append(StepPlan& plan, Sequence& sequence, int32_t n);
+  void launch(StepPlan& plan);
+  int32_t prefill_budget(const StepPlan& plan) const;
+  int32_t perturbed(int32_t n);
+
+  bool can_admit(const Sequence& sequence) const;
+  void admit(Sequence& sequence);
+  bool reserve_next(Sequence& sequence);
+  void preempt(Sequence& sequence);
+  void release_kv(Sequence& sequence);
+
+  void complete(PlanInFlight&& step, std::vector<SequenceEvent>& events);
+  void settle_suspect(Sequence& sequence);
+  void remove(Sequence& sequence);
+
+  SchedulerConfig config_;
+  BlockManager blocks_{0};
+  std::vector<int32_t> free_slots_;
+  bool serving_ = false;
+  uint64_t epoch_ = 0;
+  uint64_t last_step_id_ = 0;
+
+  std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
+  std::map<RequestId, Sequence*> waiting_;
+  std::map<RequestId, Sequence*> running_;  // has a slot
+  std::deque<Sequence*> ready_;             // running and not in flight, longest idle first
+  std::deque<PlanInFlight> in_flight_;
+
+  int32_t n_suspects_ = 0;
+  bool suspect_had_turn_ = false;
+  uint64_t n_preemptions_ = 0;
+  uint64_t random_state_ = 0;
+};
+
+}  // namespace trireme

@@ -1,0 +1,111 @@
+// The scheduler's other half: what comes back from the group.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "coordinator/serving/scheduler.h"
+#include "kernels/check.h"
+
+namespace trireme {
+namespace {
+
+// A suspect is cleared when it drew so many tokens since the group was lost: one by its replay, one
+// by an ordinary step.
+constexpr int32_t kProofTokens = 2;
+
+// What the sampling rank said of each sequence of a plan.
+std::vector<SequenceResult> take_answers(std::vector<StepResult>& results) {
+  for (StepResult& result : results) {
+    if (!result.sequences.empty()) return std::exchange(result.sequences, {});
+  }
+  return {};
+}
+
+}  // namespace
+
+StepOutcome Scheduler::apply(StepResult&& result, std::vector<SequenceEvent>& events) {
+  if (!serving_ || result.epoch != epoch_) return {};
+  const auto found = std::find_if(in_flight_.begin(), in_flight_.end(),
+                                  [&](const auto& step) { return step.step_id == result.step_id; });
+  const bool answers = !result.sequences.empty();
+  TRIREME_CHECK_MSG(found != in_flight_.end() || !answers, "a result of a plan not in flight");
+  if (found == in_flight_.end() || (!answers && !found->trace)) return {};
+  found->results.push_back(std::move(result));
+  const size_t n_expected = found->trace ? static_cast<size_t>(config_.n_ranks) : 1;
+  if (found->results.size() < n_expected) return {};
+  PlanInFlight step = std::move(*found);
+  in_flight_.erase(found);
+  const StepOutcome outcome{.completed = true, .n_tokens = step.n_tokens};
+  complete(std::move(step), events);
+  return outcome;
+}
+
+void Scheduler::complete(PlanInFlight&& step, std::vector<SequenceEvent>& events) {
+  std::vector<SequenceResult> answers = take_answers(step.results);
+  TRIREME_CHECK_MSG(answers.size() == step.sequences.size(),
+                    "a result has more or fewer sequences than its plan");
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    Sequence& sequence = *step.sequences[i];
+    GenerateEvent event = take_result(sequence, std::move(answers[i]), config_.eos_token_ids);
+    if (sequence.cancelled) {
+      remove(sequence);
+      continue;
+    }
+    if (sequence.log.request.trace) event.traces = step.results;
+    ready_.push_back(&sequence);
+    settle_suspect(sequence);
+    const RequestId id = sequence.id;
+    if (event.finish != FinishReason::kNone) remove(sequence);
+    if (!event_is_empty(event)) events.push_back({id, std::move(event)});
+  }
+}
+
+int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
+  TRIREME_CHECK(serving_);
+  serving_ = false;
+  for (const PlanInFlight& step : std::exchange(in_flight_, {})) {
+    for (Sequence* sequence : step.sequences) {
+      sequence->kv.n_planned = 0;
+      if (sequence->cancelled) {
+        remove(*sequence);
+      } else if (sequence->suspect) {
+        events.push_back({sequence->id, final_event(*sequence, FinishReason::kError,
+                                                    "the ranks failed twice while they computed "
+                                                    "this request; it is not tried again")});
+        remove(*sequence);
+      } else {
+        sequence->suspect = true;
+        sequence->proof_length = sequence->log.n_output() + kProofTokens;
+        ++n_suspects_;
+      }
+    }
+  }
+  const int32_t n_requeued = n_running();
+  while (!running_.empty()) {
+    Sequence& sequence = *running_.begin()->second;
+    release_kv(sequence);
+    waiting_.emplace(sequence.id, &sequence);
+  }
+  suspect_had_turn_ = false;
+  TRIREME_CHECK_MSG(blocks_.n_free() == blocks_.n_blocks(), "a KV block leaked");
+  TRIREME_CHECK_MSG(free_slots_.size() == static_cast<size_t>(config_.max_slots), "a slot leaked");
+  return n_requeued;
+}
+
+void Scheduler::settle_suspect(Sequence& sequence) {
+  if (!sequence.suspect || sequence.log.n_output() < sequence.proof_length) return;
+  sequence.suspect = false;
+  --n_suspects_;
+}
+
+void Scheduler::remove(Sequence& sequence) {
+  TRIREME_CHECK(!sequence.in_flight());
+  n_suspects_ -= sequence.suspect ? 1 : 0;
+  if (sequence.kv.slot >= 0) release_kv(sequence);
+  waiting_.erase(sequence.id);
+  sequences_.erase(sequence.id);
+}
+
+}  // namespace trireme

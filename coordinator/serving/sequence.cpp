@@ -1,0 +1,168 @@
+#include "coordinator/serving/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/int_math.h"
+
+namespace trireme {
+namespace {
+
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// Whether log p of the token after `position` is still to be gathered.
+bool wants_logprob_after(const TokenLog& log, int32_t position) {
+  return log.request.want_prompt_logprobs && position >= log.n_prompt_logprobs &&
+         position + 1 < log.n_prompt();
+}
+
+// The plan [begin, end) ends where a token is to be drawn.
+bool draws_token(const TokenLog& log, int32_t end) {
+  return end == log.n_known() && log.request.max_new_tokens > 0;
+}
+
+bool wants_logits(const TokenLog& log, int32_t end) {
+  return log.request.want_last_logits && !log.last_logits_given && end == log.n_prompt();
+}
+
+std::vector<int32_t> logprob_targets(const TokenLog& log, int32_t begin, int32_t n) {
+  std::vector<int32_t> targets;
+  bool any = false;
+  for (int32_t position = begin; position < begin + n; ++position) {
+    const bool wanted = wants_logprob_after(log, position);
+    targets.push_back(wanted ? log.token(position + 1) : -1);
+    any |= wanted;
+  }
+  if (!any) targets.clear();
+  return targets;
+}
+
+void gather_prompt_logprobs(TokenLog& log, int32_t begin, int32_t end, const SequenceResult& result,
+                            GenerateEvent& event) {
+  const int32_t n_wanted = log.n_prompt() - 1;
+  const bool asked =
+      log.request.want_prompt_logprobs && log.n_prompt_logprobs < std::min(end, n_wanted);
+  if (!asked) return;
+  TRIREME_CHECK_MSG(result.target_logprobs.size() == static_cast<size_t>(end - begin),
+                    "a result lacks the prompt logprobs asked for");
+  for (int32_t i = log.n_prompt_logprobs; i < std::min(end, n_wanted); ++i) {
+    log.prompt_logprobs.push_back(result.target_logprobs[static_cast<size_t>(i - begin)]);
+    ++log.n_prompt_logprobs;
+  }
+  if (log.n_prompt_logprobs == n_wanted)
+    event.prompt_logprobs = std::exchange(log.prompt_logprobs, {});
+}
+
+FinishReason reason_to_stop(const TokenLog& log, const std::vector<int32_t>& eos_token_ids) {
+  const GenerateRequest& request = log.request;
+  if (log.n_output() > 0) {
+    const int32_t last = log.output_ids.back();
+    if (!request.ignore_eos && contains(eos_token_ids, last)) return FinishReason::kStop;
+    if (contains(request.stop_token_ids, last)) return FinishReason::kStop;
+  }
+  if (log.n_output() >= request.max_new_tokens) return FinishReason::kLength;
+  return FinishReason::kNone;
+}
+
+}  // namespace
+
+int32_t TokenLog::token(int32_t position) const {
+  TRIREME_CHECK(position >= 0 && position < n_known());
+  return position < n_prompt() ? request.prompt_ids[static_cast<size_t>(position)]
+                               : output_ids[static_cast<size_t>(position - n_prompt())];
+}
+
+std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request) {
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->log.request = std::move(request);
+  return sequence;
+}
+
+int32_t max_kv_tokens(const GenerateRequest& request) {
+  return static_cast<int32_t>(request.prompt_ids.size()) + std::max(0, request.max_new_tokens - 1);
+}
+
+SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
+  KvState& kv = sequence.kv;
+  const TokenLog& log = sequence.log;
+  TRIREME_CHECK(!sequence.in_flight() && kv.slot >= 0);
+  TRIREME_CHECK(n > 0 && n <= sequence.n_left());
+  const int32_t begin = kv.n_computed;
+  const int32_t end = begin + n;
+  const int32_t n_blocks = div_ceil(end, kBlockSize);
+  TRIREME_CHECK(static_cast<size_t>(n_blocks) <= kv.blocks.size());
+
+  SequencePlan plan;
+  plan.request_id = sequence.id;
+  plan.model_id = log.request.model_id;
+  plan.adapter_id = log.request.adapter_id;
+  plan.choice = log.request.choice;
+  plan.slot = kv.slot;
+  plan.reset_slot = std::exchange(kv.fresh, false);
+  plan.start_position = begin;
+  plan.input_ids.reserve(static_cast<size_t>(n));
+  for (int32_t i = begin; i < end; ++i) plan.input_ids.push_back(log.token(i));
+  plan.new_blocks.assign(kv.blocks.begin() + kv.n_blocks_sent, kv.blocks.begin() + n_blocks);
+  plan.sample = draws_token(log, end);
+  plan.output_index = log.n_output();
+  plan.sampling = log.request.sampling;
+  plan.want_logits = wants_logits(log, end);
+  plan.logprob_targets = logprob_targets(log, begin, n);
+  plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
+
+  kv.n_blocks_sent = n_blocks;
+  kv.n_planned = n;
+  return plan;
+}
+
+GenerateEvent take_result(Sequence& sequence, SequenceResult&& result,
+                          const std::vector<int32_t>& eos_token_ids) {
+  TRIREME_CHECK(sequence.in_flight());
+  TRIREME_CHECK_MSG(result.request_id == sequence.id, "a result names another request");
+  KvState& kv = sequence.kv;
+  TokenLog& log = sequence.log;
+  const int32_t begin = kv.n_computed;
+  const int32_t end = begin + std::exchange(kv.n_planned, 0);
+  const bool drawn = draws_token(log, end);
+  kv.n_computed = end;
+
+  GenerateEvent event;
+  gather_prompt_logprobs(log, begin, end, result, event);
+  if (wants_logits(log, end)) {
+    TRIREME_CHECK_MSG(!result.logits.empty(), "a result lacks the logits asked for");
+    event.last_logits = std::move(result.logits);
+    log.last_logits_given = true;
+  }
+  if (drawn) {
+    TRIREME_CHECK_MSG(result.token_id >= 0, "a result lacks the token asked for");
+    log.output_ids.push_back(result.token_id);
+    event.token_ids.push_back(result.token_id);
+    event.logprobs.push_back(result.logprob);
+    event.top_logprobs.push_back(std::move(result.top_logprobs));
+  }
+  const bool prompt_only = log.request.max_new_tokens == 0 && end == log.n_prompt();
+  if (drawn || prompt_only) event.finish = reason_to_stop(log, eos_token_ids);
+  event.n_prompt_tokens = log.n_prompt();
+  event.n_output_tokens = log.n_output();
+  return event;
+}
+
+bool event_is_empty(const GenerateEvent& event) {
+  return event.token_ids.empty() && event.prompt_logprobs.empty() && event.last_logits.empty() &&
+         event.traces.empty() && event.finish == FinishReason::kNone;
+}
+
+GenerateEvent final_event(const Sequence& sequence, FinishReason reason, std::string error) {
+  GenerateEvent event;
+  event.finish = reason;
+  event.error = std::move(error);
+  event.n_prompt_tokens = sequence.log.n_prompt();
+  event.n_output_tokens = sequence.log.n_output();
+  return event;
+}
+
+}  // namespace trireme

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/control/step_plan.h"
+#include "coordinator/serving/inference_service.h"
+
+namespace trireme {
+
+// The truth about one request: what it asked and what was answered. Enough to go on anywhere: a
+// replay computes prompt + output again and draws the next token at the next output index.
+struct TokenLog {
+  GenerateRequest request;
+  std::vector<int32_t> output_ids;     // tokens given to the client
+  std::vector<float> prompt_logprobs;  // gathered until complete, then handed out
+  int32_t n_prompt_logprobs = 0;       // how many were ever gathered: none is asked for twice
+  bool last_logits_given = false;
+
+  int32_t n_prompt() const { return static_cast<int32_t>(request.prompt_ids.size()); }
+  int32_t n_output() const { return static_cast<int32_t>(output_ids.size()); }
+  int32_t n_known() const { return n_prompt() + n_output(); }
+  int32_t token(int32_t position) const;
+};
+
+// What the current group holds of a sequence. Preemption and a lost group forget it: kv = {}.
+struct KvState {
+  int32_t slot = -1;            // -1: not running
+  bool fresh = true;            // no plan since the slot was given: the first one resets it
+  std::vector<int32_t> blocks;  // block table: block i holds positions [16 i, 16 i + 16)
+  int32_t n_blocks_sent = 0;    // how many of them the ranks were told
+  int32_t n_computed = 0;       // tokens in KV, confirmed by a result
+  int32_t n_planned = 0;        // tokens in the plan in flight, 0: none is
+};
+
+struct Sequence {
+  RequestId id = 0;  // grows with arrival, so it is the order of service
+  TokenLog log;
+  KvState kv;
+  bool cancelled = false;  // only while a plan is in flight: ends with its result
+  // In flight when a group was lost, and no proof yet that it was not the cause.
+  bool suspect = false;
+  int32_t proof_length = 0;  // output length that clears a suspect
+  std::string numerics_id;   // of the groups that gave its output: the rest must come from such
+
+  bool in_flight() const { return kv.n_planned > 0; }
+  // Tokens whose KV is neither there nor on its way.
+  int32_t n_left() const { return log.n_known() - kv.n_computed - kv.n_planned; }
+  // Next plan, or the one after the plan in flight, is of one token.
+  bool decoding() const { return kv.n_computed + kv.n_planned > 0 && n_left() <= 1; }
+};
+
+std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request);
+
+// Most tokens that are ever in KV: the last token drawn is not fed back.
+int32_t max_kv_tokens(const GenerateRequest& request);
+
+// Plans the next n tokens (n <= n_left) and marks them in flight. The block table must reach them.
+SequencePlan plan_tokens(Sequence& sequence, int32_t n);
+
+// The answer to the plan in flight: confirms its tokens, logs what was drawn, and says what the
+// client is to hear (may be nothing: event_is_empty).
+GenerateEvent take_result(Sequence& sequence, SequenceResult&& result,
+                          const std::vector<int32_t>& eos_token_ids);
+
+bool event_is_empty(const GenerateEvent& event);
+
+// The event that ends a request.
+GenerateEvent final_event(const Sequence& sequence, FinishReason reason, std::string error);
+
+}  // namespace trireme

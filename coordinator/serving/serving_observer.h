@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "coordinator/serving/inference_service.h"
+
+namespace trireme {
+
+// What the metrics want to know, as it happens. Called on the service's thread; must not block.
+// Members left empty are skipped. Times in seconds.
+struct ServingObserver {
+  // Submit to the first plan that holds a token of the request.
+  std::function<void(double seconds)> on_queue_time;
+  // First plan to first token.
+  std::function<void(double seconds)> on_prefill_time;
+  // First to last token, once a request has ended with at least one.
+  std::function<void(double seconds)> on_decode_time;
+  // Submit to first token. With on_inter_token: one call for every token generated.
+  std::function<void(double seconds)> on_first_token;
+  std::function<void(double seconds)> on_inter_token;
+  std::function<void(double e2e_seconds, int32_t n_prompt_tokens, int32_t n_output_tokens,
+                     FinishReason reason)>
+      on_finished;
+  // One step was answered; n_tokens as planned.
+  std::function<void(int32_t n_tokens)> on_iteration;
+  std::function<void()> on_preemption;
+  std::function<void(const std::string& cause)> on_group_lost;
+  // So many requests must be computed again because their group was lost.
+  std::function<void(int32_t n_requests)> on_replayed;
+};
+
+}  // namespace trireme

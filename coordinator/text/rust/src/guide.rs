@@ -1,0 +1,217 @@
+//! Grammars: which tokens may come next, by llguidance.
+
+use std::sync::Arc;
+
+use anyhow::{anyhow, bail, Result};
+use llguidance::{api::TopLevelGrammar, token_bytes_from_tokenizer_json, Matcher, ParserFactory};
+use toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+
+use crate::border::{answer, build, destroy, slice_argument, text_argument, TextBuffer};
+use crate::tokenizer::TextTokenizer;
+
+/// The tokenizer as llguidance sees it.
+struct Vocabulary {
+    tokenizer: Arc<TextTokenizer>,
+    trie: TokTrie,
+}
+
+impl TokenizerEnv for Vocabulary {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| {
+            self.tokenizer.encode(text, false).unwrap_or_default()
+        })
+    }
+}
+
+pub struct GuideFactory {
+    parsers: ParserFactory,
+    end_tokens: Arc<[u32]>,
+}
+
+impl GuideFactory {
+    /// `padded_vocab_size`: the columns of the model's logits, which may be more than the tokens.
+    fn new(
+        tokenizer: Arc<TextTokenizer>,
+        padded_vocab_size: u32,
+        end_tokens: &[u32],
+    ) -> Result<Self> {
+        if end_tokens.is_empty() || end_tokens.iter().any(|id| *id >= padded_vocab_size) {
+            bail!("the end tokens {end_tokens:?} are not in a vocabulary of {padded_vocab_size}");
+        }
+        let json = serde_json::to_value(&tokenizer.hf)?;
+        let mut token_bytes = token_bytes_from_tokenizer_json(&json)?;
+        if token_bytes.len() > padded_vocab_size as usize {
+            bail!("{} tokens in a vocabulary of {padded_vocab_size}", token_bytes.len());
+        }
+        token_bytes.resize(padded_vocab_size as usize, Vec::new());
+        let info = TokRxInfo::new(padded_vocab_size, end_tokens[0]);
+        let trie = TokTrie::from(&info, &token_bytes).with_eos_tokens(end_tokens);
+        let environment: TokEnv = Arc::new(Vocabulary { tokenizer, trie });
+        let mut parsers = ParserFactory::new_simple(&environment)?;
+        parsers.quiet();
+        // Errors go to clients: no parser state in them.
+        parsers.limits_mut().verbose_errors = false;
+        Ok(GuideFactory { parsers, end_tokens: end_tokens.into() })
+    }
+
+    fn guide(&self, tag: &str, grammar: &str) -> Result<Guide> {
+        let grammar = TopLevelGrammar::from_tagged_str(tag, grammar)?;
+        let matcher = Matcher::new(Ok(self.parsers.create_parser(grammar)?));
+        Ok(Guide { matcher, end_tokens: self.end_tokens.clone() })
+    }
+}
+
+pub struct Guide {
+    matcher: Matcher,
+    end_tokens: Arc<[u32]>,
+}
+
+impl Guide {
+    /// True once the grammar has ended. llguidance takes no token after that, not even an end
+    /// token, which is what follows as a rule: that one is let through.
+    fn push(&mut self, token: u32) -> Result<bool> {
+        if self.matcher.is_stopped() && !self.matcher.is_error() {
+            if !self.end_tokens.contains(&token) {
+                bail!("token {token} comes after the end of the grammar");
+            }
+            return Ok(true);
+        }
+        self.matcher.consume_token(token)?;
+        Ok(self.matcher.is_stopped())
+    }
+
+    /// One bit a token, set when it may come next; the end tokens alone after the end.
+    fn mask(&mut self, words: &mut [u32]) -> Result<()> {
+        let mask = self.matcher.compute_mask_or_eos()?;
+        let bits = mask.as_slice();
+        if bits.len() < words.len() {
+            bail!("{} words asked for, the vocabulary has {}", words.len(), bits.len());
+        }
+        words.copy_from_slice(&bits[..words.len()]);
+        Ok(())
+    }
+}
+
+/// # Safety
+/// Pointers are valid for their sizes; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn trireme_text_guide_factory_new(
+    tokenizer: &Arc<TextTokenizer>,
+    padded_vocab_size: u32,
+    end_tokens: *const u32,
+    n_end_tokens: usize,
+    out: *mut TextBuffer,
+) -> *mut GuideFactory {
+    build(out, || {
+        let end_tokens = slice_argument(end_tokens, n_end_tokens);
+        GuideFactory::new(tokenizer.clone(), padded_vocab_size, end_tokens)
+    })
+}
+
+/// # Safety
+/// `factory` came from `trireme_text_guide_factory_new`.
+#[no_mangle]
+pub unsafe extern "C" fn trireme_text_guide_factory_free(factory: *mut GuideFactory) {
+    destroy(factory);
+}
+
+/// Null with a message when the grammar is refused.
+///
+/// # Safety
+/// Pointers are valid for their sizes; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn trireme_text_guide_new(
+    factory: &GuideFactory,
+    tag: *const u8,
+    tag_size: usize,
+    grammar: *const u8,
+    grammar_size: usize,
+    out: *mut TextBuffer,
+) -> *mut Guide {
+    build(out, || {
+        factory.guide(text_argument(tag, tag_size)?, text_argument(grammar, grammar_size)?)
+    })
+}
+
+/// # Safety
+/// `guide` came from `trireme_text_guide_new`.
+#[no_mangle]
+pub unsafe extern "C" fn trireme_text_guide_free(guide: *mut Guide) {
+    destroy(guide);
+}
+
+/// Fills `words` (32 tokens each) with the mask of the next token.
+///
+/// # Safety
+/// `words` points at `n_words` writable words; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn trireme_text_guide_mask(
+    guide: &mut Guide,
+    words: *mut u32,
+    n_words: usize,
+    out: *mut TextBuffer,
+) -> i32 {
+    answer(out, || {
+        if words.is_null() {
+            return Err(anyhow!("no place for the mask"));
+        }
+        guide.mask(std::slice::from_raw_parts_mut(words, n_words))?;
+        Ok(Vec::new())
+    })
+}
+
+/// Answers one byte: 1 once the grammar has ended, else 0.
+///
+/// # Safety
+/// `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn trireme_text_guide_push(
+    guide: &mut Guide,
+    token: u32,
+    out: *mut TextBuffer,
+) -> i32 {
+    answer(out, || Ok(vec![u8::from(guide.push(token)?)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::byte_level_tokenizer;
+
+    const PADDED: u32 = 300;
+    const END: u32 = 256;
+
+    fn guide(tag: &str, grammar: &str) -> Guide {
+        let tokenizer = Arc::new(byte_level_tokenizer());
+        GuideFactory::new(tokenizer, PADDED, &[END, 257]).unwrap().guide(tag, grammar).unwrap()
+    }
+
+    fn allowed(guide: &mut Guide) -> Vec<u32> {
+        let mut words = [0u32; PADDED.div_ceil(32) as usize];
+        guide.mask(&mut words).unwrap();
+        (0..PADDED).filter(|id| words[*id as usize / 32] >> (id % 32) & 1 == 1).collect()
+    }
+
+    #[test]
+    fn masks_follow_the_grammar_to_its_end_and_beyond() {
+        let mut guide = guide("regex", "ab|ac");
+        assert_eq!(allowed(&mut guide), [u32::from(b'a')]);
+        assert!(!guide.push(u32::from(b'a')).unwrap());
+        assert_eq!(allowed(&mut guide), [u32::from(b'b'), u32::from(b'c')]);
+        guide.push(u32::from(b'c')).unwrap();
+        assert_eq!(allowed(&mut guide), [END, 257]);
+        assert!(guide.push(END).unwrap());
+        assert!(guide.push(END).unwrap());
+        assert!(guide.push(u32::from(b'a')).is_err());
+        assert_eq!(allowed(&mut guide), [END, 257]);
+    }
+
+    #[test]
+    fn a_token_outside_the_grammar_is_an_error() {
+        assert!(guide("regex", "ab").push(u32::from(b'x')).is_err());
+    }
+}

@@ -1,0 +1,102 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "kernels/leaf_tree.h"
+#include "kernels/tensor.h"
+#include "kernels/weight.h"
+
+namespace trireme {
+
+constexpr int kKvBlockTokens = 16;      // tokens in one KV block
+constexpr int kAttentionChunk = 128;    // KV positions merged at a time, anchored at position 0
+constexpr int kVocabSumChunk = 1024;    // vocabulary columns summed together
+
+// GEMM inputs are rows of this many elements: K rounded up to the kernels' step, the rest zero.
+constexpr int64_t gemm_row_stride(int64_t k) { return round_up<int64_t>(k, 16); }
+
+// One layer's KV cache on one rank. dtype float32 or bf16, the same for keys and values.
+//   k, float32: [n_blocks][n_kv_heads][head_dim][16 tokens]          (a token is a lane)
+//   k, bf16:    [n_blocks][n_kv_heads][head_dim / 2][16 tokens][2]
+//   v:          [n_blocks][n_kv_heads][16 tokens][head_dim]
+struct KvLayer {
+  void* k = nullptr;
+  void* v = nullptr;
+  DType dtype = DType::kBF16;
+  Device device;
+  int32_t n_blocks = 0;
+  int32_t n_kv_heads = 0;  // on this rank
+  int32_t head_dim = 0;    // even
+};
+
+// Where each token of a step stands. Arrays in the stream's memory.
+struct AttentionMeta {
+  const int32_t* positions = nullptr;    // [n_tokens]
+  const int32_t* slots = nullptr;        // [n_tokens], row of block_tables
+  const int32_t* block_tables = nullptr; // [max_slots, block_table_stride] block ids
+  int32_t block_table_stride = 0;
+  int32_t n_heads = 0;         // query heads on this rank
+  int32_t first_head = 0;      // global index of the first of them
+  int32_t first_kv_head = 0;   // global index of KvLayer's first head
+  int32_t heads_per_kv = 1;
+  int32_t window = 0;          // tokens a position sees, itself included; 0: all
+  float scale = 1.0F;
+};
+
+// The operators of one backend; every row is filled. Activations are float32 unless said otherwise;
+// "GEMM input" is bf16 for WeightFormat::kBF16 and float32 for kF32, with gemm_row_stride rows.
+struct KernelTable {
+  std::string_view name;  // "avx512"; part of the numerics id
+
+  // out [n_tokens, hidden] = rows `ids` [n_tokens] int32 of the embedding. Ids outside
+  // [first_id, first_id + rows in `embedding`) give zeros: they are another rank's.
+  void (*embed)(Stream, Tensor out, Tensor ids, const Weight& embedding, int32_t first_id);
+
+  // out [n_rows, n] = x [n_rows, n] / rms(x) * weight [n]; out float32 (may be x) or GEMM input.
+  void (*rms_norm)(Stream, Tensor out, Tensor x, const float* weight, float eps);
+
+  // out [n_tokens, weight.n_out] = x @ w.T + bias, x a GEMM input [n_tokens, weight.k_in].
+  void (*linear)(Stream, Tensor out, Tensor x, const Weight& weight);
+
+  // Row-parallel: out [nodes.size(), n_tokens, weight.n_out], each node the sum of its leaves in tree
+  // order. weight.blocks[i] is leaf first_leaf + i.
+  void (*linear_tree)(Stream, Tensor out, Tensor x, const Weight& weight, int32_t first_leaf,
+                      std::span<const TreeNode> nodes);
+
+  // cos, sin [n_tokens, head_dim / 2] of positions * inv_freq, times scale.
+  void (*rope_table)(Stream, Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
+                     float scale);
+
+  // Rotates x [n_tokens, n_heads, head_dim] in place, halves paired (i, i + head_dim / 2).
+  void (*rope)(Stream, Tensor x, Tensor cos, Tensor sin);
+
+  // Writes k and v [n_tokens, n_kv_heads, head_dim] to the cache, rounded to its dtype.
+  // slot_mapping [n_tokens] int32: block * 16 + offset.
+  void (*store_kv)(Stream, const KvLayer&, Tensor k, Tensor v, Tensor slot_mapping);
+
+  // out: GEMM input [n_tokens, n_heads * head_dim]; q [n_tokens, n_heads, head_dim].
+  void (*paged_attention)(Stream, Tensor out, Tensor q, const KvLayer&, const AttentionMeta&);
+
+  // out: GEMM input [n_tokens, n] = silu(gate) * up.
+  void (*silu_mul)(Stream, Tensor out, Tensor gate, Tensor up);
+
+  // x [n_tokens, n] += y [n_tokens, n] + bias [n] (bias may be null).
+  void (*add)(Stream, Tensor x, Tensor y, const float* bias);
+
+  // out [n_rows] float32 = log(sum(exp(logits [n_rows, vocab]))), over fixed chunks in order.
+  void (*log_sum_exp)(Stream, Tensor out, Tensor logits);
+
+  // out [n] = exp((x [n] - max) * scale); float32.
+  void (*scaled_exp)(Stream, Tensor out, Tensor x, float max, float scale);
+};
+
+// The table for this machine's CPU, or the one named ("avx512", "avx2", "portable"; empty: the best
+// that runs here). Null when the name is unknown or cannot run here.
+const KernelTable* cpu_kernels(std::string_view name = {});
+
+// Rounding to nearest, denormals kept. Every thread that computes calls it once.
+void set_float_mode();
+
+}  // namespace trireme

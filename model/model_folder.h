@@ -1,0 +1,20 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "model/model_config.h"
+
+namespace trireme {
+
+// Reads and checks config.json (and generation_config.json for the end tokens) of a Hugging Face
+// folder, as transformers 4 and 5 write them. Throws EnvironmentError with file, field, value and
+// mend; an unknown architecture is told with the list of those supported.
+ModelConfig read_model_config(const std::filesystem::path& model_folder);
+
+// The folder that a MODEL argument means. "demo" is the demo model: TRIREME_DEMO_MODEL, else
+// demo/model beside the executable or in a folder above it, else ./demo/model. Throws
+// EnvironmentError when there is no such folder or it holds no config.json.
+std::filesystem::path resolve_model(const std::string& model);
+
+}  // namespace trireme

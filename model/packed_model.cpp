@@ -1,0 +1,94 @@
+#include "model/packed_model.h"
+
+#include <map>
+#include <utility>
+
+#include <fmt/core.h>
+
+#include "kernels/check.h"
+#include "kernels/result.h"
+#include "model/checksum.h"
+#include "model/mapped_file.h"
+#include "model/packed_header.h"
+
+namespace trireme {
+
+struct PackedModel::State {
+  std::filesystem::path path;
+  MappedFile file;
+  PackedHeader header;
+  std::map<std::string, const PackedTensor*, std::less<>> by_name;
+
+  const PackedTensor* find(std::string_view name) const {
+    const auto it = by_name.find(name);
+    return it == by_name.end() ? nullptr : it->second;
+  }
+  const PackedTensor& tensor(std::string_view name) const {
+    const PackedTensor* found = find(name);
+    TRIREME_CHECK_MSG(found != nullptr, "no such tensor in the packed model");
+    return *found;
+  }
+  std::span<const std::byte> data() const { return file.bytes().subspan(header.data_begin); }
+};
+
+PackedModel::PackedModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
+PackedModel::~PackedModel() = default;
+
+std::shared_ptr<const PackedModel> PackedModel::open(const std::filesystem::path& path) {
+  MappedFile file(path);
+  PackedHeader header = read_packed_header(file.bytes(), path.string());
+  auto state = std::make_unique<State>(State{path, std::move(file), std::move(header), {}});
+  for (const PackedTensor& tensor : state->header.layout.tensors) {
+    state->by_name[tensor.spec.name] = &tensor;
+  }
+  if (state->header.config.tie_embeddings) {
+    state->by_name["lm_head"] = &state->tensor("embedding");
+  }
+  return std::shared_ptr<const PackedModel>(new PackedModel(std::move(state)));
+}
+
+const ModelConfig& PackedModel::config() const { return state_->header.config; }
+WeightFormat PackedModel::format() const { return state_->header.format; }
+const std::filesystem::path& PackedModel::path() const { return state_->path; }
+uint64_t PackedModel::size_bytes() const { return state_->file.bytes().size(); }
+
+PackedModel::Block PackedModel::block(std::string_view tensor, int index) const {
+  const PackedTensor& packed = state_->tensor(tensor);
+  TRIREME_CHECK(index >= 0 && static_cast<size_t>(index) < packed.blocks.size());
+  const PackedBlock& block = packed.blocks[static_cast<size_t>(index)];
+  const std::byte* data = state_->data().data();
+  Block out;
+  out.data = data + block.offset;
+  out.size_bytes = block.size_bytes;
+  if (block.bias_offset != 0) {
+    out.bias = reinterpret_cast<const float*>(data + block.bias_offset);
+  }
+  out.n = block.n;
+  out.k = block.k;
+  return out;
+}
+
+int PackedModel::n_blocks(std::string_view tensor) const {
+  return static_cast<int>(state_->tensor(tensor).blocks.size());
+}
+
+bool PackedModel::has(std::string_view tensor) const { return state_->find(tensor) != nullptr; }
+
+void PackedModel::verify(const std::function<void(uint64_t, uint64_t)>& on_progress) const {
+  const PackedHeader& header = state_->header;
+  for (const PackedLayout::BlockId id : header.layout.order) {
+    const PackedBlock& block = header.layout.at(id);
+    const auto tensor = static_cast<size_t>(id.tensor);
+    const auto bytes = state_->data().subspan(block.offset, block.end - block.offset);
+    if (checksum64(bytes) != header.checksums[tensor][static_cast<size_t>(id.block)]) {
+      throw EnvironmentError(fmt::format(
+          "{}: at byte {}: block {} of \"{}\" is damaged (its checksum does not fit); delete the "
+          "file to have it made again",
+          state_->path.string(), header.data_begin + block.offset, id.block,
+          header.layout.tensors[tensor].spec.name));
+    }
+    if (on_progress) on_progress(block.end, header.layout.data_bytes);
+  }
+}
+
+}  // namespace trireme

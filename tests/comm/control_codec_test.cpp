@@ -1,0 +1,268 @@
+#include "comm/control/control_codec.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace trireme {
+namespace {
+
+std::span<const char> payload_of(const std::string& frame) {
+  return std::span<const char>(frame).subspan(kFrameHeaderBytes);
+}
+
+template <typename T>
+T round_trip(const T& in) {
+  const std::string bytes = encode_frame(in);
+  Result<ControlFrame> out = decode_frame(payload_of(bytes));
+  EXPECT_TRUE(out.ok()) << out.error().message;
+  EXPECT_TRUE(std::holds_alternative<T>(*out));
+  return std::get<T>(*out);
+}
+
+// The field at fault after `change` to a frame that is otherwise fine.
+template <typename T, typename Change>
+std::string refused(T frame, Change change) {
+  change(frame);
+  const std::string bytes = encode_frame(frame);
+  const Result<ControlFrame> out = decode_frame(payload_of(bytes));
+  return out.ok() ? "accepted" : out.error().param;
+}
+
+StepPlan sample_plan() {
+  StepPlan plan{.epoch = 7, .step_id = 1234567890123, .trace = true, .sequences = {}};
+  SequencePlan a{.request_id = 1,
+                 .model_id = 2,
+                 .adapter_id = 3,
+                 .choice = 4,
+                 .slot = 5,
+                 .reset_slot = true,
+                 .start_position = 60,
+                 .input_ids = {11, kTokenFromSlot, 128255},
+                 .new_blocks = {0, 77, 1 << 30},
+                 .sample = true,
+                 .output_index = 9,
+                 .sampling = {.temperature = 0.7F, .top_p = 0.9F, .top_k = 40, .seed = ~0ULL},
+                 .want_logits = true,
+                 .logprob_targets = {-1, 5, 6},
+                 .n_logprobs = 3};
+  plan.sequences = {a, SequencePlan{}};
+  return plan;
+}
+
+TEST(ControlCodec, HelloAndJobComeBack) {
+  const RankHello hello = round_trip(RankHello{.secret = std::string("s\0\xff", 3),
+                                               .epoch = 3,
+                                               .world_rank = 1,
+                                               .world_size = 4,
+                                               .pid = 4242,
+                                               .host = "node-a",
+                                               .build = "0.1.0"});
+  EXPECT_EQ(hello.secret, std::string("s\0\xff", 3));
+  EXPECT_EQ(hello.epoch, 3U);
+  EXPECT_EQ(hello.world_rank, 1);
+  EXPECT_EQ(hello.world_size, 4);
+  EXPECT_EQ(hello.pid, 4242);
+  EXPECT_EQ(hello.host, "node-a");
+  EXPECT_EQ(hello.build, "0.1.0");
+
+  const JobSpec job = round_trip(JobSpec{.packed_path = "/p/\xff.packed",
+                                         .model_path = "/m",
+                                         .layout = {.tp = 3, .pp = 2},
+                                         .hidden_size = 896,
+                                         .n_threads = 5,
+                                         .context_length = 4096,
+                                         .max_slots = 8,
+                                         .max_batch_tokens = 512,
+                                         .kv_bytes = int64_t{1} << 40,
+                                         .max_plans_in_flight = 3,
+                                         .heartbeat_ms = 51,
+                                         .silence_ms = 3001,
+                                         .comm_timeout_ms = 30001});
+  EXPECT_EQ(job.packed_path, "/p/\xff.packed");
+  EXPECT_EQ(job.model_path, "/m");
+  EXPECT_EQ(job.layout, (Layout{.tp = 3, .pp = 2}));
+  EXPECT_EQ(job.hidden_size, 896);
+  EXPECT_EQ(job.n_threads, 5);
+  EXPECT_EQ(job.context_length, 4096);
+  EXPECT_EQ(job.max_slots, 8);
+  EXPECT_EQ(job.max_batch_tokens, 512);
+  EXPECT_EQ(job.kv_bytes, int64_t{1} << 40);
+  EXPECT_EQ(job.max_plans_in_flight, 3);
+  EXPECT_EQ(job.heartbeat_ms, 51);
+  EXPECT_EQ(job.silence_ms, 3001);
+  EXPECT_EQ(job.comm_timeout_ms, 30001);
+}
+
+TEST(ControlCodec, StateReadyAndStartComeBack) {
+  const RankState state = round_trip(RankState{.tick = 99,
+                                               .activity = RankActivity::kWaiting,
+                                               .waiting_op = 3,
+                                               .waiting_peer = -1,
+                                               .loaded_bytes = 10,
+                                               .total_bytes = 20,
+                                               .busy_us = 30,
+                                               .comm_us = 40});
+  EXPECT_EQ(state.tick, 99U);
+  EXPECT_EQ(state.activity, RankActivity::kWaiting);
+  EXPECT_EQ(state.waiting_op, 3);
+  EXPECT_EQ(state.waiting_peer, -1);
+  EXPECT_EQ(state.loaded_bytes, 10U);
+  EXPECT_EQ(state.total_bytes, 20U);
+  EXPECT_EQ(state.busy_us, 30U);
+  EXPECT_EQ(state.comm_us, 40U);
+
+  const RankReady ready = round_trip(RankReady{.kv_blocks = 12,
+                                               .numerics_id = "0.1.0/cpu",
+                                               .device = "cpu:avx512, 2 threads",
+                                               .weight_bytes = 1,
+                                               .kv_bytes = 2});
+  EXPECT_EQ(ready.kv_blocks, 12);
+  EXPECT_EQ(ready.numerics_id, "0.1.0/cpu");
+  EXPECT_EQ(ready.device, "cpu:avx512, 2 threads");
+  EXPECT_EQ(ready.weight_bytes, 1U);
+  EXPECT_EQ(ready.kv_bytes, 2U);
+  EXPECT_EQ(round_trip(GroupStart{.kv_blocks = 8}).kv_blocks, 8);
+  EXPECT_EQ(round_trip(ControlFailure{.message = "no\nroom"}).message, "no\nroom");
+  round_trip(ControlDrain{});
+  round_trip(ControlPing{});
+}
+
+TEST(ControlCodec, PlanComesBack) {
+  const StepPlan in = sample_plan();
+  const StepPlan out = round_trip(in);
+  EXPECT_EQ(out.epoch, in.epoch);
+  EXPECT_EQ(out.step_id, in.step_id);
+  EXPECT_TRUE(out.trace);
+  ASSERT_EQ(out.sequences.size(), 2U);
+  const SequencePlan& a = out.sequences[0];
+  const SequencePlan& b = in.sequences[0];
+  EXPECT_EQ(a.request_id, b.request_id);
+  EXPECT_EQ(a.model_id, b.model_id);
+  EXPECT_EQ(a.adapter_id, b.adapter_id);
+  EXPECT_EQ(a.choice, b.choice);
+  EXPECT_EQ(a.slot, b.slot);
+  EXPECT_EQ(a.reset_slot, b.reset_slot);
+  EXPECT_EQ(a.start_position, b.start_position);
+  EXPECT_EQ(a.input_ids, b.input_ids);
+  EXPECT_EQ(a.new_blocks, b.new_blocks);
+  EXPECT_EQ(a.sample, b.sample);
+  EXPECT_EQ(a.output_index, b.output_index);
+  EXPECT_EQ(a.sampling.temperature, b.sampling.temperature);
+  EXPECT_EQ(a.sampling.top_p, b.sampling.top_p);
+  EXPECT_EQ(a.sampling.top_k, b.sampling.top_k);
+  EXPECT_EQ(a.sampling.seed, b.sampling.seed);
+  EXPECT_EQ(a.want_logits, b.want_logits);
+  EXPECT_EQ(a.logprob_targets, b.logprob_targets);
+  EXPECT_EQ(a.n_logprobs, b.n_logprobs);
+  EXPECT_TRUE(out.sequences[1].input_ids.empty());
+}
+
+TEST(ControlCodec, ResultComesBackBitForBit) {
+  StepResult in{.epoch = 1, .step_id = 2, .world_rank = 3, .sequences = {}, .trace = {}};
+  in.sequences.push_back({.request_id = 8,
+                          .slot = 1,
+                          .token_id = 42,
+                          .logprob = -0.25F,
+                          .top_logprobs = {{42, -0.25F}, {7, -1.5F}},
+                          .logits = {1.0F, -0.0F, std::numeric_limits<float>::denorm_min(), 3e38F},
+                          .target_logprobs = {-1.0F}});
+  in.sequences.push_back({});
+  in.trace = {{.layer = -1, .op = 2, .unit = 3, .hash = ~0ULL}, {}};
+  const StepResult out = round_trip(in);
+  EXPECT_EQ(out.world_rank, 3);
+  ASSERT_EQ(out.sequences.size(), 2U);
+  EXPECT_EQ(out.sequences[0].request_id, 8U);
+  EXPECT_EQ(out.sequences[0].slot, 1);
+  EXPECT_EQ(out.sequences[0].token_id, 42);
+  EXPECT_EQ(out.sequences[0].logprob, -0.25F);
+  ASSERT_EQ(out.sequences[0].top_logprobs.size(), 2U);
+  EXPECT_EQ(out.sequences[0].top_logprobs[1].token_id, 7);
+  EXPECT_EQ(out.sequences[0].top_logprobs[1].logprob, -1.5F);
+  EXPECT_EQ(out.sequences[0].logits, in.sequences[0].logits);
+  EXPECT_TRUE(std::signbit(out.sequences[0].logits[1]));
+  EXPECT_EQ(out.sequences[0].target_logprobs, in.sequences[0].target_logprobs);
+  EXPECT_EQ(out.sequences[1].token_id, -1);
+  ASSERT_EQ(out.trace.size(), 2U);
+  EXPECT_EQ(out.trace[0].layer, -1);
+  EXPECT_EQ(out.trace[0].op, 2);
+  EXPECT_EQ(out.trace[0].unit, 3);
+  EXPECT_EQ(out.trace[0].hash, ~0ULL);
+}
+
+TEST(ControlCodec, OutOfRangeFieldsAreNamed) {
+  const auto hello = [](auto change) {
+    RankHello h;
+    h.world_size = 2;
+    return refused(h, change);
+  };
+  EXPECT_EQ(hello([](RankHello&) {}), "accepted");
+  EXPECT_EQ(hello([](RankHello& h) { h.world_rank = 2; }), "world_rank");
+  EXPECT_EQ(hello([](RankHello& h) { h.world_rank = -1; }), "world_rank");
+  EXPECT_EQ(hello([](RankHello& h) { h.world_size = 1 << 30; }), "world_size");
+  EXPECT_EQ(hello([](RankHello& h) { h.host = std::string(2000, 'x'); }), "host");
+  EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.layout = {4096, 2}; }), "pp");
+  EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.n_threads = 0; }), "n_threads");
+  EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.hidden_size = -1; }), "hidden_size");
+  EXPECT_EQ(refused(RankState(), [](RankState& s) { s.waiting_peer = -2; }), "waiting_peer");
+  EXPECT_EQ(refused(RankState(), [](RankState& s) { s.activity = static_cast<RankActivity>(9); }),
+            "activity");
+  EXPECT_EQ(refused(RankReady(), [](RankReady& r) { r.kv_blocks = -1; }), "kv_blocks");
+  EXPECT_EQ(refused(GroupStart(), [](GroupStart& s) { s.kv_blocks = 0; }), "kv_blocks");
+  EXPECT_EQ(refused(StepResult(), [](StepResult& r) { r.world_rank = -1; }), "world_rank");
+
+  const auto plan = [](auto change) {
+    return refused(sample_plan(), [&](StepPlan& p) { change(p.sequences[0]); });
+  };
+  EXPECT_EQ(plan([](SequencePlan&) {}), "accepted");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.slot = -1; }), "slot");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.start_position = -5; }), "start_position");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.input_ids[0] = -2; }), "input_ids");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.new_blocks[0] = -1; }), "new_blocks");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.logprob_targets.pop_back(); }), "logprob_targets");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.n_logprobs = -1; }), "n_logprobs");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.temperature = std::nanf(""); }), "temperature");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.top_k = -1; }), "top_k");
+}
+
+TEST(ControlCodec, TruncatedAndRandomBytesNeverCrash) {
+  const std::string frame = encode_frame(sample_plan());
+  const std::span<const char> whole = payload_of(frame);
+  for (size_t n = 0; n < whole.size(); ++n) {
+    EXPECT_FALSE(decode_frame(whole.first(n)).ok()) << n;
+  }
+
+  std::mt19937 random(1);
+  int n_decoded = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string bytes(whole.begin(), whole.end());
+    if (round % 2 == 0) {
+      bytes.resize(random() % 200);
+      for (char& c : bytes) c = static_cast<char>(random());
+    } else {
+      for (int flips = 0; flips < 3; ++flips) {
+        bytes[random() % bytes.size()] = static_cast<char>(random());
+      }
+    }
+    const Result<ControlFrame> out = decode_frame(bytes);
+    if (!out.ok()) continue;
+    ++n_decoded;
+    // What passed is in range, whatever it came from.
+    if (const auto* plan = std::get_if<StepPlan>(&*out)) {
+      for (const SequencePlan& s : plan->sequences) {
+        ASSERT_GE(s.slot, 0);
+        ASSERT_GE(s.start_position, 0);
+        ASSERT_TRUE(s.logprob_targets.empty() || s.logprob_targets.size() == s.input_ids.size());
+        for (const int32_t id : s.input_ids) ASSERT_GE(id, kTokenFromSlot);
+      }
+    }
+  }
+  EXPECT_GT(n_decoded, 0);
+}
+
+}  // namespace
+}  // namespace trireme

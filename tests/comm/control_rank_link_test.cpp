@@ -1,0 +1,250 @@
+// A rank's side against a coordinator made of a bare socket.
+#include "comm/control/rank_link.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <atomic>
+#include <chrono>
+#include <optional>
+#include <thread>
+#include <variant>
+
+#include "comm/control/control_codec.h"
+#include "comm/control/dial.h"
+#include "comm/control/frame_reader.h"
+
+namespace trireme {
+namespace {
+
+using testing::HasSubstr;
+
+class Listener {
+ public:
+  Listener() : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(listen(fd_.get(), 8), 0);
+    socklen_t size = sizeof(address);
+    getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+  }
+  std::string address() const { return "localhost:" + std::to_string(port_); }
+  UniqueFd accept_one() const { return UniqueFd(accept(fd_.get(), nullptr, nullptr)); }
+
+ private:
+  UniqueFd fd_;
+  uint16_t port_ = 0;
+};
+
+// The coordinator's end of one connection.
+class Side {
+ public:
+  explicit Side(UniqueFd fd) : fd_(std::move(fd)) {}
+  template <typename T>
+  void send(const T& frame) {
+    EXPECT_TRUE(send_all(fd_.get(), encode_frame(frame)));
+  }
+  // The next frame that is a T; nullopt at the end of the connection.
+  template <typename T>
+  std::optional<T> next() {
+    for (;;) {
+      std::span<const char> payload;
+      if (reader_.next(payload) == FrameReader::Next::kFrame) {
+        Result<ControlFrame> frame = decode_frame(payload);
+        EXPECT_TRUE(frame.ok());
+        if (auto* wanted = std::get_if<T>(&*frame)) return std::move(*wanted);
+        continue;
+      }
+      const std::span<char> room = reader_.prepare();
+      const ssize_t n = recv(fd_.get(), room.data(), room.size(), 0);
+      if (n <= 0) return std::nullopt;
+      reader_.commit(static_cast<size_t>(n));
+    }
+  }
+  void hang_up() { fd_.reset(); }
+
+ private:
+  UniqueFd fd_;
+  FrameReader reader_{kMaxFrameBytes};
+};
+
+RankLink::Options options_for(const std::string& address) {
+  RankLink::Options options;
+  options.address = address;
+  options.hello.secret = "s";
+  options.hello.epoch = 4;
+  options.hello.world_size = 1;
+  options.connect_timeout_ms = 20000;
+  return options;
+}
+
+JobSpec quick_job() {
+  JobSpec job;
+  job.heartbeat_ms = 5;
+  job.silence_ms = 20000;
+  return job;
+}
+
+std::string connect_error(const RankLink::Options& options) {
+  try {
+    RankLink::connect(options);
+  } catch (const EnvironmentError& error) {
+    return error.what();
+  }
+  return "connected";
+}
+
+TEST(ControlRankLink, ParsesAddresses) {
+  EXPECT_EQ((*parse_host_port("[::1]:80")).host, "::1");
+  EXPECT_EQ((*parse_host_port("node-1:65535")).port, "65535");
+  for (const char* wrong :
+       {"", "host", ":80", "host:", "host:0", "host:65536", "host:8o", "h:-1"}) {
+    EXPECT_FALSE(parse_host_port(wrong).ok()) << wrong;
+  }
+}
+
+TEST(ControlRankLink, GoesFromHelloToDrain) {
+  const Listener listener;
+  std::thread coordinator([&] {
+    Side side(listener.accept_one());
+    const auto hello = side.next<RankHello>();
+    ASSERT_TRUE(hello);
+    EXPECT_EQ(hello->secret, "s");
+    EXPECT_EQ(hello->epoch, 4U);
+    side.send(quick_job());
+    EXPECT_EQ(side.next<RankReady>()->kv_blocks, 9);
+    side.send(GroupStart{.kv_blocks = 6});
+    StepPlan plan;
+    for (plan.step_id = 1; plan.step_id <= 50; ++plan.step_id) side.send(plan);
+    for (uint64_t step = 1; step <= 50; ++step) EXPECT_EQ(side.next<StepResult>()->step_id, step);
+    RankState state = side.next<RankState>().value();
+    while (state.tick < 2) state = side.next<RankState>().value();
+    EXPECT_EQ(state.activity, RankActivity::kWaiting);
+    EXPECT_EQ(state.waiting_op, 5);
+    EXPECT_EQ(state.waiting_peer, -1);
+    EXPECT_EQ(state.loaded_bytes, 3U);
+    EXPECT_EQ(state.total_bytes, 4U);
+    EXPECT_EQ(state.busy_us, 10U);
+    EXPECT_EQ(state.comm_us, 20U);
+    side.send(ControlDrain{});
+    // What is sent last arrives although pings lie unread at the other end.
+    for (int i = 0; i < 100; ++i) side.send(ControlPing{});
+    EXPECT_EQ(side.next<ControlFailure>()->message, "bye");
+    EXPECT_FALSE(side.next<ControlFailure>());
+  });
+  {
+    const auto link = RankLink::connect(options_for(listener.address()));
+    EXPECT_EQ(link->job().heartbeat_ms, 5);
+    EXPECT_EQ(link->ready_and_wait_start({.kv_blocks = 9,
+                                          .numerics_id = "n",
+                                          .device = "d",
+                                          .weight_bytes = 0,
+                                          .kv_bytes = 0})
+                  .kv_blocks,
+              6);
+    StepPlan plan;
+    while (link->next_plan(plan)) {
+      StepResult result;
+      result.step_id = plan.step_id;
+      link->send_result(result);
+      if (plan.step_id < 50) continue;
+      link->set_loaded(3, 4);
+      link->add_busy_us(10);
+      link->add_comm_us(20);
+      link->set_activity(RankActivity::kWaiting, 5, -1);
+      link->tick();
+      link->tick();
+    }
+    link->send_failure("bye");
+  }
+  coordinator.join();
+}
+
+TEST(ControlRankLink, RefusalsAndDeadEndsAreNamed) {
+  const Listener listener;
+  std::thread coordinator([&] {
+    Side refusing(listener.accept_one());
+    refusing.next<RankHello>();
+    refusing.send(ControlFailure{.message = "install one version"});
+    refusing.hang_up();
+    Side babbling(listener.accept_one());
+    babbling.next<RankHello>();
+    babbling.send(ControlPing{});
+  });
+  EXPECT_THAT(connect_error(options_for(listener.address())), HasSubstr("install one version"));
+  EXPECT_THAT(connect_error(options_for(listener.address())), HasSubstr("another protocol"));
+  coordinator.join();
+
+  EXPECT_THAT(connect_error(options_for("nonsense")), HasSubstr("HOST:PORT"));
+  RankLink::Options options = options_for("127.0.0.1:1");
+  options.connect_timeout_ms = 300;
+  EXPECT_THAT(connect_error(options), HasSubstr("Connection refused"));
+  options.address = "no-such-host.invalid:80";
+  EXPECT_THAT(connect_error(options), HasSubstr("no-such-host.invalid"));
+}
+
+TEST(ControlRankLink, DialsAgainWhenItIsHungUpOn) {
+  const Listener listener;
+  std::thread coordinator([&] {
+    listener.accept_one();
+    Side side(listener.accept_one());
+    side.next<RankHello>();
+    side.send(quick_job());
+    while (side.next<RankState>()) {
+    }
+  });
+  EXPECT_NO_THROW(RankLink::connect(options_for(listener.address())));
+  coordinator.join();
+}
+
+// Each of these ends the process, with the status that says so.
+class ControlRankLinkDeathTest : public testing::Test {
+ protected:
+  // Runs a rank against a coordinator that gives it a job and then does `then`.
+  template <typename Then>
+  static void rank_with(int32_t silence_ms, Then then) {
+    const Listener listener;
+    std::thread coordinator([&] {
+      Side side(listener.accept_one());
+      side.next<RankHello>();
+      JobSpec job = quick_job();
+      job.silence_ms = silence_ms;
+      side.send(job);
+      then(side);
+      while (side.next<RankState>()) {
+      }
+    });
+    const auto link = RankLink::connect(options_for(listener.address()));
+    StepPlan plan;
+    while (link->next_plan(plan)) {
+    }
+    coordinator.join();
+  }
+  const testing::ExitedWithCode orphaned_{RankLink::kExitOrphaned};
+};
+
+TEST_F(ControlRankLinkDeathTest, SilenceEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(rank_with(150, [](Side&) {}), orphaned_, "nothing heard from the coordinator");
+}
+
+TEST_F(ControlRankLinkDeathTest, AHangUpEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(rank_with(20000, [](Side& side) { side.hang_up(); }), orphaned_,
+              "closed the connection");
+}
+
+TEST_F(ControlRankLinkDeathTest, AFrameOutOfPlaceEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(rank_with(20000, [](Side& side) { side.send(RankReady{}); }), orphaned_,
+              "only ranks send");
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,418 @@
+// A whole group of real processes (fake_worker: ranks without a model) under every fault that the
+// supervisor must see.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/asio/io_context.hpp>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <set>
+
+#include "comm/control/build_id.h"
+#include "comm/control/control_codec.h"
+#include "comm/control/dial.h"
+#include "coordinator/cluster/group.h"
+
+namespace trireme {
+namespace {
+
+using testing::HasSubstr;
+
+bool process_exists(int64_t pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  if (!std::getline(status, text)) return false;
+  return text.find(") Z ") == std::string::npos;
+}
+
+uint16_t free_port() {
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  socklen_t size = sizeof(address);
+  getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  return ntohs(address.sin_port);
+}
+
+class ClusterProcessGroup : public testing::Test {
+ protected:
+  ClusterProcessGroup() {
+    folder_ = (std::filesystem::temp_directory_path() /
+               ("trireme_group_test_" + std::to_string(getpid())))
+                  .string();
+    spec_.job.layout = {.tp = 2, .pp = 1};
+    spec_.job.hidden_size = 64;
+    spec_.job.max_batch_tokens = 16;
+    spec_.executable = TRIREME_FAKE_WORKER;
+    spec_.secret = "the secret of " + std::to_string(getpid());
+    spec_.run_folder = folder_;
+    // Generous where the test does not wait for it: the machine may be busy.
+    spec_.heartbeat_timeout_ms = 5000;
+    spec_.launch_timeout_ms = 30000;
+  }
+
+  ~ClusterProcessGroup() override {
+    group_.reset();
+    for (const int64_t pid : pids_) EXPECT_FALSE(process_exists(pid)) << pid;
+    EXPECT_TRUE(!std::filesystem::exists(folder_) || std::filesystem::is_empty(folder_));
+    std::filesystem::remove_all(folder_);
+    unsetenv("FAKE_WORKER");
+  }
+
+  void start() {
+    Group::Events events;
+    events.on_serving = [this](const GroupCapacity& capacity) {
+      ++n_serving_;
+      capacity_ = capacity;
+      for (const RankInfo& rank : capacity.ranks) pids_.insert(rank.pid);
+    };
+    events.on_result = [this](StepResult&& result) { results_.push_back(std::move(result)); };
+    events.on_lost = [this](const std::string& cause, const std::string& detail) {
+      lost_.push_back(cause);
+      details_.push_back(detail);
+    };
+    events.on_broken = [this](const std::string& error) { broken_ = error; };
+    events.on_loading = [this](uint64_t, uint64_t total) { loading_total_ = total; };
+    group_ = make_process_group(io_, spec_, std::move(events));
+    group_->start();
+  }
+
+  bool run_until(const std::function<bool()>& done) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!done()) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      io_.restart();
+      io_.run_one_for(std::chrono::milliseconds(100));
+    }
+    return true;
+  }
+
+  void serve() {
+    start();
+    ASSERT_TRUE(run_until([this] { return n_serving_ == 1 || !broken_.empty(); }));
+    ASSERT_EQ(broken_, "");
+  }
+
+  int32_t step(int32_t token) {
+    const size_t n_before = results_.size();
+    group_->send(plan_of(token));
+    if (!run_until([&] { return results_.size() > n_before || !details_.empty(); })) return -1;
+    if (results_.size() == n_before) {
+      ADD_FAILURE() << "lost: " << details_.back();
+      return -1;
+    }
+    EXPECT_EQ(results_.back().epoch, group_->epoch());
+    return results_.back().sequences.at(0).token_id;
+  }
+
+  static StepPlan plan_of(int32_t token) {
+    StepPlan plan;
+    plan.step_id = 1;
+    plan.sequences.emplace_back();
+    plan.sequences[0].input_ids = {token};
+    return plan;
+  }
+
+  void stop() {
+    bool stopped = false;
+    group_->stop([&stopped] { stopped = true; });
+    EXPECT_TRUE(run_until([&stopped] { return stopped; }));
+  }
+
+  // Serving again in a later epoch, and answering.
+  void expect_recovery(uint64_t lost_epoch) {
+    ASSERT_TRUE(run_until([this] { return n_serving_ == 2; }));
+    EXPECT_GT(group_->epoch(), lost_epoch);
+    details_.clear();
+    EXPECT_EQ(step(500), 501);
+  }
+
+  // Connects to the control port, sends `bytes`, and gives what comes back until the end.
+  std::string strange_visit(const std::string& bytes) {
+    auto fd = dial({.host = "127.0.0.1", .port = std::to_string(spec_.control_port)},
+                   std::chrono::steady_clock::now() + std::chrono::seconds(10));
+    EXPECT_TRUE(fd.ok());
+    EXPECT_TRUE(send_all((*fd).get(), bytes));
+    std::string back;
+    EXPECT_TRUE(run_until([&] {
+      char chunk[4096];
+      const ssize_t n = recv((*fd).get(), chunk, sizeof(chunk), MSG_DONTWAIT);
+      if (n > 0) back.append(chunk, static_cast<size_t>(n));
+      return n == 0 || (n < 0 && errno == ECONNRESET);
+    }));
+    return back;
+  }
+
+  std::string folder_;
+  LaunchSpec spec_;
+  boost::asio::io_context io_;
+  std::unique_ptr<Group> group_;
+  int n_serving_ = 0;
+  GroupCapacity capacity_;
+  std::vector<StepResult> results_;
+  std::vector<std::string> lost_;
+  std::vector<std::string> details_;
+  std::string broken_;
+  uint64_t loading_total_ = 0;
+  std::set<int64_t> pids_;
+};
+
+TEST_F(ClusterProcessGroup, ServesAndStopsWithoutATrace) {
+  serve();
+  EXPECT_EQ(capacity_.kv_blocks, 10);
+  EXPECT_EQ(capacity_.ranks.size(), 2U);
+  EXPECT_EQ(loading_total_, 2000U);
+  EXPECT_EQ(group_->n_ranks_alive(), 2);
+  for (int32_t token = 0; token < 50; ++token) EXPECT_EQ(step(token), token + 1);
+  stop();
+  for (const int64_t pid : pids_) EXPECT_FALSE(process_exists(pid));
+  EXPECT_EQ(group_->status(), GroupStatus::kStopped);
+  EXPECT_TRUE(lost_.empty());
+  EXPECT_EQ(broken_, "");
+}
+
+TEST_F(ClusterProcessGroup, AKilledRankIsLostAndTheGroupServesAgain) {
+  serve();
+  EXPECT_EQ(step(1), 2);
+  const uint64_t epoch = group_->epoch();
+  const std::set<int64_t> first = pids_;
+  const auto killed = std::chrono::steady_clock::now();
+  ASSERT_EQ(kill(static_cast<pid_t>(capacity_.ranks[1].pid), SIGKILL), 0);
+  ASSERT_TRUE(run_until([this] { return !lost_.empty(); }));
+  RecordProperty("detected_us",
+                 static_cast<int>(std::chrono::duration_cast<std::chrono::microseconds>(
+                                      std::chrono::steady_clock::now() - killed)
+                                      .count()));
+  EXPECT_TRUE(lost_[0] == "socket" || lost_[0] == "rank_exit") << lost_[0];
+  EXPECT_THAT(details_[0], HasSubstr("rank 1"));
+  expect_recovery(epoch);
+  for (const int64_t pid : first) EXPECT_FALSE(process_exists(pid));
+}
+
+TEST_F(ClusterProcessGroup, AStoppedRankIsLostByItsSilence) {
+  spec_.heartbeat_timeout_ms = 400;
+  serve();
+  const uint64_t epoch = group_->epoch();
+  ASSERT_EQ(kill(static_cast<pid_t>(capacity_.ranks[0].pid), SIGSTOP), 0);
+  ASSERT_TRUE(run_until([this] { return !lost_.empty(); }));
+  EXPECT_EQ(lost_[0], "heartbeat");
+  ASSERT_TRUE(run_until([this] { return n_serving_ == 2; }));
+  EXPECT_GT(group_->epoch(), epoch);
+}
+
+TEST_F(ClusterProcessGroup, ADeadlockIsFoundASlowStepIsNot) {
+  spec_.job.model_path = "slow";
+  serve();
+  EXPECT_EQ(step(1), 2);
+  EXPECT_TRUE(lost_.empty());
+  stop();
+
+  n_serving_ = 0;
+  spec_.job.model_path = "deadlock";
+  serve();
+  group_->send(plan_of(1));
+  ASSERT_TRUE(run_until([this] { return !lost_.empty(); }));
+  EXPECT_EQ(lost_[0], "stalled");
+  EXPECT_THAT(details_[0], HasSubstr("collective 3"));
+}
+
+TEST_F(ClusterProcessGroup, ACrashLoopEndsInTheBreaker) {
+  spec_.job.model_path = "die-in-step";
+  spec_.max_crashes = 3;
+  start();
+  int n_sent = 0;
+  ASSERT_TRUE(run_until([&] {
+    if (n_serving_ > n_sent) {
+      ++n_sent;
+      group_->send(plan_of(1));
+    }
+    return !broken_.empty();
+  }));
+  EXPECT_EQ(lost_.size(), 3U);
+  EXPECT_THAT(broken_, HasSubstr("3 crashes"));
+  EXPECT_EQ(group_->status(), GroupStatus::kBroken);
+  stop();
+}
+
+TEST_F(ClusterProcessGroup, AFirstLaunchThatFailsNamesTheCause) {
+  setenv("FAKE_WORKER", "exit", 1);
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("the fake cannot start; mend the fake"));
+
+  unsetenv("FAKE_WORKER");
+  broken_.clear();
+  spec_.job.model_path = "no-room";
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("no room for the weights; bring more"));
+
+  broken_.clear();
+  spec_.executable = "/nonexistent/trireme";
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("/nonexistent/trireme: No such file"));
+  EXPECT_TRUE(lost_.empty());
+}
+
+TEST_F(ClusterProcessGroup, LaunchesAndLoadsThatHangHaveDeadlines) {
+  setenv("FAKE_WORKER", "no-hello", 1);
+  spec_.launch_timeout_ms = 300;
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("2 of 2 ranks (0, 1) did not come up"));
+
+  unsetenv("FAKE_WORKER");
+  broken_.clear();
+  spec_.launch_timeout_ms = 30000;
+  spec_.load_timeout_ms = 300;
+  spec_.job.model_path = "load-hang";
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("no progress loading"));
+}
+
+TEST_F(ClusterProcessGroup, StrangersOnTheControlPortChangeNothing) {
+  spec_.control_port = free_port();
+  serve();
+  RankHello hello;
+  hello.world_size = 2;
+  hello.epoch = group_->epoch();
+  hello.secret = spec_.secret;
+  hello.build = build_id();
+  const auto visit = [&](auto change) {
+    RankHello changed = hello;
+    change(changed);
+    return strange_visit(encode_frame(changed));
+  };
+  EXPECT_EQ(strange_visit("GET / HTTP/1.1\r\n\r\n"), "");               // an oversize frame
+  EXPECT_EQ(strange_visit(std::string("\x08\0\0\0garbage!", 12)), "");  // not protobuf
+  EXPECT_EQ(strange_visit(encode_frame(StepPlan())), "");               // not a hello
+  EXPECT_THAT(visit([](RankHello& h) { h.secret = "wrong"; }), HasSubstr("TRIREME_SECRET"));
+  EXPECT_THAT(visit([](RankHello& h) { h.secret.back() ^= 1; }), HasSubstr("TRIREME_SECRET"));
+  EXPECT_THAT(visit([](RankHello& h) { h.build = "0.0.0"; }), HasSubstr("one version"));
+  EXPECT_THAT(visit([](RankHello& h) { h.epoch -= 1; }), HasSubstr("not the present launch"));
+  EXPECT_THAT(visit([](RankHello& h) { h.world_size = 7; }), HasSubstr("one of 7 ranks"));
+  EXPECT_THAT(visit([](RankHello&) {}), HasSubstr("already connected"));
+  EXPECT_EQ(step(7), 8);
+  EXPECT_TRUE(lost_.empty());
+  EXPECT_EQ(n_serving_, 1);
+}
+
+TEST_F(ClusterProcessGroup, ManySilentStrangersDoNotKeepRanksOut) {
+  spec_.control_port = free_port();
+  serve();
+  std::vector<UniqueFd> crowd;
+  for (int i = 0; i < 200; ++i) {
+    auto fd = dial({.host = "127.0.0.1", .port = std::to_string(spec_.control_port)},
+                   std::chrono::steady_clock::now() + std::chrono::seconds(10));
+    ASSERT_TRUE(fd.ok());
+    crowd.push_back(std::move(*fd));
+    io_.restart();
+    io_.poll();
+  }
+  const uint64_t epoch = group_->epoch();
+  ASSERT_EQ(kill(static_cast<pid_t>(capacity_.ranks[0].pid), SIGKILL), 0);
+  expect_recovery(epoch);
+}
+
+TEST_F(ClusterProcessGroup, APortInUseIsNamed) {
+  const UniqueFd taken(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(bind(taken.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(taken.get(), 1), 0);
+  socklen_t size = sizeof(address);
+  getsockname(taken.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  spec_.control_port = ntohs(address.sin_port);
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("Address already in use; choose another port"));
+}
+
+TEST_F(ClusterProcessGroup, RanksThatDoNotEndAreKilled) {
+  spec_.job.model_path = "never-end";
+  spec_.stop_timeout_ms = 200;
+  serve();
+  stop();
+  for (const int64_t pid : pids_) EXPECT_FALSE(process_exists(pid));
+}
+
+TEST_F(ClusterProcessGroup, DestroyingAServingGroupLeavesNothing) { serve(); }
+
+// The coordinator itself is killed: a process of this test plays it.
+TEST_F(ClusterProcessGroup, RanksDoNotOutliveTheCoordinator) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t coordinator = fork();
+  ASSERT_GE(coordinator, 0);
+  if (coordinator == 0) {
+    start();
+    run_until([this] { return n_serving_ == 1; });
+    int64_t pids[2] = {0, 0};
+    for (size_t r = 0; r < capacity_.ranks.size(); ++r) pids[r] = capacity_.ranks[r].pid;
+    if (write(ends[1], pids, sizeof(pids)) < 0) _exit(1);
+    run_until([] { return false; });
+    _exit(0);
+  }
+  int64_t pids[2] = {0, 0};
+  ASSERT_EQ(read(ends[0], pids, sizeof(pids)), static_cast<ssize_t>(sizeof(pids)));
+  close(ends[0]);
+  close(ends[1]);
+  ASSERT_TRUE(pids[0] > 0 && process_exists(pids[0]) && process_exists(pids[1]));
+  ASSERT_EQ(kill(coordinator, SIGKILL), 0);
+  ASSERT_EQ(waitpid(coordinator, nullptr, 0), coordinator);
+  EXPECT_TRUE(run_until([&] { return !process_exists(pids[0]) && !process_exists(pids[1]); }));
+  std::filesystem::remove_all(folder_);  // the dead coordinator's: a run folder's owner clears it
+}
+
+TEST_F(ClusterProcessGroup, MpirunBringsUpAndRecoversAGroup) {
+  if (system("command -v mpirun > /dev/null 2>&1") != 0) {
+    GTEST_SKIP() << "SKIPPED: mpirun is not installed";
+  }
+  spec_.launcher = LauncherKind::kMpirun;
+  serve();
+  EXPECT_EQ(step(1), 2);
+  uint64_t epoch = group_->epoch();
+  const std::set<int64_t> first = pids_;
+  ASSERT_EQ(kill(static_cast<pid_t>(capacity_.ranks[0].pid), SIGKILL), 0);
+  expect_recovery(epoch);
+  for (const int64_t pid : first) EXPECT_FALSE(process_exists(pid));
+
+  // A rank that is stopped ends with the rest, although mpirun never notices that it is.
+  epoch = group_->epoch();
+  const std::vector<RankInfo> second = group_->ranks();
+  ASSERT_EQ(kill(static_cast<pid_t>(second[0].pid), SIGSTOP), 0);
+  ASSERT_EQ(kill(static_cast<pid_t>(second[1].pid), SIGKILL), 0);
+  ASSERT_TRUE(run_until([this] { return n_serving_ == 3; }));
+  EXPECT_GT(group_->epoch(), epoch);
+  for (const RankInfo& rank : second) EXPECT_FALSE(process_exists(rank.pid));
+  stop();
+}
+
+TEST_F(ClusterProcessGroup, MpirunThatCannotReachAHostNamesIt) {
+  if (system("command -v mpirun > /dev/null 2>&1") != 0) {
+    GTEST_SKIP() << "SKIPPED: mpirun is not installed";
+  }
+  spec_.launcher = LauncherKind::kMpirun;
+  spec_.hosts = {"no-such-host.invalid"};
+  spec_.control_address = "0.0.0.0";
+  start();
+  ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("mpirun ended with status"));
+  EXPECT_THAT(broken_, HasSubstr("it said: "));
+}
+
+}  // namespace
+}  // namespace trireme

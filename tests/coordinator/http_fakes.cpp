@@ -1,0 +1,226 @@
+#include "http_fakes.h"
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "coordinator/text/stop_checker.h"
+
+namespace trireme {
+namespace {
+
+constexpr auto kWait = std::chrono::seconds(20);
+
+// Holds back the bytes of an unfinished character, as a detokenizer does.
+class ByteStream final : public TextStream {
+ public:
+  explicit ByteStream(const TextStreamOptions& options)
+      : checker_(options.stop), options_(options) {}
+
+  Piece push(int32_t token_id) override {
+    if (token_id == kFakeEos) {
+      return options_.skip_special_tokens ? Piece{} : check("<eos>");
+    }
+    bytes_.push_back(static_cast<char>(token_id));
+    const auto first = static_cast<unsigned char>(bytes_.front());
+    const size_t size = first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    return bytes_.size() < size ? Piece{} : check(std::exchange(bytes_, {}));
+  }
+
+  std::string finish() override { return stopped_ ? "" : checker_.flush(); }
+
+ private:
+  Piece check(const std::string& text) {
+    StopChecker::Output output = checker_.feed(text);
+    stopped_ = output.stop.has_value();
+    if (stopped_ && options_.include_stop_string) output.text += *output.stop;
+    return {.text = output.text, .stopped = stopped_};
+  }
+
+  StopChecker checker_;
+  const TextStreamOptions options_;
+  std::string bytes_;
+  bool stopped_ = false;
+};
+
+}  // namespace
+
+Result<std::vector<int32_t>> ByteCodec::encode(std::string_view text, bool) const {
+  std::vector<int32_t> ids;
+  for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+  return ids;
+}
+
+Result<std::vector<int32_t>> ByteCodec::encode_chat(const nlohmann::ordered_json& messages,
+                                                    const ChatPromptOptions& options) const {
+  std::string text;
+  for (const auto& message : messages) {
+    const auto role = message["role"].get<std::string>();
+    if (role == "bad") return Error{"the template does not know the role bad", ""};
+    text += "<" + role + ">" + message["content"].get<std::string>();
+  }
+  if (options.add_generation_prompt) text += "<assistant>";
+  return encode(text, false);
+}
+
+std::string ByteCodec::decode(const std::vector<int32_t>& ids, bool skip_special_tokens) const {
+  std::string text;
+  for (const int32_t id : ids) {
+    if (id != kFakeEos) {
+      text.push_back(static_cast<char>(id));
+    } else if (!skip_special_tokens) {
+      text += "<eos>";
+    }
+  }
+  return text;
+}
+
+std::unique_ptr<TextStream> ByteCodec::open_stream(const TextStreamOptions& options,
+                                                   const std::vector<int32_t>&) const {
+  return std::make_unique<ByteStream>(options);
+}
+
+FakeService::FakeService() {
+  status_.ready = true;
+  status_.context_length = 256;
+  status_.vocab_size = kFakeVocab;
+  status_.n_kv_blocks = 64;
+  thread_ = std::thread([this] { run(); });
+}
+
+FakeService::~FakeService() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+Result<RequestId> FakeService::submit(GenerateRequest request, EventHandler on_event) {
+  std::lock_guard lock(mutex_);
+  if (refusal_) return *refusal_;
+  requests_.push_back(request);
+  running_[++last_id_] = Running{std::move(request), std::move(on_event)};
+  changed_.notify_all();
+  return last_id_;
+}
+
+void FakeService::cancel(RequestId id) {
+  std::lock_guard lock(mutex_);
+  n_cancels_ += running_.erase(id);
+  changed_.notify_all();
+}
+
+ServiceStatus FakeService::status() const {
+  std::lock_guard lock(mutex_);
+  ServiceStatus status = status_;
+  status.n_running = static_cast<int>(running_.size());
+  return status;
+}
+
+void FakeService::set_script(std::string script) {
+  std::lock_guard lock(mutex_);
+  script_ = std::move(script);
+}
+
+void FakeService::set_mode(Mode mode) {
+  std::lock_guard lock(mutex_);
+  mode_ = mode;
+  changed_.notify_all();
+}
+
+void FakeService::set_status(ServiceStatus status) {
+  std::lock_guard lock(mutex_);
+  status_ = std::move(status);
+}
+
+void FakeService::set_refusal(std::optional<Error> refusal) {
+  std::lock_guard lock(mutex_);
+  refusal_ = std::move(refusal);
+}
+
+std::vector<GenerateRequest> FakeService::requests() const {
+  std::lock_guard lock(mutex_);
+  return requests_;
+}
+
+bool FakeService::wait_for_requests(size_t n) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, kWait, [&] { return requests_.size() >= n; });
+}
+
+bool FakeService::wait_for_cancels(size_t n) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, kWait, [&] { return n_cancels_ >= n; });
+}
+
+// Nothing when there is nothing to say in this mode.
+std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
+  if (mode_ == Mode::kSilent) return std::nullopt;
+  GenerateEvent event;
+  event.n_prompt_tokens = static_cast<int32_t>(running.request.prompt_ids.size());
+  if (running.n_output == 0 && running.request.want_prompt_logprobs) {
+    event.prompt_logprobs.assign(running.request.prompt_ids.size() - 1, -0.25F);
+  }
+  if (mode_ == Mode::kBreak && running.n_output == 2) {
+    event.finish = FinishReason::kError;
+    event.error = "the group fell over";
+    return event;
+  }
+  const size_t position = running.request.choice + static_cast<size_t>(running.n_output);
+  const bool endless = mode_ == Mode::kEndless;
+  if (running.request.max_new_tokens > 0) {
+    const bool at_end = !endless && position >= script_.size();
+    const int32_t token =
+        at_end ? kFakeEos : static_cast<unsigned char>(script_[position % script_.size()]);
+    event.token_ids.push_back(token);
+    event.logprobs.push_back(-0.5F);
+    std::vector<TokenLogprob> top;
+    for (int32_t i = 0; i < running.request.n_logprobs; ++i) {
+      top.push_back({.token_id = (token + i) % 128, .logprob = -0.5F - static_cast<float>(i)});
+    }
+    event.top_logprobs.push_back(std::move(top));
+    ++running.n_output;
+    if (at_end) event.finish = FinishReason::kStop;
+    for (const int32_t stop : running.request.stop_token_ids) {
+      if (token == stop) event.finish = FinishReason::kStop;
+    }
+  }
+  if (event.finish == FinishReason::kNone && !endless &&
+      running.n_output >= running.request.max_new_tokens) {
+    event.finish = FinishReason::kLength;
+  }
+  event.n_output_tokens = running.n_output;
+  return event;
+}
+
+void FakeService::run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    std::vector<std::pair<EventHandler, GenerateEvent>> events;
+    for (auto it = running_.begin(); it != running_.end();) {
+      std::optional<GenerateEvent> event = next_event(it->second);
+      const bool ended = event && event->finish != FinishReason::kNone;
+      if (event) events.emplace_back(it->second.on_event, std::move(*event));
+      it = ended ? running_.erase(it) : std::next(it);
+    }
+    if (events.empty()) {
+      changed_.wait(lock);
+      continue;
+    }
+    lock.unlock();
+    for (auto& [handler, event] : events) handler(std::move(event));
+    events.clear();
+    lock.lock();
+  }
+}
+
+TestServer::TestServer(const HttpLimits& limits)
+    : metrics({.model_name = "fake", .version = "test"}),
+      server(service, codec,
+             {.id = "fake", .created = 7, .context_length = 256, .vocab_size = kFakeVocab}, metrics,
+             {.host = "127.0.0.1", .port = 0, .n_handler_threads = 2, .limits = limits}) {
+  server.start();
+}
+
+}  // namespace trireme

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/cluster/group.h"
+#include "tests/coordinator/serving_fake_ranks.h"
+
+namespace trireme::fake {
+
+// What a test decides about a fake group. Touched on the service's thread only, once it runs.
+struct GroupScript {
+  int32_t max_slots = 4;
+  int32_t n_blocks = 64;
+  int32_t max_batch_tokens = 64;
+  std::string numerics_id = "fake";
+  bool serve_at_start = true;  // else the test calls come_up
+  bool answer = true;          // false: plans are run, results are kept back
+  // Called for every plan before it is run: true kills the group.
+  std::function<bool(const StepPlan&)> kills;
+  bool relaunches = true;  // after a loss, by itself
+  bool breaks = false;     // after a loss, for good
+};
+
+// A group of fake ranks in the service's own thread.
+class FakeGroup final : public Group {
+ public:
+  FakeGroup(boost::asio::io_context& io, GroupScript what, Events events)
+      : script(std::move(what)), io_(io), events_(std::move(events)) {}
+
+  void start() override {
+    status_ = GroupStatus::kLoading;
+    if (script.serve_at_start) later([this] { come_up(); });
+  }
+
+  void send(StepPlan&& plan) override {
+    EXPECT_EQ(status_, GroupStatus::kServing);
+    EXPECT_EQ(plan.epoch, epoch_);
+    if (script.kills && script.kills(plan)) {
+      lose("rank_exit", "rank 0 was killed");  // the hard case: before send returns
+      return;
+    }
+    results_.push_back(ranks_->run(plan));
+    if (script.answer) later([this] { answer_one(); });
+  }
+
+  void stop(std::function<void()> on_stopped) override {
+    status_ = GroupStatus::kStopped;
+    later(std::move(on_stopped));
+  }
+  GroupStatus status() const override { return status_; }
+  uint64_t epoch() const override { return epoch_; }
+  int n_ranks_alive() const override { return status_ == GroupStatus::kServing ? 1 : 0; }
+  std::vector<RankInfo> ranks() const override {
+    RankInfo rank;
+    rank.host = "here";
+    return {rank};
+  }
+
+  void come_up() {
+    if (status_ == GroupStatus::kStopped || status_ == GroupStatus::kBroken) return;
+    ++epoch_;
+    status_ = GroupStatus::kServing;
+    ranks_.emplace(script.max_slots, script.n_blocks, script.max_batch_tokens);
+    GroupCapacity capacity;
+    capacity.kv_blocks = script.n_blocks;
+    capacity.numerics_id = script.numerics_id;
+    events_.on_serving(capacity);
+  }
+  void lose(const std::string& cause, const std::string& detail) {
+    results_.clear();
+    status_ = GroupStatus::kBackoff;
+    if (script.relaunches && !script.breaks) later([this] { come_up(); });
+    events_.on_lost(cause, detail);
+    if (script.breaks) break_for_good("the ranks crash again and again; see the log");
+  }
+  void break_for_good(const std::string& error) {
+    status_ = GroupStatus::kBroken;
+    events_.on_broken(error);
+  }
+  void answer_one() {
+    if (results_.empty()) return;
+    StepResult result = std::move(results_.front());
+    results_.pop_front();
+    events_.on_result(std::move(result));
+  }
+
+  GroupScript script;
+
+ private:
+  void later(std::function<void()> what) { boost::asio::post(io_, std::move(what)); }
+
+  boost::asio::io_context& io_;
+  Events events_;
+  GroupStatus status_ = GroupStatus::kStopped;
+  uint64_t epoch_ = 0;
+  std::optional<Ranks> ranks_;
+  std::deque<StepResult> results_;
+};
+
+}  // namespace trireme::fake

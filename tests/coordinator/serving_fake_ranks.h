@@ -1,0 +1,210 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/control/step_plan.h"
+#include "coordinator/serving/inference_service.h"
+
+namespace trireme::fake {
+
+constexpr int32_t kVocabSize = 97;
+constexpr int32_t kEos = 0;
+
+inline uint64_t mix(uint64_t a, uint64_t b) {
+  uint64_t x = a * 0x9E3779B97F4A7C15U + b + 0x7F4A7C15U;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31);
+}
+
+// The fake model: its state after a token is a hash of all tokens so far, kept in the KV cell of
+// that token; everything it answers is a function of that state.
+inline uint64_t next_state(uint64_t state, int32_t token) {
+  return mix(state, static_cast<uint64_t>(token));
+}
+inline int32_t draw(uint64_t state, const SamplingParams& sampling, uint32_t choice,
+                    int32_t output_index) {
+  const uint64_t noise = mix(mix(sampling.seed, choice), static_cast<uint64_t>(output_index));
+  return static_cast<int32_t>(mix(state, noise) % kVocabSize);
+}
+inline float logprob(uint64_t state, int32_t token) {
+  return -static_cast<float>(mix(state, 1000U + static_cast<uint64_t>(token)) % 4096) / 256.0F;
+}
+inline std::vector<float> all_logits(uint64_t state) {
+  std::vector<float> logits;
+  for (int32_t id = 0; id < kVocabSize; ++id) logits.push_back(logprob(state, id));
+  return logits;
+}
+
+// What a client heard.
+struct Transcript {
+  std::vector<int32_t> token_ids;
+  std::vector<float> logprobs;
+  std::vector<float> prompt_logprobs;
+  std::vector<float> last_logits;
+  FinishReason finish = FinishReason::kNone;
+  std::string error;
+
+  void hear(GenerateEvent&& event) {
+    EXPECT_EQ(finish, FinishReason::kNone) << "an event after the last";
+    EXPECT_EQ(event.token_ids.size(), event.logprobs.size());
+    token_ids.insert(token_ids.end(), event.token_ids.begin(), event.token_ids.end());
+    logprobs.insert(logprobs.end(), event.logprobs.begin(), event.logprobs.end());
+    if (!event.prompt_logprobs.empty()) {
+      EXPECT_TRUE(prompt_logprobs.empty()) << "prompt logprobs given twice";
+      prompt_logprobs = std::move(event.prompt_logprobs);
+    }
+    if (!event.last_logits.empty()) {
+      EXPECT_TRUE(last_logits.empty()) << "logits given twice";
+      last_logits = std::move(event.last_logits);
+    }
+    EXPECT_EQ(event.n_output_tokens, static_cast<int32_t>(token_ids.size()));
+    finish = event.finish;
+    error = std::move(event.error);
+  }
+};
+
+// What the model says when nothing disturbs it.
+inline Transcript undisturbed(const GenerateRequest& request) {
+  Transcript out;
+  uint64_t state = 0;
+  for (size_t i = 0; i < request.prompt_ids.size(); ++i) {
+    if (i > 0 && request.want_prompt_logprobs)
+      out.prompt_logprobs.push_back(logprob(state, request.prompt_ids[i]));
+    state = next_state(state, request.prompt_ids[i]);
+  }
+  if (request.want_last_logits) out.last_logits = all_logits(state);
+  out.finish = FinishReason::kLength;
+  for (int32_t i = 0; i < request.max_new_tokens; ++i) {
+    const int32_t token = draw(state, request.sampling, request.choice, i);
+    out.token_ids.push_back(token);
+    out.logprobs.push_back(logprob(state, token));
+    const std::vector<int32_t>& stops = request.stop_token_ids;
+    if ((token == kEos && !request.ignore_eos) ||
+        std::find(stops.begin(), stops.end(), token) != stops.end()) {
+      out.finish = FinishReason::kStop;
+      break;
+    }
+    state = next_state(state, token);
+  }
+  return out;
+}
+
+inline void expect_equal(const Transcript& got, const Transcript& want) {
+  EXPECT_EQ(got.token_ids, want.token_ids);
+  EXPECT_EQ(got.logprobs, want.logprobs);
+  EXPECT_EQ(got.prompt_logprobs, want.prompt_logprobs);
+  EXPECT_EQ(got.last_logits, want.last_logits);
+  EXPECT_EQ(got.finish, want.finish) << got.error;
+}
+
+// One group's ranks: runs plans with the fake model over a paged KV, and holds every plan against
+// the contract of step_plan.h.
+class Ranks {
+ public:
+  Ranks(int32_t max_slots, int32_t n_blocks, int32_t max_batch_tokens)
+      : slots_(static_cast<size_t>(max_slots)),
+        cells_(static_cast<size_t>(n_blocks) * kBlockSize),
+        block_owner_(static_cast<size_t>(n_blocks), -1),
+        max_batch_tokens_(max_batch_tokens) {}
+
+  StepResult run(const StepPlan& plan) {
+    EXPECT_EQ(plan.step_id, ++last_step_id_);
+    EXPECT_FALSE(plan.sequences.empty());
+    EXPECT_LE(plan.n_tokens(), max_batch_tokens_);
+    std::set<uint64_t> seen;
+    StepResult result;
+    result.epoch = plan.epoch;
+    result.step_id = plan.step_id;
+    for (const SequencePlan& part : plan.sequences) {
+      EXPECT_TRUE(seen.insert(part.request_id).second) << "twice in a plan";
+      result.sequences.push_back(run(part));
+    }
+    return result;
+  }
+
+ private:
+  struct Slot {
+    uint64_t request_id = 0;
+    bool valid = false;  // false: its blocks were given away, only a reset may follow
+    int32_t n_tokens = 0;
+    std::vector<int32_t> table;
+  };
+  struct Cell {
+    uint64_t request_id = 0;
+    uint64_t state = 0;
+  };
+
+  void take_blocks(const SequencePlan& part, Slot& slot) {
+    for (const int32_t block : part.new_blocks) {
+      int32_t& owner = block_owner_.at(static_cast<size_t>(block));
+      if (owner >= 0) {
+        EXPECT_NE(owner, part.slot) << "a block twice in one table";
+        slots_[static_cast<size_t>(owner)].valid = false;
+      }
+      owner = part.slot;
+      slot.table.push_back(block);
+    }
+  }
+
+  Cell& cell(const Slot& slot, int32_t position) {
+    const int32_t block = slot.table.at(static_cast<size_t>(position / kBlockSize));
+    return cells_[static_cast<size_t>(block * kBlockSize + position % kBlockSize)];
+  }
+
+  SequenceResult run(const SequencePlan& part) {
+    Slot& slot = slots_.at(static_cast<size_t>(part.slot));
+    if (part.reset_slot) {
+      for (int32_t& owner : block_owner_) owner = owner == part.slot ? -1 : owner;
+      slot = {.request_id = part.request_id, .valid = true, .n_tokens = 0, .table = {}};
+    }
+    take_blocks(part, slot);
+    EXPECT_TRUE(slot.valid) << "a KV block belongs to two sequences";
+    EXPECT_EQ(slot.request_id, part.request_id);
+    EXPECT_EQ(slot.n_tokens, part.start_position) << "tokens are not contiguous";
+    EXPECT_FALSE(part.input_ids.empty());
+
+    SequenceResult result;
+    result.request_id = part.request_id;
+    result.slot = part.slot;
+    uint64_t state = 0;
+    for (size_t i = 0; i < part.input_ids.size(); ++i) {
+      const int32_t position = slot.n_tokens++;
+      state = 0;
+      if (position > 0) {
+        const Cell& last = cell(slot, position - 1);
+        EXPECT_EQ(last.request_id, part.request_id) << "another sequence's KV";
+        state = last.state;
+      }
+      state = next_state(state, part.input_ids[i]);
+      cell(slot, position) = {.request_id = part.request_id, .state = state};
+      if (!part.logprob_targets.empty()) {
+        const int32_t target = part.logprob_targets.at(i);
+        result.target_logprobs.push_back(target < 0 ? 0.0F : logprob(state, target));
+      }
+    }
+    if (part.want_logits) result.logits = all_logits(state);
+    if (part.sample) {
+      result.token_id = draw(state, part.sampling, part.choice, part.output_index);
+      result.logprob = logprob(state, result.token_id);
+    }
+    return result;
+  }
+
+  std::vector<Slot> slots_;
+  std::vector<Cell> cells_;
+  std::vector<int32_t> block_owner_;  // slot, -1: none
+  int32_t max_batch_tokens_;
+  uint64_t last_step_id_ = 0;
+};
+
+}  // namespace trireme::fake

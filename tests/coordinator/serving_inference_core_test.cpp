@@ -1,0 +1,206 @@
+#include <gtest/gtest.h>
+
+#include <future>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "coordinator/serving/inference_core.h"
+#include "tests/coordinator/serving_world.h"
+
+namespace trireme {
+namespace {
+
+using fake::GroupScript;
+using fake::kPatience;
+using fake::request_of;
+using fake::Transcript;
+using fake::World;
+
+TEST(InferenceCore, AnswersRequestsOfManyThreads) {
+  World world({GroupScript{}, GroupScript{}});
+  std::vector<std::thread> clients;
+  for (uint64_t c = 0; c < 4; ++c) {
+    clients.emplace_back([&world, c] {
+      for (uint64_t i = 0; i < 25; ++i)
+        EXPECT_TRUE(world.submit(request_of(static_cast<int32_t>(3 + i), 20, 100 * c + i)));
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  world.wait_until_all_ended();
+  world.expect_all_undisturbed();
+  world.expect_nothing_held();
+  world.settle();
+  EXPECT_TRUE(world.core->status().ready);
+  EXPECT_EQ(world.core->status().n_kv_blocks, 128);
+  EXPECT_EQ(world.core->status().kv_usage, 0.0);
+}
+
+TEST(InferenceCore, WorkIsSharedOverReplicas) {
+  GroupScript mute;
+  mute.answer = false;
+  World world({mute, mute});
+  world.wait([&] { return world.n_up == 2; });
+  for (uint64_t i = 0; i < 6; ++i) EXPECT_TRUE(world.submit(request_of(5, 5, i)));
+  world.settle();
+  for (const ReplicaSnapshot& replica : world.core->replicas())
+    EXPECT_EQ(replica.n_running + replica.n_waiting, 3);
+}
+
+TEST(InferenceCore, RequestsWaitForTheGroup) {
+  GroupScript slow;
+  slow.serve_at_start = false;
+  World world({slow});
+  EXPECT_TRUE(world.submit(request_of(5, 5)));
+  world.settle();
+  EXPECT_FALSE(world.core->status().ready);
+  EXPECT_TRUE(world.core->status().alive);
+  EXPECT_EQ(world.core->status().problem, "the model is being loaded");
+  EXPECT_EQ(world.core->status().n_waiting, 1);
+  world.on_thread([&] { world.groups[0]->come_up(); });
+  world.wait_until_all_ended();
+  world.expect_all_undisturbed();
+}
+
+TEST(InferenceCore, RefusesAtOnce) {
+  GroupScript mute;
+  mute.answer = false;
+  World world({mute}, {}, /*max_waiting=*/3);
+  world.wait([&] { return world.n_up == 1; });
+  world.settle();
+  EXPECT_EQ(world.submit(request_of(250, 7)).error().param, "max_tokens");
+  // 4 slots and 3 places in the queue.
+  RequestId first = 0;
+  for (uint64_t i = 0; i < 7; ++i) {
+    const Result<RequestId> id = world.submit(request_of(5, 5, i));
+    ASSERT_TRUE(id);
+    first = i == 0 ? *id : first;
+  }
+  EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "queue");
+  world.core->cancel(first);
+  world.settle();
+  EXPECT_TRUE(world.submit(request_of(5, 5)));
+  EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "queue");
+}
+
+TEST(InferenceCore, RefusesWhatNoReplicaHasBlocksFor) {
+  GroupScript tiny;
+  tiny.n_blocks = 2;
+  World world({tiny});
+  world.wait([&] { return world.n_up == 1; });
+  world.settle();
+  EXPECT_TRUE(world.submit(request_of(16, 17)));
+  EXPECT_EQ(world.submit(request_of(16, 18)).error().param, "max_tokens");
+  world.wait_until_all_ended();
+}
+
+TEST(InferenceCore, NoEventAfterCancelOnTheServiceThread) {
+  GroupScript script;
+  World world({script});
+  std::promise<void> submitted;
+  std::shared_future<void> go = submitted.get_future().share();
+  int n_events = 0;
+  RequestId id = 0;
+  const Result<RequestId> result = world.core->submit(request_of(5, 200), [&, go](GenerateEvent&&) {
+    go.wait();
+    if (++n_events == 3) world.core->cancel(id);
+  });
+  id = *result;
+  submitted.set_value();
+  EXPECT_TRUE(world.submit(request_of(5, 100, 2)));
+  world.wait_until_all_ended();
+  EXPECT_EQ(n_events, 3);
+  world.expect_nothing_held();
+}
+
+TEST(InferenceCore, AHandlerMaySubmitAndCancelBeforeTheFirstEvent) {
+  World world({GroupScript{}});
+  std::promise<void> done;
+  int n_inner_events = 0;
+  ASSERT_TRUE(world.core->submit(request_of(5, 1), [&](GenerateEvent&& event) {
+    if (event.finish == FinishReason::kNone) return;
+    const Result<RequestId> inner =
+        world.core->submit(request_of(5, 5), [&](GenerateEvent&&) { ++n_inner_events; });
+    world.core->cancel(*inner);
+    done.set_value();
+  }));
+  ASSERT_EQ(done.get_future().wait_for(kPatience), std::future_status::ready);
+  EXPECT_TRUE(world.submit(request_of(5, 20)));
+  world.wait_until_all_ended();
+  EXPECT_EQ(n_inner_events, 0);
+  world.expect_nothing_held();
+}
+
+TEST(InferenceCore, DrainRefusesNewWorkAndFinishesTheOld) {
+  World world({GroupScript{}});
+  for (uint64_t i = 0; i < 8; ++i) EXPECT_TRUE(world.submit(request_of(20, 50, i)));
+  std::promise<void> drained;
+  world.core->drain([&] { drained.set_value(); });
+  EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "draining");
+  EXPECT_TRUE(world.core->status().draining);
+  EXPECT_FALSE(world.core->status().ready);
+  ASSERT_EQ(drained.get_future().wait_for(kPatience), std::future_status::ready);
+  world.heard.pop_back();  // the refused one
+  for (const Transcript& transcript : world.heard)
+    EXPECT_EQ(transcript.finish, FinishReason::kLength);
+}
+
+TEST(InferenceCore, StopEndsWhatIsLeft) {
+  GroupScript mute;
+  mute.answer = false;
+  World world({mute});
+  EXPECT_TRUE(world.submit(request_of(20, 50)));
+  world.core->stop();
+  EXPECT_EQ(world.heard[0].finish, FinishReason::kError);
+  EXPECT_EQ(world.heard[0].error, "the server is shutting down");
+  EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "draining");
+  world.core->stop();
+}
+
+TEST(InferenceCore, ObserverSeesEveryTokenAndStep) {
+  ServingObserver observer;
+  int n_first = 0, n_inter = 0, n_queue = 0, n_prefill = 0, n_decode = 0, n_steps = 0;
+  int n_preempted = 0, n_lost = 0, n_replayed = 0, n_planned = 0;
+  std::map<FinishReason, int> finished;
+  observer.on_first_token = [&](double) { ++n_first; };
+  observer.on_inter_token = [&](double seconds) { n_inter += seconds >= 0.0 ? 1 : 0; };
+  observer.on_queue_time = [&](double) { ++n_queue; };
+  observer.on_prefill_time = [&](double) { ++n_prefill; };
+  observer.on_decode_time = [&](double) { ++n_decode; };
+  observer.on_preemption = [&] { ++n_preempted; };
+  observer.on_group_lost = [&](const std::string& cause) { n_lost += cause == "rank_exit"; };
+  observer.on_replayed = [&](int32_t n) { n_replayed += n; };
+  observer.on_iteration = [&](int32_t n_tokens) {
+    ++n_steps;
+    n_planned += n_tokens;
+  };
+  observer.on_finished = [&](double e2e, int32_t n_prompt, int32_t n_output, FinishReason reason) {
+    EXPECT_GE(e2e, 0.0);
+    EXPECT_EQ(n_prompt, 20);
+    EXPECT_EQ(n_output, 40);
+    ++finished[reason];
+  };
+  GroupScript script;
+  script.n_blocks = 8;  // two sequences of 4 blocks
+  script.kills = [](const StepPlan& plan) { return plan.epoch == 1 && plan.step_id == 30; };
+  World world({script}, observer);
+  for (uint64_t i = 0; i < 4; ++i) EXPECT_TRUE(world.submit(request_of(20, 40, i)));
+  world.wait_until_all_ended();
+  world.expect_all_undisturbed();
+  world.core->stop();
+  EXPECT_EQ(n_first, 4);
+  EXPECT_EQ(n_inter, 4 * 39);
+  EXPECT_EQ(n_queue, 4);
+  EXPECT_EQ(n_prefill, 4);
+  EXPECT_EQ(n_decode, 4);
+  EXPECT_EQ(finished[FinishReason::kLength], 4);
+  EXPECT_EQ(n_lost, 1);
+  EXPECT_GT(n_replayed, 0);
+  EXPECT_GT(n_preempted, 0);
+  EXPECT_GT(n_steps, 40);
+  EXPECT_GT(n_planned, 4 * 59);
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,239 @@
+// Thousands of random schedules on the fake ranks: whatever the chunking, batching, preemption,
+// cancellation and loss of groups, every request hears the undisturbed tokens.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+
+#include "coordinator/serving/scheduler.h"
+#include "tests/coordinator/serving_fake_ranks.h"
+
+namespace trireme {
+namespace {
+
+struct Coverage {
+  uint64_t n_preemptions = 0;
+  int n_lost = 0;
+  int n_quarantined = 0;
+  int n_cancelled = 0;
+  int n_finished = 0;
+  int n_late_results = 0;
+  size_t most_plans_in_flight = 0;
+};
+
+class RandomRun {
+ public:
+  RandomRun(uint64_t seed, Coverage& coverage)
+      : random_(seed), coverage_(coverage), config_(random_config()), scheduler_(config_) {
+    n_blocks_ = pick(8, 24);
+    make_requests();
+  }
+
+  void run() {
+    for (int i = 0; !done(); ++i) {
+      ASSERT_LT(i, 200000) << "a request never ended";
+      act();
+      check_bounds();
+      if (testing::Test::HasFailure()) return;
+    }
+    drain_results();
+    coverage_.n_preemptions += scheduler_.n_preemptions();
+    EXPECT_EQ(scheduler_.n_running(), 0);
+    EXPECT_EQ(scheduler_.n_waiting(), 0);
+    if (scheduler_.serving()) {
+      EXPECT_EQ(scheduler_.n_free_blocks(), n_blocks_);
+    }
+    check_transcripts();
+  }
+
+ private:
+  int32_t pick(int32_t low, int32_t high) {
+    return std::uniform_int_distribution<int32_t>(low, high)(random_);
+  }
+  bool chance(double p) { return std::bernoulli_distribution(p)(random_); }
+
+  SchedulerConfig random_config() {
+    SchedulerConfig config;
+    config.max_slots = pick(1, 8);
+    config.max_batch_tokens = pick(1, 48);
+    config.max_prefill_tokens = pick(1, 48);
+    config.n_plans_in_flight = pick(1, 4);
+    config.context_length = 100;
+    config.vocab_size = fake::kVocabSize;
+    config.eos_token_ids = {fake::kEos};
+    if (chance(0.7)) {
+      config.perturbation.seed = random_();
+      config.perturbation.random_chunks = chance(0.7);
+      config.perturbation.shuffle_batch = chance(0.7);
+      config.perturbation.preempt_probability = chance(0.5) ? 0.03 : 0.0;
+    }
+    return config;
+  }
+
+  void make_requests() {
+    n_requests_ = pick(1, 14);
+    for (int32_t i = 1; i <= n_requests_; ++i) {
+      GenerateRequest& request = requests_[static_cast<RequestId>(i)];
+      const int32_t n_prompt = pick(1, 60);
+      for (int32_t k = 0; k < n_prompt; ++k) request.prompt_ids.push_back(pick(0, 96));
+      request.max_new_tokens = chance(0.1) ? 0 : pick(1, 40);
+      request.sampling.seed = random_();
+      request.choice = static_cast<uint32_t>(pick(0, 3));
+      request.ignore_eos = chance(0.5);
+      if (chance(0.3)) request.stop_token_ids = {pick(0, 96)};
+      request.want_prompt_logprobs = chance(0.4);
+      request.want_last_logits = chance(0.3);
+    }
+  }
+
+  bool done() const {
+    if (next_ <= n_requests_) return false;
+    return std::all_of(requests_.begin(), requests_.end(), [&](const auto& entry) {
+      const auto heard = heard_.find(entry.first);
+      return cancelled_.count(entry.first) > 0 ||
+             (heard != heard_.end() && heard->second.finish != FinishReason::kNone);
+    });
+  }
+
+  void act() {
+    if (!scheduler_.serving()) {
+      if (chance(0.3)) group_up();
+    } else if (n_losses_left_ > 0 && chance(0.01)) {
+      lose_group();
+    }
+    if (next_ <= n_requests_ && chance(0.1)) {
+      const auto id = static_cast<RequestId>(next_++);
+      scheduler_.add(make_sequence(id, requests_[id]), events_);
+    }
+    if (chance(0.6)) plan();
+    if (chance(0.5) && !results_.empty()) answer();
+    if (chance(0.002) && next_ > 1) cancel(static_cast<RequestId>(pick(1, next_ - 1)));
+    hear();
+  }
+
+  void group_up() {
+    ranks_.emplace(config_.max_slots, n_blocks_, config_.max_batch_tokens);
+    scheduler_.group_up(scheduler_.epoch() + 1, n_blocks_, events_);
+  }
+
+  void lose_group() {
+    --n_losses_left_;
+    ++coverage_.n_lost;
+    std::set<RequestId> in_flight;
+    for (const StepResult& result : results_) {
+      if (result.epoch != scheduler_.epoch()) continue;
+      for (const SequenceResult& part : result.sequences) in_flight.insert(part.request_id);
+    }
+    for (const RequestId id : in_flight) ++n_crashes_[id];
+    scheduler_.group_lost(events_);
+    // Some results of the lost epoch still arrive.
+    if (chance(0.5)) results_.clear();
+  }
+
+  void plan() {
+    if (const std::optional<StepPlan> plan = scheduler_.plan_step())
+      results_.push_back(ranks_->run(*plan));
+  }
+
+  void answer() {
+    StepResult result = std::move(results_.front());
+    results_.pop_front();
+    const bool current = scheduler_.serving() && result.epoch == scheduler_.epoch();
+    coverage_.n_late_results += current ? 0 : 1;
+    EXPECT_EQ(scheduler_.apply(std::move(result), events_).completed, current);
+  }
+
+  void cancel(RequestId id) {
+    hear();
+    if (heard_[id].finish != FinishReason::kNone || cancelled_.count(id) > 0) return;
+    EXPECT_TRUE(scheduler_.cancel(id));
+    cancelled_.insert(id);
+    ++coverage_.n_cancelled;
+  }
+
+  void drain_results() {
+    while (!results_.empty()) answer();
+    hear();
+  }
+
+  void hear() {
+    for (SequenceEvent& e : std::exchange(events_, {})) {
+      EXPECT_EQ(cancelled_.count(e.id), 0U) << "an event after cancel";
+      heard_[e.id].hear(std::move(e.event));
+    }
+  }
+
+  void check_bounds() {
+    std::set<RequestId> in_flight;
+    size_t n_plans = 0;
+    for (const StepResult& result : results_) {
+      if (!scheduler_.serving() || result.epoch != scheduler_.epoch()) continue;
+      ++n_plans;
+      for (const SequenceResult& part : result.sequences)
+        EXPECT_TRUE(in_flight.insert(part.request_id).second) << "in two plans in flight";
+    }
+    EXPECT_LE(n_plans, static_cast<size_t>(config_.n_plans_in_flight));
+    EXPECT_LE(scheduler_.n_running(), config_.max_slots);
+    coverage_.most_plans_in_flight = std::max(coverage_.most_plans_in_flight, n_plans);
+  }
+
+  void check_transcripts() {
+    for (const auto& [id, request] : requests_) {
+      SCOPED_TRACE(id);
+      const fake::Transcript want = fake::undisturbed(request);
+      const fake::Transcript& got = heard_[id];
+      if (got.finish == FinishReason::kError || cancelled_.count(id) > 0) {
+        if (got.finish == FinishReason::kError) {
+          ++coverage_.n_quarantined;
+          EXPECT_GE(n_crashes_[id], 2) << got.error;
+        }
+        ASSERT_LE(got.token_ids.size(), want.token_ids.size());
+        EXPECT_TRUE(std::equal(got.token_ids.begin(), got.token_ids.end(), want.token_ids.begin()));
+      } else {
+        ++coverage_.n_finished;
+        fake::expect_equal(got, want);
+      }
+    }
+  }
+
+  std::mt19937_64 random_;
+  Coverage& coverage_;
+  SchedulerConfig config_;
+  Scheduler scheduler_;
+  int32_t n_blocks_ = 0;
+  int32_t n_requests_ = 0;
+  int32_t next_ = 1;
+  int n_losses_left_ = 5;
+  std::optional<fake::Ranks> ranks_;
+  std::map<RequestId, GenerateRequest> requests_;
+  std::map<RequestId, fake::Transcript> heard_;
+  std::map<RequestId, int> n_crashes_;  // while a plan with it was in flight
+  std::set<RequestId> cancelled_;
+  std::deque<StepResult> results_;
+  std::vector<SequenceEvent> events_;
+};
+
+TEST(RandomSchedule, EveryRequestHearsTheUndisturbedTokens) {
+  Coverage coverage;
+  for (uint64_t seed = 1; seed <= 4000; ++seed) {
+    SCOPED_TRACE(seed);
+    RandomRun(seed, coverage).run();
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(coverage.n_preemptions, 1000U);
+  EXPECT_GT(coverage.n_lost, 1000);
+  EXPECT_GT(coverage.n_quarantined, 10);
+  EXPECT_GT(coverage.n_cancelled, 100);
+  EXPECT_GT(coverage.n_finished, 10000);
+  EXPECT_GT(coverage.n_late_results, 100);
+  EXPECT_EQ(coverage.most_plans_in_flight, 4U);
+  RecordProperty("preemptions", static_cast<int>(coverage.n_preemptions));
+  RecordProperty("quarantined", coverage.n_quarantined);
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,103 @@
+#include "coordinator/text/guide.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/coordinator/text_test_data.h"
+
+namespace trireme {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kPaddedVocabSize = 4112;  // 16 more than the demo's tokenizer has
+constexpr int32_t kEndTokens[] = {3, 0};
+
+class TextGuide : public ::testing::Test {
+ protected:
+  Guide make(std::string_view tag, std::string_view grammar) {
+    Result<Guide> guide = factory_->make(tag, grammar);
+    EXPECT_TRUE(guide.ok()) << (guide.ok() ? "" : guide.error().message);
+    return *std::move(guide);
+  }
+
+  static std::vector<int32_t> allowed(Guide& guide) {
+    std::vector<uint32_t> words((kPaddedVocabSize + 31) / 32);
+    EXPECT_TRUE(guide.mask(words).ok());
+    std::vector<int32_t> ids;
+    for (int32_t id = 0; id < kPaddedVocabSize; ++id) {
+      if (words[static_cast<size_t>(id) / 32] >> (id % 32) & 1) {
+        ids.push_back(id);
+      }
+    }
+    return ids;
+  }
+
+  Tokenizer tokenizer_ = Tokenizer::load(test::source_path("demo/model"));
+  Result<GuideFactory> factory_ = GuideFactory::create(tokenizer_, kPaddedVocabSize, kEndTokens);
+};
+
+TEST_F(TextGuide, LowestAllowedTokensMakeValidJson) {
+  Guide guide = make("json_schema",
+                     R"({"type": "object", "properties": {"name": {"enum": ["fox", "hen"]},
+                         "legs": {"type": "integer", "minimum": 2, "maximum": 4}},
+                         "required": ["name", "legs"], "additionalProperties": false})");
+  std::vector<int32_t> ids;
+  for (bool ended = false; !ended && ids.size() < 200;) {
+    const std::vector<int32_t> next = allowed(guide);
+    ASSERT_FALSE(next.empty());
+    EXPECT_LT(next.back(), 4096) << "padding is never allowed";
+    ids.push_back(next.front());
+    const Result<bool> pushed = guide.push(ids.back());
+    ASSERT_TRUE(pushed.ok()) << pushed.error().message;
+    ended = *pushed;
+  }
+  const test::Json json = test::Json::parse(tokenizer_.decode(ids, true));
+  EXPECT_TRUE(json["name"] == "fox" || json["name"] == "hen");
+  EXPECT_GE(json["legs"], 2);
+  EXPECT_LE(json["legs"], 4);
+}
+
+TEST_F(TextGuide, TakesEndTokensButNothingElseAfterTheEnd) {
+  Guide guide = make("regex", "yes");
+  bool ended = false;
+  const std::vector<int32_t> ids = *tokenizer_.encode("yes", false);
+  for (const int32_t id : ids) {
+    ended = *guide.push(id);
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(allowed(guide), (std::vector<int32_t>{0, 3}));
+  EXPECT_TRUE(*guide.push(3));
+  EXPECT_TRUE(*guide.push(0));
+  EXPECT_FALSE(guide.push(ids[0]).ok());
+}
+
+TEST_F(TextGuide, RefusesATokenOutsideTheMask) {
+  Guide guide = make("regex", "yes");
+  EXPECT_FALSE(guide.push(tokenizer_.encode("no", false)->front()).ok());
+  std::vector<uint32_t> words(1);
+  EXPECT_FALSE(guide.mask(words).ok());
+}
+
+TEST_F(TextGuide, RefusesBadAndHugeGrammars) {
+  for (const auto& [tag, grammar] : std::vector<std::pair<std::string, std::string>>{
+           {"regex", "(("},
+           {"json_schema", "{\"type\": "},
+           {"json_schema", R"({"type": "no such type"})"},
+           {"lark", "start: nothing_of_the_kind"},
+           {"no_such_tag", ""},
+           {"regex", std::string(size_t{2} << 20, 'a')}}) {
+    const Result<Guide> guide = factory_->make(tag, grammar);
+    ASSERT_FALSE(guide.ok()) << tag << " " << grammar.substr(0, 60);
+    EXPECT_THAT(guide.error().message, HasSubstr("the grammar"));
+  }
+}
+
+TEST_F(TextGuide, RefusesAVocabularySmallerThanTheTokenizer) {
+  EXPECT_FALSE(GuideFactory::create(tokenizer_, 100, kEndTokens).ok());
+  const int32_t outside[] = {5000};
+  EXPECT_FALSE(GuideFactory::create(tokenizer_, kPaddedVocabSize, outside).ok());
+}
+
+}  // namespace
+}  // namespace trireme

@@ -1,0 +1,82 @@
+"""A rank killed in the middle of several streams: no client notices."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from requests_under_test import (join, long_requests, sample_answers, start_streams,
+                                 wait_until_flowing)
+from trireme_process import READY_DEADLINE_S, http_get, wait_until
+
+LAUNCHERS = ("local", "mpirun")
+NOT_READY_LIMIT_S = 1.0  # after a lost rank
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server):
+    return long_requests(server)
+
+
+class ReadyWatch(threading.Thread):
+    """Asks /ready without pause: when did it first say 503?"""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server = server
+        self.first_503 = None
+        self.stopped = threading.Event()
+
+    def run(self):
+        while not self.stopped.is_set():
+            try:
+                if http_get(self.server.url + "/ready")[0] == 503 and self.first_503 is None:
+                    self.first_503 = time.monotonic()
+            except ConnectionError:
+                continue
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("victim", (0, 3))
+def test_streams_survive_a_killed_rank(start_server, surroundings, undisturbed, launcher, victim):
+    server = start_server("--tp", 2, "--pp", 2, "--launcher", launcher)
+    requests = [request for request, _ in undisturbed]
+    streams = start_streams(server, requests)
+    wait_until_flowing(streams)
+    watch = ReadyWatch(server)
+    watch.start()
+    ranks_before = server.rank_pids()
+
+    killed_at = time.monotonic()
+    os.kill(ranks_before[victim], signal.SIGKILL)
+    assert all(stream.is_alive() for stream in streams), "the streams ended before the kill"
+    join(streams)
+
+    assert [stream.error for stream in streams] == [None] * len(streams)
+    assert [stream.text() for stream in streams] == [text for _, text in undisturbed]
+    wait_until(server.is_ready, READY_DEADLINE_S, "ready again")
+    watch.stopped.set()
+    watch.join()
+    assert watch.first_503 is not None, "/ready never said 503"
+    assert watch.first_503 - killed_at < NOT_READY_LIMIT_S
+    assert not set(ranks_before) & set(server.rank_pids()), "the whole group is relaunched"
+    assert server.metric("trireme_group_restarts_total") == 1
+    assert server.metric("trireme_replayed_requests_total") == len(streams)
+
+    assert server.stop() == 0, server.output()
+    surroundings.assert_nothing_left()
+
+
+def test_serves_the_same_after_two_kills(start_server, surroundings, server):
+    expected = sample_answers(server)
+    disturbed = start_server("--tp", 2)
+    for _ in range(2):
+        ranks = disturbed.rank_pids()
+        os.kill(ranks[-1], signal.SIGKILL)
+        wait_until(lambda: set(disturbed.rank_pids()).isdisjoint(ranks) and disturbed.is_ready(),
+                   READY_DEADLINE_S, "a new group")
+        assert sample_answers(disturbed) == expected
+    assert http_get(disturbed.url + "/health")[0] == 200
+    assert disturbed.stop() == 0, disturbed.output()
+    surroundings.assert_nothing_left()

@@ -1,0 +1,158 @@
+// The promise everything else stands on: the same tokens and the same logits, bit for bit, on every
+// layout, in every batch, however prompts are cut and sequences preempted.
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "coordinator/serving/scheduler.h"
+#include "tests/worker/thread_group.h"
+
+namespace trireme::test {
+namespace {
+
+// Everything a request was answered with.
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  std::vector<float> prompt_logprobs;
+  std::vector<float> last_logits;
+  FinishReason finish = FinishReason::kNone;
+  bool operator==(const Answer&) const = default;
+};
+
+std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
+  std::mt19937 random(11);
+  std::vector<GenerateRequest> requests;
+  for (const int32_t n_prompt : {1, 5, 37, 90, 130, 16, 64}) {
+    GenerateRequest r;
+    for (int32_t i = 0; i < n_prompt; ++i) {
+      r.prompt_ids.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocab_size)));
+    }
+    const bool greedy = requests.size() % 2 == 0;
+    r.sampling = {.temperature = greedy ? 0.0F : 0.9F,
+                  .top_p = requests.size() % 3 == 0 ? 1.0F : 0.95F,
+                  .top_k = requests.size() == 5 ? 20 : 0,
+                  .seed = 1000 + requests.size()};
+    r.max_new_tokens = 12;
+    r.ignore_eos = true;
+    r.want_prompt_logprobs = true;
+    r.want_last_logits = true;
+    requests.push_back(r);
+  }
+  return requests;
+}
+
+// Runs the requests through the real scheduler on a group of threads.
+std::map<RequestId, Answer> run(const std::shared_ptr<const PackedModel>& file, Layout layout,
+                                const ThreadGroup::Limits& limits, TestPerturbation perturbation) {
+  ThreadGroup group(file, layout, limits);
+  Scheduler scheduler({.max_slots = limits.max_slots,
+                       .max_batch_tokens = limits.max_batch_tokens,
+                       .max_prefill_tokens = limits.max_batch_tokens,
+                       .n_plans_in_flight = layout.pp,
+                       .n_ranks = layout.n_ranks(),
+                       .context_length = limits.context_length,
+                       .vocab_size = file->config().vocab_size,
+                       .eos_token_ids = {},
+                       .perturbation = perturbation});
+  std::vector<SequenceEvent> events;
+  scheduler.group_up(1, limits.kv_blocks, events);
+  RequestId id = 0;
+  for (GenerateRequest& request : make_requests(file->config().vocab_size)) {
+    scheduler.add(make_sequence(++id, std::move(request)), events);
+  }
+  std::map<RequestId, Answer> answers;
+  size_t n_finished = 0;
+  while (n_finished < id) {
+    while (auto plan = scheduler.plan_step()) group.send(*plan);
+    TRIREME_CHECK(scheduler.n_plans_in_flight() > 0);
+    scheduler.apply(group.receive(), events);
+    for (SequenceEvent& e : events) {
+      Answer& a = answers[e.id];
+      const auto append = [](auto& to, const auto& from) {
+        to.insert(to.end(), from.begin(), from.end());
+      };
+      append(a.tokens, e.event.token_ids);
+      append(a.logprobs, e.event.logprobs);
+      append(a.prompt_logprobs, e.event.prompt_logprobs);
+      append(a.last_logits, e.event.last_logits);
+      if (e.event.finish != FinishReason::kNone) {
+        a.finish = e.event.finish;
+        ++n_finished;
+      }
+    }
+    events.clear();
+  }
+  return answers;
+}
+
+void expect_same(const std::map<RequestId, Answer>& expected,
+                 const std::map<RequestId, Answer>& got, const std::string& where) {
+  ASSERT_EQ(expected.size(), got.size());
+  for (const auto& [id, answer] : expected) {
+    const Answer& other = got.at(id);
+    EXPECT_EQ(answer.tokens, other.tokens) << where << ", request " << id;
+    EXPECT_EQ(answer.last_logits, other.last_logits) << where << ", request " << id;
+    EXPECT_EQ(answer.prompt_logprobs, other.prompt_logprobs) << where << ", request " << id;
+    EXPECT_EQ(answer, other) << where << ", request " << id;
+  }
+}
+
+struct Case {
+  const char* model;
+  WeightFormat format;
+};
+
+class LayoutIdentityTest : public testing::TestWithParam<Case> {
+ protected:
+  LayoutIdentityTest()
+      : packed_(std::string(TRIREME_SOURCE_DIR "/tests/golden/") + GetParam().model,
+                GetParam().format) {}
+  TemporaryPackedModel packed_;
+};
+
+TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
+  const auto& file = packed_.file();
+  const ThreadGroup::Limits roomy;
+  const auto reference = run(file, {1, 1}, roomy, {});
+  for (const auto& [id, answer] : reference) {
+    ASSERT_EQ(answer.finish, FinishReason::kLength);
+    ASSERT_EQ(answer.tokens.size(), 12U);
+    ASSERT_EQ(answer.last_logits.size(), static_cast<size_t>(file->config().vocab_size));
+  }
+  const int32_t max_tp = model_cuts(file->config()).max_tp();
+  uint64_t seed = 1;
+  for (const int tp : {1, 2, 3, 4}) {
+    for (const int pp : {1, 2, 3}) {
+      if (tp > max_tp || pp > file->config().n_layers) continue;
+      ThreadGroup::Limits tight;
+      tight.kv_blocks = 20;  // one long request and little else: real preemption
+      tight.n_threads = 1 + (tp + pp) % 2;
+      const std::string where = "tp " + std::to_string(tp) + " pp " + std::to_string(pp);
+      expect_same(reference, run(file, {tp, pp}, roomy, {}), where);
+      expect_same(reference,
+                  run(file, {tp, pp}, tight,
+                      {.seed = ++seed,
+                       .random_chunks = true,
+                       .shuffle_batch = true,
+                       .preempt_probability = 0.05}),
+                  where + " perturbed");
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, LayoutIdentityTest,
+    testing::Values(Case{"llama", WeightFormat::kBF16}, Case{"llama", WeightFormat::kF32},
+                    Case{"mistral-window", WeightFormat::kBF16},
+                    Case{"qwen2", WeightFormat::kBF16}, Case{"qwen3", WeightFormat::kF32}),
+    [](const testing::TestParamInfo<Case>& param) {
+      std::string name = param.param.model;
+      for (char& c : name) c = c == '-' ? '_' : c;
+      return name + (param.param.format == WeightFormat::kF32 ? "_f32" : "_bf16");
+    });
+
+}  // namespace
+}  // namespace trireme::test

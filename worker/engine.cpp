@@ -1,0 +1,138 @@
+#include "worker/engine.h"
+
+#include <algorithm>
+
+namespace trireme {
+namespace {
+
+constexpr int32_t kMaxHeadRows = 16;  // logit rows computed at a time
+
+StageParts stage_parts(const EngineParts& parts, const KvPool& kv, ThreadPool& pool) {
+  return {.config = &parts.config,
+          .shard = &parts.shard,
+          .weights = &parts.weights,
+          .kernels = parts.kernels,
+          .kv = &kv,
+          .tp = parts.comms.tp.get(),
+          .pp = parts.comms.pp.get(),
+          .stream = {{}, pool.n_threads() > 1 ? &pool : nullptr, nullptr},
+          .format = parts.format,
+          .context_length = parts.context_length,
+          .max_tokens = parts.max_batch_tokens,
+          .max_logit_rows = kMaxHeadRows};
+}
+
+}  // namespace
+
+DType Engine::kv_dtype(WeightFormat format) {
+  return format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+}
+
+std::string Engine::numerics_id(const KernelTable& kernels, WeightFormat format) {
+  const char* name = dtype_name(kv_dtype(format));
+  return std::string("1/cpu/") + std::string(kernels.name) + "/" + name + "/kv-" + name;
+}
+
+Engine::Engine(EngineParts parts)
+    : parts_(std::move(parts)),
+      pool_(parts_.n_threads),
+      kv_(parts_.config, parts_.shard, kv_dtype(parts_.format), parts_.kv_blocks, {}),
+      forward_(stage_parts(parts_, kv_, pool_)),
+      batch_(parts_.max_slots, parts_.max_batch_tokens, parts_.context_length, parts_.kv_blocks),
+      feed_(parts_.shard, parts_.comms, parts_.max_slots, parts_.max_plans_in_flight),
+      sampler_(*parts_.kernels, parts_.config.vocab_size) {
+  head_rows_.reserve(static_cast<size_t>(parts_.max_batch_tokens));
+  row_ids_.resize(kMaxHeadRows);
+  log_sum_exp_.resize(kMaxHeadRows);
+  sampled_.reserve(static_cast<size_t>(parts_.max_slots));
+}
+
+bool Engine::step(const StepPlan& plan, StepResult& result) {
+  result.epoch = plan.epoch;
+  result.step_id = plan.step_id;
+  result.world_rank = parts_.shard.layout.world_rank(parts_.shard.pp_rank, parts_.shard.tp_rank);
+  result.sequences.clear();
+  result.trace.clear();
+  TraceSink sink(result.trace);
+  TraceSink* trace = plan.trace ? &sink : nullptr;
+
+  if (parts_.shard.is_first_stage()) feed_.before_step(plan, batch_);
+  batch_.assign(plan);
+  forward_.run(batch_.tokens(), trace);
+  sampled_.clear();
+  if (parts_.shard.is_last_stage()) run_head(plan, result, trace);
+  feed_.after_step(plan, sampled_, batch_);
+  return plan.trace || (parts_.shard.is_last_stage() && parts_.shard.tp_rank == 0);
+}
+
+void Engine::collect_head_rows(const StepPlan& plan) {
+  head_rows_.clear();
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const SequencePlan& sequence = plan.sequences[s];
+    const auto n = static_cast<int32_t>(sequence.input_ids.size());
+    TRIREME_CHECK(sequence.logprob_targets.empty() ||
+                  sequence.logprob_targets.size() == sequence.input_ids.size());
+    for (int32_t i = 0; i < n; ++i) {
+      const bool last = i + 1 == n && (sequence.sample || sequence.want_logits);
+      const bool target = !sequence.logprob_targets.empty() &&
+                          sequence.logprob_targets[static_cast<size_t>(i)] >= 0;
+      if (last || target) {
+        head_rows_.push_back({batch_.first_row(s) + i, static_cast<int32_t>(s), i});
+      }
+    }
+  }
+}
+
+void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace) {
+  collect_head_rows(plan);
+  const bool answers = parts_.shard.tp_rank == 0;
+  if (answers) {
+    result.sequences.resize(plan.sequences.size());
+    for (size_t s = 0; s < plan.sequences.size(); ++s) {
+      result.sequences[s].request_id = plan.sequences[s].request_id;
+      result.sequences[s].slot = plan.sequences[s].slot;
+      result.sequences[s].target_logprobs.assign(plan.sequences[s].logprob_targets.size(), 0.0F);
+    }
+  }
+  for (size_t begin = 0; begin < head_rows_.size(); begin += kMaxHeadRows) {
+    const size_t end = std::min(head_rows_.size(), begin + kMaxHeadRows);
+    const auto n = static_cast<int32_t>(end - begin);
+    for (int32_t i = 0; i < n; ++i) {
+      row_ids_[static_cast<size_t>(i)] = head_rows_[begin + static_cast<size_t>(i)].row;
+    }
+    const Tensor logits = forward_.logits(row_ids_.data(), n, trace);
+    if (!answers) continue;
+    parts_.kernels->log_sum_exp({}, make_tensor(log_sum_exp_.data(), DType::kF32, {n}), logits);
+    for (int32_t i = 0; i < n; ++i) {
+      const HeadRow& row = head_rows_[begin + static_cast<size_t>(i)];
+      const std::span<const float> values(logits.as<float>() + i * logits.row_stride,
+                                          static_cast<size_t>(logits.dim(1)));
+      answer_row(plan.sequences[static_cast<size_t>(row.sequence)], row, values,
+                 log_sum_exp_[static_cast<size_t>(i)],
+                 result.sequences[static_cast<size_t>(row.sequence)]);
+    }
+  }
+}
+
+void Engine::answer_row(const SequencePlan& plan, const HeadRow& row,
+                        std::span<const float> logits, float log_sum_exp,
+                        SequenceResult& result) {
+  const auto input = static_cast<size_t>(row.input);
+  if (!plan.logprob_targets.empty() && plan.logprob_targets[input] >= 0) {
+    const auto target = static_cast<size_t>(plan.logprob_targets[input]);
+    TRIREME_CHECK(target < logits.size());
+    result.target_logprobs[input] = logits[target] - log_sum_exp;
+  }
+  if (input + 1 != plan.input_ids.size()) return;
+  if (plan.want_logits) result.logits.assign(logits.begin(), logits.end());
+  if (!plan.sample) return;
+  result.token_id = sampler_.sample(logits, plan.sampling, plan.choice,
+                                    static_cast<uint32_t>(plan.output_index));
+  result.logprob = logits[static_cast<size_t>(result.token_id)] - log_sum_exp;
+  if (plan.n_logprobs > 0) {
+    sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, result.top_logprobs);
+  }
+  sampled_.push_back(result.token_id);
+}
+
+}  // namespace trireme

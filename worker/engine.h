@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/control/rank_state.h"
+#include "comm/control/step_plan.h"
+#include "kernels/thread_pool.h"
+#include "model/kv_pool.h"
+#include "model/stage_forward.h"
+#include "worker/sampler.h"
+#include "worker/step_batch.h"
+#include "worker/token_feed.h"
+
+namespace trireme {
+
+// What a rank computes with. `weights` and `comms` are the rank's own.
+struct EngineParts {
+  ModelConfig config;
+  ShardPlan shard;
+  StageWeights weights;
+  WeightFormat format = WeightFormat::kBF16;
+  const KernelTable* kernels = nullptr;
+  RankComms comms;
+  int32_t n_threads = 1;
+  int32_t context_length = 0;
+  int32_t max_slots = 0;
+  int32_t max_batch_tokens = 0;
+  int32_t max_plans_in_flight = 1;
+  int32_t kv_blocks = 0;
+};
+
+// One rank's model: takes plans, steps its stage, samples on the last stage's first rank. A step
+// allocates nothing but what its answer holds (logits, traces).
+class Engine {
+ public:
+  explicit Engine(EngineParts parts);
+
+  // Collective over the group: every rank steps the same plans in the same order. `result` is
+  // overwritten; returns whether there is anything in it for the coordinator.
+  bool step(const StepPlan& plan, StepResult& result);
+
+  uint64_t kv_bytes() const { return kv_.size_bytes(); }
+
+  // The type of the KV cache that goes with a weight format.
+  static DType kv_dtype(WeightFormat format);
+  // Build, backend, instruction set, weight format and KV type: equal ids give equal bits.
+  static std::string numerics_id(const KernelTable& kernels, WeightFormat format);
+
+ private:
+  // A row of the residual stream whose logits are wanted.
+  struct HeadRow {
+    int32_t row = 0;
+    int32_t sequence = 0;  // of the plan
+    int32_t input = 0;     // index in the sequence's input_ids
+  };
+  void collect_head_rows(const StepPlan& plan);
+  void run_head(const StepPlan& plan, StepResult& result, TraceSink* trace);
+  void answer_row(const SequencePlan& plan, const HeadRow& row, std::span<const float> logits,
+                  float log_sum_exp, SequenceResult& result);
+
+  EngineParts parts_;
+  ThreadPool pool_;
+  KvPool kv_;
+  StageForward forward_;
+  StepBatch batch_;
+  TokenFeed feed_;
+  Sampler sampler_;
+  std::vector<HeadRow> head_rows_;       // [<= max_batch_tokens]
+  std::vector<int32_t> row_ids_;         // [kMaxHeadRows]
+  std::vector<float> log_sum_exp_;       // [kMaxHeadRows]
+  std::vector<int32_t> sampled_;         // [<= max_slots]
+};
+
+}  // namespace trireme

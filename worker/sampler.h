@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "comm/control/step_plan.h"
+#include "kernels/kernel_table.h"
+
+namespace trireme {
+
+// Draws tokens from logits. Depends on nothing but its arguments: the same logits, parameters and
+// indices give the same token on every layout. Allocates at construction only.
+class Sampler {
+ public:
+  Sampler(const KernelTable& kernels, int32_t vocab_size);
+
+  // The lowest id among the largest logits [vocab_size].
+  static int32_t argmax(std::span<const float> logits);
+
+  // temperature 0: argmax. Else softmax(logits / temperature), cut to the top_k most likely and then
+  // to the fewest of those that hold top_p of their mass (ties by id), drawn with the noise of (seed,
+  // choice, output_index).
+  int32_t sample(std::span<const float> logits, const SamplingParams& params, uint32_t choice,
+                 uint32_t output_index);
+
+  // The n most likely tokens, most likely first, ties by id. Overwrites `out`.
+  void top_tokens(std::span<const float> logits, float log_sum_exp, int32_t n,
+                  std::vector<TokenLogprob>& out);
+
+ private:
+  // order_[0, n) = the n largest logits, largest first, ties by id.
+  void partial_order(std::span<const float> logits, int32_t n);
+
+  const KernelTable& kernels_;
+  std::vector<float> weights_;  // [vocab_size]
+  std::vector<int32_t> order_;  // [vocab_size]
+};
+
+}  // namespace trireme

@@ -1,0 +1,167 @@
+#include "worker/worker_main.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <optional>
+
+#include "comm/control/build_id.h"
+#include "comm/control/world_shape.h"
+#include "comm/mpi_world.h"
+#include "comm/self_communicator.h"
+#include "comm/shared_region.h"
+#include "kernels/int_math.h"
+#include "kernels/result.h"
+#include "model/packed_model.h"
+#include "worker/engine.h"
+#include "worker/monitored_communicator.h"
+#include "worker/worker_options.h"
+
+namespace trireme {
+namespace {
+
+constexpr int kExitBadStart = 1;
+constexpr int kExitLostPeer = 76;
+
+std::string host_name() {
+  char name[256] = {};
+  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+RankHello make_hello(const WorkerOptions& options, int rank, int world) {
+  return {.secret = options.secret,
+          .epoch = options.epoch,
+          .world_rank = rank,
+          .world_size = world,
+          .pid = getpid(),
+          .host = host_name(),
+          .build = std::string(build_id())};
+}
+
+RankComms make_comms(const WorkerOptions& options, const JobSpec& job, MpiWorld* mpi, int rank) {
+  const WorldShape shape = world_shape(job);
+  const CommOptions comm{.deadline = std::chrono::milliseconds(job.comm_timeout_ms),
+                         .threads_per_rank = job.n_threads};
+  if (mpi != nullptr) return mpi->make_comms(shape, comm);
+  if (options.world == 1) {
+    return {std::make_unique<SelfCommunicator>(), std::make_unique<SelfCommunicator>()};
+  }
+  return make_region_comms(SharedRegion::attach(options.region_fd, shape), rank, comm);
+}
+
+// KV blocks this rank has room for: what it was told, else enough for every slot's longest sequence.
+int32_t kv_capacity(const JobSpec& job, const ModelConfig& config, const ShardPlan& shard,
+                    WeightFormat format) {
+  const int64_t wanted =
+      int64_t{job.max_slots} * div_ceil(job.context_length, kKvBlockTokens);
+  if (job.kv_bytes == 0) return static_cast<int32_t>(wanted);
+  const auto block =
+      static_cast<int64_t>(KvPool::block_bytes(config, shard, Engine::kv_dtype(format)));
+  return static_cast<int32_t>(std::min(wanted, job.kv_bytes / block));
+}
+
+// Everything between the job and the first plan.
+std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi,
+                             int rank) {
+  const JobSpec& job = link.job();
+  const KernelTable* kernels = cpu_kernels(options.kernels);
+  if (kernels == nullptr) {
+    throw EnvironmentError("TRIREME_KERNELS=" + options.kernels +
+                           " cannot run on this machine: unset it to use the best that can");
+  }
+  const auto file = PackedModel::open(job.packed_path);
+  const Result<ShardPlan> shard = make_shard_plan(file->config(), job.layout, rank);
+  if (!shard) throw EnvironmentError(shard.error().message);
+  EngineParts parts{.config = file->config(),
+                    .shard = *shard,
+                    .weights = map_stage_weights(
+                        file, *shard,
+                        [&](uint64_t done, uint64_t total) { link.set_loaded(done, total); }),
+                    .format = file->format(),
+                    .kernels = kernels,
+                    .comms = make_comms(options, job, mpi, rank),
+                    .n_threads = job.n_threads,
+                    .context_length = job.context_length,
+                    .max_slots = job.max_slots,
+                    .max_batch_tokens = job.max_batch_tokens,
+                    .max_plans_in_flight = job.max_plans_in_flight};
+  parts.comms.tp = monitor(std::move(parts.comms.tp), link);
+  parts.comms.pp = monitor(std::move(parts.comms.pp), link);
+  const int32_t capacity = kv_capacity(job, parts.config, parts.shard, parts.format);
+  const uint64_t block = KvPool::block_bytes(parts.config, parts.shard,
+                                             Engine::kv_dtype(parts.format));
+  const GroupStart start = link.ready_and_wait_start(
+      {.kv_blocks = capacity,
+       .numerics_id = Engine::numerics_id(*kernels, parts.format),
+       .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(job.n_threads) +
+                 (job.n_threads == 1 ? " thread" : " threads"),
+       .weight_bytes = parts.weights.size_bytes,
+       .kv_bytes = block * static_cast<uint64_t>(capacity)});
+  TRIREME_CHECK(start.kv_blocks > 0 && start.kv_blocks <= capacity);
+  parts.kv_blocks = start.kv_blocks;
+  return std::make_unique<Engine>(std::move(parts));
+}
+
+void serve_plans(RankLink& link, Engine& engine) {
+  StepPlan plan;
+  StepResult result;
+  link.set_activity(RankActivity::kIdle);
+  while (link.next_plan(plan)) {
+    const auto begin = std::chrono::steady_clock::now();
+    link.set_activity(RankActivity::kComputing);
+    const bool answers = engine.step(plan, result);
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(
+        std::chrono::steady_clock::now() - begin);
+    link.add_busy_us(static_cast<uint64_t>(us.count()));
+    link.tick();
+    link.set_activity(RankActivity::kIdle);
+    if (answers) link.send_result(result);
+  }
+}
+
+int run_rank(const WorkerOptions& options) {
+  set_float_mode();
+  std::optional<MpiWorld> mpi;
+  if (options.comm == WorkerOptions::Comm::kMpi) mpi.emplace();
+  const int rank = mpi ? mpi->rank() : options.rank;
+  const int world = mpi ? mpi->size() : options.world;
+  const auto link = RankLink::connect(
+      {.address = options.coordinator, .hello = make_hello(options, rank, world)});
+  std::unique_ptr<Engine> engine;
+  try {
+    engine = load(options, *link, mpi ? &*mpi : nullptr, rank);
+  } catch (const EnvironmentError& error) {
+    link->send_failure(error.what());
+    throw;
+  }
+  serve_plans(*link, *engine);
+  engine.reset();
+  if (mpi) mpi->finalize(std::chrono::milliseconds(link->job().silence_ms));
+  return 0;
+}
+
+}  // namespace
+
+int worker_main(int argc, char** argv) {
+  const Result<WorkerOptions> options = parse_worker_options(argc, argv);
+  if (!options) {
+    std::fprintf(stderr, "%s\n", options.error().message.c_str());
+    return 2;
+  }
+  try {
+    return run_rank(*options);
+  } catch (const CommError& error) {
+    // The group is lost; the supervisor starts another. Nothing here may wait for peers any more.
+    std::fprintf(stderr, "trireme worker: %s\n", error.what());
+    _exit(kExitLostPeer);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "trireme worker: %s\n", error.what());
+    _exit(kExitBadStart);
+  }
+}
+
+}  // namespace trireme
