@@ -34,6 +34,10 @@ class MpiWorld {
   // be size(). They stay usable until finalize() or the end of this object.
   RankComms make_comms(const WorldShape& shape, const CommOptions& options);
 
+  // Rank 0's text, at most kMaxSharedText bytes, on every rank; collective. Throws CommError.
+  static constexpr size_t kMaxSharedText = 4096;
+  std::string share_text(const std::string& text, const CommOptions& options);
+
   // The normal end: waits for all ranks to come here, at most `deadline`, then finalises MPI. False
   // if that did not happen or the group was aborted; the process may then only end.
   bool finalize(std::chrono::milliseconds deadline);

@@ -26,6 +26,8 @@ namespace {
 
 constexpr int kExitBadStart = 1;
 constexpr int kExitLostPeer = 76;
+constexpr int kDialTimeoutMs = 10'000;
+constexpr int kJoinTimeoutMs = 1'800'000;  // a coordinator that joins a job may have to pack first
 
 std::string host_name() {
   char name[256] = {};
@@ -123,14 +125,22 @@ void serve_plans(RankLink& link, Engine& engine) {
   }
 }
 
-int run_rank(const WorkerOptions& options) {
+int run_rank(WorkerOptions options, const std::optional<std::string>& joined_endpoint) {
   set_float_mode();
   std::optional<MpiWorld> mpi;
   if (options.comm == WorkerOptions::Comm::kMpi) mpi.emplace();
+  if (joined_endpoint) {
+    const std::string endpoint = mpi->share_text(*joined_endpoint, {});
+    const size_t space = endpoint.find(' ');
+    options.coordinator = endpoint.substr(0, space);
+    options.secret = endpoint.substr(space + 1);
+  }
   const int rank = mpi ? mpi->rank() : options.rank;
   const int world = mpi ? mpi->size() : options.world;
   const auto link = RankLink::connect(
-      {.address = options.coordinator, .hello = make_hello(options, rank, world)});
+      {.address = options.coordinator,
+       .hello = make_hello(options, rank, world),
+       .connect_timeout_ms = joined_endpoint ? kJoinTimeoutMs : kDialTimeoutMs});
   std::unique_ptr<Engine> engine;
   try {
     engine = load(options, *link, mpi ? &*mpi : nullptr, rank);
@@ -144,16 +154,10 @@ int run_rank(const WorkerOptions& options) {
   return 0;
 }
 
-}  // namespace
-
-int worker_main(int argc, char** argv) {
-  const Result<WorkerOptions> options = parse_worker_options(argc, argv);
-  if (!options) {
-    std::fprintf(stderr, "%s\n", options.error().message.c_str());
-    return 2;
-  }
+int run_to_the_end(const WorkerOptions& options,
+                   const std::optional<std::string>& joined_endpoint) {
   try {
-    return run_rank(*options);
+    return run_rank(options, joined_endpoint);
   } catch (const CommError& error) {
     // The group is lost; the supervisor starts another. Nothing here may wait for peers any more.
     std::fprintf(stderr, "trireme worker: %s\n", error.what());
@@ -162,6 +166,23 @@ int worker_main(int argc, char** argv) {
     std::fprintf(stderr, "trireme worker: %s\n", error.what());
     _exit(kExitBadStart);
   }
+}
+
+}  // namespace
+
+int worker_main(int argc, char** argv) {
+  const Result<WorkerOptions> options = parse_worker_options(argc, argv);
+  if (!options) {
+    std::fprintf(stderr, "%s\n", options.error().message.c_str());
+    return 2;
+  }
+  return run_to_the_end(*options, std::nullopt);
+}
+
+int joined_worker_main(const std::string& endpoint) {
+  WorkerOptions options;
+  options.comm = WorkerOptions::Comm::kMpi;
+  return run_to_the_end(options, endpoint);
 }
 
 }  // namespace trireme

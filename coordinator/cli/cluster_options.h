@@ -26,6 +26,7 @@ struct ClusterOptions {
   int32_t max_batch_tokens = 512;
   double kv_gib = 0.0;          // KV cache of each rank; 0: what the sequences need, if it fits
   LauncherKind launcher = LauncherKind::kLocal;
+  bool joined = false;          // the ranks are a job that nobody can start again
   std::vector<std::string> hosts;
   std::vector<std::string> launcher_args;
   std::string control_address;  // empty: loopback, or this host's address when there are hosts

@@ -8,6 +8,7 @@
 #include "comm/control/build_id.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/nearest.h"
+#include "coordinator/cli/say.h"
 #include "kernels/result.h"
 
 namespace trireme {
@@ -58,7 +59,9 @@ ClusterOptions resolve(ClusterArguments& a) {
   for (const CLI::Option* option : a.command->get_options()) {
     if (option->count() > 0) given.push_back(option->get_name());
   }
-  const auto launcher = launcher_kind(a.launcher);
+  // "joined" is no choice of the user's: start_detached_coordinator() says it.
+  a.options.joined = a.launcher == "joined";
+  const auto launcher = launcher_kind(a.options.joined ? "external" : a.launcher);
   if (!launcher) {
     throw EnvironmentError("--launcher " + a.launcher +
                            " is unknown: use local, mpirun, srun or external");
@@ -209,11 +212,11 @@ int command_line_main(int argc, char** argv) {
     return dispatch(app, arguments);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fmt::print(stderr, "trireme: {}\n", argc < 2 ? "no command given; see trireme --help"
+    say(stderr, "trireme: {}\n", argc < 2 ? "no command given; see trireme --help"
                                                  : explain(app, error, argc, argv));
     return 2;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "trireme: {}\n", error.what());
+    say(stderr, "trireme: {}\n", error.what());
     return 1;
   }
 }

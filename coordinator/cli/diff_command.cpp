@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/say.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/trace_compare.h"
 #include "kernels/result.h"
@@ -121,17 +122,17 @@ int diff_command(const DiffOptions& options) {
   if (!difference && a.tokens == b.tokens) {
     size_t n = 0;
     for (const StepResult& r : b.results) n += r.trace.size();
-    fmt::print("no difference: {} and {} agree in every bit ({} hashes of {} steps compared)\n",
+    say(stdout, "no difference: {} and {} agree in every bit ({} hashes of {} steps compared)\n",
                options.a, options.b, n,
                b.results.size() / static_cast<size_t>(side_b.layout.n_ranks()));
     return 0;
   }
   if (!difference) {
-    fmt::print("the sampled tokens differ, and no operator does: look at the sampler\n");
+    say(stdout, "the sampled tokens differ, and no operator does: look at the sampler\n");
     return 1;
   }
   const std::string& side = difference->side == 'a' ? options.a : options.b;
-  fmt::print("first difference: step {}, layer {}, operator {}, unit {}, rank {} of {}\n",
+  say(stdout, "first difference: step {}, layer {}, operator {}, unit {}, rank {} of {}\n",
              difference->step_id, difference->layer, trace_op_name(difference->op),
              difference->unit, difference->world_rank, side);
   return 1;

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/say.h"
 #include "kernels/result.h"
 #include "model/inspect_report.h"
 #include "model/model_folder.h"
@@ -16,7 +17,7 @@ int inspect_command(const InspectCommandOptions& options) {
   inspect.n_sequences = options.n_sequences;
   const Result<InspectReport> report = inspect_model(resolve_model(options.model), inspect);
   if (!report) throw EnvironmentError(report.error().message);
-  fmt::print("{}", options.json ? inspect_json(*report) : inspect_text(*report));
+  say(stdout, "{}", options.json ? inspect_json(*report) : inspect_text(*report));
   return 0;
 }
 

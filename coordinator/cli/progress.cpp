@@ -1,4 +1,5 @@
 #include "coordinator/cli/progress.h"
+#include "coordinator/cli/say.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -49,18 +50,17 @@ void Progress::draw(uint64_t done, uint64_t total) {
   const double part = static_cast<double>(done) / static_cast<double>(total);
   if (terminal_) {
     const int full = static_cast<int>(part * kBarWidth);
-    fmt::print(stderr, "\r{} [{:=<{}}{: <{}}] {:3.0f} % of {} ", title_, "", full, "",
+    say(stderr, "\r{} [{:=<{}}{: <{}}] {:3.0f} % of {} ", title_, "", full, "",
                kBarWidth - full, part * 100, human_bytes(total));
   } else {
-    fmt::print(stderr, "{}: {:.0f} % of {}\n", title_, part * 100, human_bytes(total));
+    say(stderr, "{}: {:.0f} % of {}\n", title_, part * 100, human_bytes(total));
   }
-  std::fflush(stderr);
   drawn_ = true;
 }
 
 void Progress::finish() {
   const std::lock_guard lock(mutex_);
-  if (!finished_ && drawn_ && terminal_) fmt::print(stderr, "\n");
+  if (!finished_ && drawn_ && terminal_) say(stderr, "\n");
   finished_ = true;
 }
 

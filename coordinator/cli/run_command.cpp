@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/say.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/http/tokenizer_codec.h"
 #include "coordinator/serving/seed.h"
@@ -82,8 +83,7 @@ class Runner {
     const auto emit = [&](const std::string& piece) {
       text += piece;
       std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-    };
+        };
     Clock::time_point first{};
     for (;;) {
       const GenerateEvent event = queue.pop();
@@ -107,7 +107,7 @@ class Runner {
       return std::chrono::duration<double>(d).count();
     };
     const double decode = seconds(Clock::now() - first);
-    fmt::print(stderr, "\n[{} tokens in, {} out, first after {:.0f} ms, then {:.1f} tokens/s]\n",
+    say(stderr, "\n[{} tokens in, {} out, first after {:.0f} ms, then {:.1f} tokens/s]\n",
                end.n_prompt_tokens, end.n_output_tokens, seconds(first - begin) * 1000,
                decode > 0 ? (end.n_output_tokens - 1) / decode : 0.0);
   }
@@ -125,13 +125,13 @@ std::vector<int32_t> value_of(Result<std::vector<int32_t>> ids) {
 
 // Reads lines and answers them until the end of input, keeping the conversation.
 void chat(Runner& runner, const TextCodec& codec, const RunOptions& options) {
-  fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends.\n");
+  say(stderr, "Type a message; an empty line or Ctrl-D ends.\n");
   Json messages = Json::array();
   if (!options.system.empty()) {
     messages.push_back({{"role", "system"}, {"content", options.system}});
   }
   std::string line;
-  while (fmt::print(stderr, "\n> "), std::getline(std::cin, line) && !line.empty()) {
+  while (say(stderr, "\n> "), std::getline(std::cin, line) && !line.empty()) {
     messages.push_back({{"role", "user"}, {"content", line}});
     const std::string text = runner.answer(value_of(codec.encode_chat(messages, {})));
     messages.push_back({{"role", "assistant"}, {"content", text}});
@@ -157,7 +157,7 @@ int run_command(const RunOptions& options) {
   session.wait_serving();
   Runner runner(session, *codec, options);
   if (!options.has_prompt && isatty(STDIN_FILENO) == 1) {
-    fmt::print(stderr, "{}", session.banner());
+    say(stderr, "{}", session.banner());
     chat(runner, *codec, options);
     return 0;
   }
@@ -165,9 +165,9 @@ int run_command(const RunOptions& options) {
   if (!options.has_prompt) {
     prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
   }
-  fmt::print("{}", prompt);
+  say(stdout, "{}", prompt);
   runner.answer(value_of(codec->encode(prompt, true)));
-  fmt::print("\n");
+  say(stdout, "\n");
   return 0;
 }
 

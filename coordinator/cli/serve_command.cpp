@@ -6,6 +6,7 @@
 
 #include "comm/control/build_id.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/say.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/signals.h"
 #include "coordinator/http/api_server.h"
@@ -63,17 +64,15 @@ bool serve_until_ended(Session& session, ApiServer& api, Metrics& metrics, EndSi
     update_rank_metrics(session, session.core(), metrics);
     if (!announced && session.core().status().ready) {
       announced = true;
-      fmt::print("{}serving  http://{}:{}/v1\n", session.banner(), session.options().host,
+      say(stdout, "{}serving  http://{}:{}/v1\n", session.banner(), session.options().host,
                  api.port());
-      std::fflush(stdout);
-    }
+        }
   }
 }
 
 // Refuses new work and lets what runs end; a second signal ends at once.
 void drain(ApiServer& api, EndSignals& signals) {
-  fmt::print("draining: running requests end, new ones are refused; a second signal ends at once\n");
-  std::fflush(stdout);
+  say(stdout, "draining: running requests end, new ones are refused; a second signal ends at once\n");
   const auto end = std::chrono::steady_clock::now() + kDrainDeadline;
   while (!api.drain(kPollMs) && std::chrono::steady_clock::now() < end) {
     if (signals.wait_for(0)) return;

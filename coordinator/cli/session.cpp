@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "coordinator/cli/machine.h"
+#include "coordinator/cli/say.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -31,6 +33,12 @@ void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   throw EnvironmentError(fmt::format("{} {} is out of range: use {} to {}", option, value, low, high));
 }
 
+// Ranks that others start must be given the same secret as the coordinator.
+std::string shared_secret() {
+  const char* given = std::getenv("TRIREME_SECRET");
+  return given != nullptr && *given != '\0' ? given : random_secret();
+}
+
 // KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no more
 // than half of this machine's memory shared by its ranks.
 int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job) {
@@ -50,7 +58,7 @@ int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const
 }  // namespace
 
 Session::Session(ClusterOptions options, ServingObserver observer)
-    : options_(std::move(options)), secret_(random_secret()) {
+    : options_(std::move(options)), secret_(shared_secret()) {
   resolve_model_and_limits();
   Progress packing("packing the weights for the kernels (once)");
   job_.packed_path =
@@ -119,6 +127,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.secret = secret_;
   spec.run_folder = run_folder_.string();
   spec.replica = replica;
+  if (options_.joined) spec.max_crashes = 1;
   return spec;
 }
 
@@ -133,7 +142,7 @@ ReplicaListener Session::listener() {
     changed_.notify_all();
   };
   l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {
-    fmt::print(stderr, "replica {} lost ({}): {}; starting it again\n", replica, cause, detail);
+    say(stderr, "replica {} lost ({}): {}; starting it again\n", replica, cause, detail);
   };
   l.on_broken = [this](int, const std::string& error) {
     std::function<void()> callback;

@@ -87,12 +87,12 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
             .code = "queue_full",
             .retry_after_seconds = 1};
   }
-  if (error.param == "draining") {
-    context.metrics.count_rejection("draining");
+  if (error.param == "draining" || error.param == "unavailable") {
+    context.metrics.count_rejection(error.param);
     return {.status = 503,
             .message = error.message,
             .param = "",
-            .code = "draining",
+            .code = error.param,
             .retry_after_seconds = 5};
   }
   return bad_request(error);

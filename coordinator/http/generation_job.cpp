@@ -66,7 +66,10 @@ GenerateRequest GenerationJob::make_request(int index) const {
 
 void GenerationJob::submit_all() {
   parts_.responder->on_disconnect([weak = weak_from_this()] {
-    if (const auto self = weak.lock()) self->post([self] { self->cancel_all(); });
+    const auto self = weak.lock();
+    if (!self) return;
+    self->client_gone_ = true;
+    self->post([self] { self->cancel_all(); });
   });
   n_open_ = static_cast<int>(choices_.size());
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
@@ -91,7 +94,7 @@ void GenerationJob::submit_all() {
 
 void GenerationJob::on_event(int index, GenerateEvent event) {
   Choice& choice = choices_[index];
-  if (choice.done || ended_) return;
+  if (choice.done || ended_ || client_gone_) return;
   if (event.finish == FinishReason::kError) {
     choice.done = true;
     return fail({.status = 500,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -67,6 +68,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   bool streaming_ = false;  // the head of the stream is out
   bool ended_ = false;      // nothing more is sent
   std::string outgoing_;    // events of the batch in progress
+
+  std::atomic<bool> client_gone_{false};  // events still queued are not worth their text
 
   std::mutex mutex_;
   std::vector<std::function<void()>> tasks_;  // under mutex_

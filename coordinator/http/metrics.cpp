@@ -189,7 +189,12 @@ ServingObserver Metrics::observer() {
   ServingObserver observer;
   observer.on_queue_time = [&s](double seconds) { s.queue_time.Observe(seconds); };
   observer.on_prefill_time = [&s](double seconds) { s.prefill_time.Observe(seconds); };
-  observer.on_decode_time = [&s](double seconds) { s.decode_time.Observe(seconds); };
+  // The service tells a request's decode time right before its end, on one thread.
+  const auto decode_seconds = std::make_shared<double>(0.0);
+  observer.on_decode_time = [&s, decode_seconds](double seconds) {
+    s.decode_time.Observe(seconds);
+    *decode_seconds = seconds;
+  };
   observer.on_first_token = [&s](double seconds) {
     s.first_token.Observe(seconds);
     s.generation_tokens.Increment();
@@ -199,14 +204,14 @@ ServingObserver Metrics::observer() {
     s.inter_token_fine.Observe(seconds);
     s.generation_tokens.Increment();
   };
-  observer.on_finished = [&s](double e2e_seconds, int32_t n_prompt_tokens, int32_t n_output_tokens,
-                              FinishReason reason) {
+  observer.on_finished = [&s, decode_seconds](double e2e_seconds, int32_t n_prompt_tokens,
+                                              int32_t n_output_tokens, FinishReason reason) {
     s.labelled(s.success, "finished_reason", finished_reason(reason)).Increment();
     s.prompt_tokens.Increment(n_prompt_tokens);
     s.request_prompt_tokens.Observe(n_prompt_tokens);
     s.request_generation_tokens.Observe(n_output_tokens);
     s.e2e.Observe(e2e_seconds);
-    if (n_output_tokens > 0) s.time_per_token.Observe(e2e_seconds / n_output_tokens);
+    if (n_output_tokens > 1) s.time_per_token.Observe(*decode_seconds / (n_output_tokens - 1));
   };
   observer.on_iteration = [&s](int32_t n_tokens) { s.iteration_tokens.Observe(n_tokens); };
   observer.on_preemption = [&s] { s.preemptions.Increment(); };

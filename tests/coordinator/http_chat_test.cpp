@@ -42,7 +42,8 @@ TEST_F(HttpChat, Answers) {
   EXPECT_TRUE(json["id"].get<std::string>().starts_with("chatcmpl-"));
   EXPECT_EQ(json["object"], "chat.completion");
   EXPECT_EQ(json["choices"], Json::parse(R"([{"index":0,
-      "message":{"role":"assistant","content":"Once"},"logprobs":null,"finish_reason":"length"}])"));
+      "message":{"role":"assistant","content":"Once"},
+      "logprobs":null,"finish_reason":"length"}])"));
   EXPECT_EQ(last_prompt(), "<user>Hi<assistant>");
   EXPECT_EQ(json["usage"]["prompt_tokens"], 19);
 }
@@ -55,12 +56,16 @@ TEST_F(HttpChat, WithoutMaxTokensTheContextIsTheLimit) {
 }
 
 TEST_F(HttpChat, Streams) {
-  const ClientResponse response = post({{"messages", user("Hi")},
-                                        {"max_tokens", 2},
-                                        {"n", 2},
-                                        {"stream", true},
-                                        {"stream_options", {{"include_usage", true}}}});
-  const std::vector<std::string> events = response.events();
+  server_.service.set_mode(FakeService::Mode::kSilent);
+  const Json body = {{"messages", user("Hi")},
+                     {"max_tokens", 2},
+                     {"n", 2},
+                     {"stream", true},
+                     {"stream_options", {{"include_usage", true}}}};
+  client_.send(post_text(kPath, body.dump()));
+  ASSERT_TRUE(server_.service.wait_for_requests(2));
+  server_.service.release();  // both choices run from here, a token of each at a time
+  const std::vector<std::string> events = client_.read_response().events();
   ASSERT_EQ(events.size(), 2U + 4U + 2U);
   std::map<int, std::string> texts;
   for (size_t i = 0; i + 2 < events.size(); ++i) {

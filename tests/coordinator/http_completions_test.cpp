@@ -285,6 +285,9 @@ TEST_F(HttpCompletions, QueueFull) {
   EXPECT_EQ(busy.status, 429);
   EXPECT_EQ(busy.headers.at("retry-after"), "1");
   EXPECT_EQ(busy.json()["error"]["type"], "rate_limit_error");
+  server_.service.set_refusal(Error{"five crashes in a row", "unavailable"});
+  EXPECT_EQ(post({{"prompt", "x"}}).status, 503);
+  server_.service.set_refusal(Error{"the queue holds 100 requests already", "queue"});
   ServiceStatus no_group;
   server_.service.set_status(no_group);
   EXPECT_EQ(post({{"prompt", "x"}}).status, 503);

@@ -167,12 +167,15 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
     event.error = "the group fell over";
     return event;
   }
+  if (mode_ == Mode::kEndless) {
+    event.token_ids.assign(script_.begin(), script_.end());
+    event.logprobs.assign(script_.size(), -0.5F);
+    return event;
+  }
   const size_t position = running.request.choice + static_cast<size_t>(running.n_output);
-  const bool endless = mode_ == Mode::kEndless;
   if (running.request.max_new_tokens > 0) {
-    const bool at_end = !endless && position >= script_.size();
-    const int32_t token =
-        at_end ? kFakeEos : static_cast<unsigned char>(script_[position % script_.size()]);
+    const bool at_end = position >= script_.size();
+    const int32_t token = at_end ? kFakeEos : static_cast<unsigned char>(script_[position]);
     event.token_ids.push_back(token);
     event.logprobs.push_back(-0.5F);
     std::vector<TokenLogprob> top;
@@ -186,8 +189,7 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
       if (token == stop) event.finish = FinishReason::kStop;
     }
   }
-  if (event.finish == FinishReason::kNone && !endless &&
-      running.n_output >= running.request.max_new_tokens) {
+  if (event.finish == FinishReason::kNone && running.n_output >= running.request.max_new_tokens) {
     event.finish = FinishReason::kLength;
   }
   event.n_output_tokens = running.n_output;
@@ -212,6 +214,8 @@ void FakeService::run() {
     for (auto& [handler, event] : events) handler(std::move(event));
     events.clear();
     lock.lock();
+    // Endless talk at full speed would only measure this machine.
+    if (mode_ == Mode::kEndless) changed_.wait_for(lock, std::chrono::milliseconds(1));
   }
 }
 

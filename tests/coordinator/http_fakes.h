@@ -37,7 +37,7 @@ class FakeService final : public InferenceService {
  public:
   enum class Mode : uint8_t {
     kScript,   // the script, then end-of-sequence
-    kEndless,  // the script again and again, whatever max_new_tokens, until cancelled
+    kEndless,  // the script again and again, whole in each event, until cancelled
     kSilent,   // nothing until release()
     kBreak,    // two tokens, then an error
   };

@@ -203,6 +203,7 @@ TEST(HttpServer, SlowClientIsEnded) {
 
 TEST(HttpServer, ClientThatNeverReadsIsCutAndCancelled) {
   TestServer server({.max_outgoing_bytes = 100000});
+  server.service.set_script(std::string(10000, 'a'));
   server.service.set_mode(FakeService::Mode::kEndless);
   TestClient deaf(server.port(), /*receive_buffer_bytes=*/4096);
   deaf.send(post_text("/v1/completions", R"({"prompt":"x","stream":true})"));
@@ -212,6 +213,7 @@ TEST(HttpServer, ClientThatNeverReadsIsCutAndCancelled) {
 
 TEST(HttpServer, ClientThatStopsReadingTimesOut) {
   TestServer server({.max_outgoing_bytes = 1U << 30, .write_timeout_ms = 50});
+  server.service.set_script(std::string(10000, 'a'));
   server.service.set_mode(FakeService::Mode::kEndless);
   TestClient deaf(server.port(), /*receive_buffer_bytes=*/4096);
   deaf.send(post_text("/v1/completions", R"({"prompt":"x","stream":true})"));

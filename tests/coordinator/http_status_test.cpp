@@ -146,6 +146,7 @@ TEST_F(HttpStatus, Metrics) {
                                 "vllm:request_queue_time_seconds_count" + labels + "1",
                                 "vllm:request_prefill_time_seconds_count" + labels + "1",
                                 "vllm:request_decode_time_seconds_count" + labels + "1",
+                                "vllm:request_time_per_output_token_seconds_sum" + labels + "0.02",
                                 "vllm:e2e_request_latency_seconds_count" + labels + "1",
                                 "vllm:time_to_first_token_seconds_count" + labels + "1",
                                 "vllm:inter_token_latency_seconds_count" + labels + "1",
