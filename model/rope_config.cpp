@@ -69,7 +69,8 @@ void parse_yarn(const ConfigFields& rope, RopeConfig& out) {
 }
 
 // llama3 and yarn: the length that the model was trained for before it was stretched.
-int32_t parse_original_max(const ConfigFields& config, const ConfigFields& rope, int32_t max_position) {
+int32_t parse_original_max(const ConfigFields& config, const ConfigFields& rope,
+                           int32_t max_position) {
   constexpr std::string_view kName = "original_max_position_embeddings";
   const ConfigFields& holder = config.has(kName) ? config : rope;
   return static_cast<int32_t>(holder.integer_or(kName, max_position, kPositions));

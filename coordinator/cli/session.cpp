@@ -19,7 +19,6 @@ namespace trireme {
 namespace {
 
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
-constexpr int kMaxRanks = 4096;
 
 // The longest sequence the model is made for. Dynamic scaling is fixed for the served length, so it
 // reaches as far as its factor says.
@@ -82,8 +81,6 @@ void Session::resolve_model_and_limits() {
   check_range("--threads", options_.n_threads, 0, 1024);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
-  check_range("--tp", options_.layout.tp, 1, kMaxLeaves);
-  check_range("--pp", options_.layout.pp, 1, kMaxRanks);
   model_folder_ = resolve_model(options_.model);
   config_ = read_model_config(model_folder_);
   const auto shard = make_shard_plan(config_, options_.layout, 0);

@@ -29,6 +29,8 @@ std::vector<LaunchCommand> mpirun_commands(const LaunchSpec& spec, const LaunchC
       slots.push_back(fmt::format("{}:{}", host.host, host.n_slots));
     }
     add({"--host", fmt::format("{}", fmt::join(slots, ","))});
+    // Or OpenMPI cuts names at the first dot, and reaches another host or none.
+    add({"--mca", "orte_keep_fqdn_hostnames", "1"});
   }
   add({"--map-by", "slot:OVERSUBSCRIBE", "--oversubscribe", "--bind-to", "none"});
   add({"--mca", "mpi_yield_when_idle", "1"});

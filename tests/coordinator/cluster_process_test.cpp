@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -107,9 +106,12 @@ TEST_F(ClusterProcess, ItsEndTakesItsGroupAlong) {
 }
 
 TEST_F(ClusterProcess, FindsWhatLeftForASessionOfItsOwn) {
-  auto process = start({"setsid", "sleep", "1000"});
+  auto process = start({"sh", "-c", "setsid sh -c 'echo up; exec sleep 1000' & exec sleep 1000"});
   ASSERT_TRUE(process.ok());
-  EXPECT_EQ(end_of(*process), "it ended with status 0");
+  char up[3];
+  ASSERT_EQ(read(out_.get(), up, sizeof(up)), static_cast<ssize_t>(sizeof(up)));
+  (*process).signal_group(SIGKILL);
+  EXPECT_THAT(end_of(*process), HasSubstr("signal 9"));
   EXPECT_EQ(signal_epoch_processes(secret_, 4, SIGKILL), 0);
   EXPECT_EQ(signal_epoch_processes(secret_ + "x", 3, SIGKILL), 0);
   EXPECT_EQ(signal_epoch_processes(secret_, 3, 0), 1);

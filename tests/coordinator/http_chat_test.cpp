@@ -3,8 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "http_fakes.h"
-#include "http_test_client.h"
+#include "tests/coordinator/http_fakes.h"
+#include "tests/coordinator/http_test_client.h"
 
 namespace trireme {
 namespace {

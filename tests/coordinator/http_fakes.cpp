@@ -1,4 +1,4 @@
-#include "http_fakes.h"
+#include "tests/coordinator/http_fakes.h"
 
 #include <chrono>
 #include <nlohmann/json.hpp>

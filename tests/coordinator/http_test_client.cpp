@@ -1,4 +1,4 @@
-#include "http_test_client.h"
+#include "tests/coordinator/http_test_client.h"
 
 #include <arpa/inet.h>
 #include <fmt/format.h>

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "model/packed_model.h"
-#include "model_test_util.h"
+#include "tests/model/model_test_util.h"
 
 namespace trireme {
 namespace {

@@ -15,7 +15,7 @@
 #include "kernels/bf16.h"
 #include "model/model_folder.h"
 #include "model/packed_header.h"
-#include "model_test_util.h"
+#include "tests/model/model_test_util.h"
 
 namespace trireme {
 namespace {

@@ -5,7 +5,7 @@
 #include "kernels/bf16.h"
 #include "model/packed_layout.h"
 #include "model/packed_model.h"
-#include "model_test_util.h"
+#include "tests/model/model_test_util.h"
 
 namespace trireme {
 namespace {

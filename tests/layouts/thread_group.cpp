@@ -1,4 +1,4 @@
-#include "tests/worker/thread_group.h"
+#include "tests/layouts/thread_group.h"
 
 #include <unistd.h>
 

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "coordinator/serving/scheduler.h"
-#include "tests/worker/thread_group.h"
+#include "tests/layouts/thread_group.h"
 
 namespace trireme::test {
 namespace {

@@ -1,0 +1,105 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "coordinator/cli/cluster_options.h"
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/nearest.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class ClusterFileTest : public testing::Test {
+ protected:
+  ~ClusterFileTest() override { std::filesystem::remove(path_); }
+
+  ClusterOptions read(const std::string& text, const std::vector<std::string>& given = {},
+                      ClusterOptions options = {}) {
+    std::ofstream(path_) << text;
+    read_cluster_file(path_, given, options);
+    return options;
+  }
+  std::string refusal(const std::string& text) {
+    try {
+      read(text);
+    } catch (const EnvironmentError& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  std::filesystem::path path_ = std::filesystem::temp_directory_path() /
+                                ("trireme-cluster-" + std::to_string(getpid()) + ".yaml");
+};
+
+TEST_F(ClusterFileTest, ReadsEveryKey) {
+  const ClusterOptions o = read(
+      "model: demo\nserved_model_name: tales\ntp: 2\npp: 3\nreplicas: 4\nthreads: 5\n"
+      "dtype: float32\ncontext_length: 100\nmax_sequences: 6\nmax_batch_tokens: 70\nkv_gib: 1.5\n"
+      "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
+      "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n");
+  EXPECT_EQ(o.model, "demo");
+  EXPECT_EQ(o.served_name, "tales");
+  EXPECT_EQ(o.layout, (Layout{2, 3}));
+  EXPECT_EQ(o.n_replicas, 4);
+  EXPECT_EQ(o.n_threads, 5);
+  EXPECT_EQ(o.format, WeightFormat::kF32);
+  EXPECT_EQ(o.context_length, 100);
+  EXPECT_EQ(o.max_sequences, 6);
+  EXPECT_EQ(o.max_batch_tokens, 70);
+  EXPECT_EQ(o.kv_gib, 1.5);
+  EXPECT_EQ(o.host, "0.0.0.0");
+  EXPECT_EQ(o.port, 81);
+  EXPECT_EQ(o.control_address, "10.0.0.1");
+  EXPECT_EQ(o.control_port, 82);
+  EXPECT_EQ(o.launcher, LauncherKind::kMpirun);
+  EXPECT_THAT(o.hosts, ElementsAre("a", "b:4"));
+  EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));
+}
+
+TEST_F(ClusterFileTest, TheCommandLineWins) {
+  ClusterOptions given;
+  given.layout.tp = 7;
+  const ClusterOptions o = read("tp: 2\npp: 3\nlauncher: mpirun\n", {"--tp", "--launcher"}, given);
+  EXPECT_EQ(o.layout.tp, 7);
+  EXPECT_EQ(o.layout.pp, 3);
+  EXPECT_EQ(o.launcher, LauncherKind::kLocal);
+}
+
+TEST_F(ClusterFileTest, NamesWhatIsWrong) {
+  EXPECT_THAT(refusal("replcas: 2\n"), HasSubstr("did you mean 'replicas'"));
+  EXPECT_THAT(refusal("tp: many\n"), HasSubstr("line 1"));
+  EXPECT_THAT(refusal("tp: [\n"), HasSubstr(path_.string()));
+  EXPECT_THAT(refusal("launcher: {kind: pigeon}\n"), HasSubstr("pigeon"));
+  EXPECT_THAT(refusal("launcher: {post: x}\n"), HasSubstr("launcher.post"));
+  EXPECT_THAT(refusal("- tp\n"), HasSubstr("map"));
+  EXPECT_THAT(refusal("dtype: int3\n"), HasSubstr("bfloat16"));
+}
+
+TEST(Nearest, FindsWhatWasMeant) {
+  const std::vector<std::string> options = {"--port", "--pp", "--prompt", "--threads"};
+  EXPECT_EQ(nearest("--prot", options), "--port");
+  EXPECT_EQ(nearest("--thread", options), "--threads");
+  EXPECT_EQ(nearest("--completely-else", options), "");
+}
+
+TEST(DiffSide, Parses) {
+  const DiffSide side = parse_diff_side("2x3:float32:avx2");
+  EXPECT_EQ(side.layout, (Layout{2, 3}));
+  EXPECT_EQ(side.format, WeightFormat::kF32);
+  EXPECT_EQ(side.kernels, "avx2");
+  EXPECT_EQ(parse_diff_side("1x1").format, WeightFormat::kBF16);
+  for (const char* bad : {"", "2", "2x", "x2", "2x2:int3", "2x2:float32:avx2:more", "ax2"}) {
+    EXPECT_THROW(parse_diff_side(bad), EnvironmentError) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace trireme
