@@ -102,6 +102,7 @@ void add_run(CLI::App& app, Arguments& a) {
   add_cluster_options(run, a.run);
   RunOptions& o = a.run_options;
   run.add_option("-p,--prompt", o.prompt, "text to complete (without: chat, or standard input)");
+  run.add_option("--port", a.run.options.port, "also serve the HTTP API on this port meanwhile");
   run.add_option("--system", o.system, "system message of the chat");
   run.add_option("--max-tokens", o.max_tokens, "longest answer")->capture_default_str();
   run.add_option("--temperature", o.temperature, "0: always the likeliest token")
@@ -150,6 +151,7 @@ int dispatch(CLI::App& app, Arguments& a) {
   if (app.got_subcommand("serve")) return serve_command(resolve(a.serve));
   if (app.got_subcommand("run")) {
     a.run_options.cluster = resolve(a.run);
+    a.run_options.serve_api = app.get_subcommand("run")->count("--port") > 0;
     a.run_options.has_prompt = app.get_subcommand("run")->count("--prompt") > 0;
     return run_command(a.run_options);
   }

@@ -15,6 +15,7 @@ int serve_command(const ClusterOptions& options);
 
 struct RunOptions {
   ClusterOptions cluster;
+  bool serve_api = false;      // on cluster.port, as long as the command runs
   std::string prompt;          // with has_prompt
   bool has_prompt = false;     // no: chat on a terminal, else the prompt is standard input
   std::string system;          // the chat's system message

@@ -9,13 +9,11 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/cli/api_session.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/say.h"
-#include "coordinator/cli/session.h"
-#include "coordinator/http/tokenizer_codec.h"
 #include "coordinator/serving/seed.h"
 #include "kernels/result.h"
-#include "model/model_folder.h"
 
 namespace trireme {
 namespace {
@@ -149,16 +147,16 @@ int run_command(const RunOptions& options) {
     throw EnvironmentError("--top-p must be above 0 and at most 1");
   }
   if (options.top_k < 0) throw EnvironmentError("--top-k must not be negative");
-  const auto codec = load_tokenizer_codec(resolve_model(options.cluster.model));
-  ClusterOptions cluster = options.cluster;
-  cluster.max_sequences = 1;
-  Session session(cluster, {});
+  ApiSession served(options.cluster);
+  Session& session = served.session();
+  const TextCodec& codec = served.codec();
+  if (options.serve_api) served.open();
   session.start();
   session.wait_serving();
-  Runner runner(session, *codec, options);
+  Runner runner(session, codec, options);
   if (!options.has_prompt && isatty(STDIN_FILENO) == 1) {
     say(stderr, "{}", session.banner());
-    chat(runner, *codec, options);
+    chat(runner, codec, options);
     return 0;
   }
   std::string prompt = options.prompt;
@@ -166,7 +164,7 @@ int run_command(const RunOptions& options) {
     prompt.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
   }
   say(stdout, "{}", prompt);
-  runner.answer(value_of(codec->encode(prompt, true)));
+  runner.answer(value_of(codec.encode(prompt, true)));
   say(stdout, "\n");
   return 0;
 }

@@ -159,7 +159,9 @@ bool EpochProcesses::poll_gone() {
     gone = gone && process.ended();
   }
   if (!gone || !starts_sessions()) return gone;
-  return signal_epoch_processes(spec_.secret, epoch_, killing_ ? SIGKILL : 0) == 0;
+  const int n_left = signal_epoch_processes(spec_.secret, epoch_, killing_ ? SIGKILL : 0);
+  n_empty_looks_ = n_left == 0 ? n_empty_looks_ + 1 : 0;
+  return n_empty_looks_ >= 2;
 }
 
 const std::string& EpochProcesses::output() {

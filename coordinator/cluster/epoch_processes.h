@@ -36,7 +36,7 @@ class EpochProcesses {
   void signal(int signal);
   // From now on also what the launcher started in other sessions is killed as it is found.
   void kill();
-  // Whether nothing is left of them on this machine.
+  // Whether nothing is left of them on this machine; to be asked again and again.
   bool poll_gone();
   // What they wrote last (at most 64 KiB).
   const std::string& output();
@@ -61,6 +61,7 @@ class EpochProcesses {
   std::vector<Process> processes_;
   std::vector<std::unique_ptr<boost::asio::posix::stream_descriptor>> exits_;  // one per process
   bool killing_ = false;
+  int n_empty_looks_ = 0;  // in a row, for processes in sessions of their own
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers
 };
 

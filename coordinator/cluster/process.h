@@ -45,7 +45,7 @@ class Process {
 
 // Sends `signal` (0: none) to every process of this machine that carries this secret and epoch in
 // its environment, which finds what a launcher started in sessions of its own. Returns how many it
-// found.
+// found; one that is in the middle of an exec is missed, so that only a second look makes sure.
 int signal_epoch_processes(const std::string& secret, uint64_t epoch, int signal);
 
 }  // namespace trireme

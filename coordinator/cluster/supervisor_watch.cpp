@@ -59,9 +59,10 @@ SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
   if (state_ == State::kLaunching) {
     return lose(
         now_ms, "launch",
-        fmt::format("launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
-                    "reach the coordinator at {}",
-                    missing_ranks(), spec_.launch_timeout_ms / 1000.0, spec_.control_address),
+        fmt::format(
+            "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
+            "reach the coordinator at {}",
+            missing_ranks(), spec_.launch_timeout_ms / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",

@@ -1,0 +1,71 @@
+#include "coordinator/cli/api_session.h"
+
+#include <algorithm>
+#include <ctime>
+#include <filesystem>
+
+#include "comm/control/build_id.h"
+#include "coordinator/http/tokenizer_codec.h"
+#include "model/model_folder.h"
+
+namespace trireme {
+namespace {
+
+std::string served_name(const ClusterOptions& options) {
+  if (!options.served_name.empty()) return options.served_name;
+  const auto path = std::filesystem::weakly_canonical(options.model);
+  return path.filename().empty() ? path.parent_path().filename().string()
+                                 : path.filename().string();
+}
+
+}  // namespace
+
+ApiSession::ApiSession(const ClusterOptions& options)
+    : codec_(load_tokenizer_codec(resolve_model(options.model))),
+      metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
+      session_(std::make_unique<Session>(options, metrics_.observer())) {}
+
+ApiSession::~ApiSession() {
+  if (api_) api_->stop();
+  session_->stop();
+}
+
+void ApiSession::open() {
+  const ModelInfo model{.id = served_name(session_->options()),
+                        .created = std::time(nullptr),
+                        .context_length = session_->context_length(),
+                        .vocab_size = session_->config().vocab_size};
+  api_ = std::make_unique<ApiServer>(
+      session_->core(), *codec_, model, metrics_,
+      ApiServerOptions{
+          .host = session_->options().host, .port = session_->options().port, .limits = {}});
+  api_->start();
+}
+
+// A stage's time is that of its first rank in the first replica.
+void ApiSession::update_metrics() {
+  int n_alive = 0;
+  uint64_t loaded = 0;
+  uint64_t total = 0;
+  uint64_t comm_us = 0;
+  const Layout layout = session_->options().layout;
+  for (const ReplicaSnapshot& replica : session_->core().replicas()) {
+    n_alive += replica.n_ranks_alive;
+    loaded += replica.loaded_bytes;
+    total += replica.total_bytes;
+    for (const RankInfo& rank : replica.ranks) {
+      comm_us += rank.last_state.comm_us;
+      if (replica.replica != 0 || layout.tp_rank(rank.world_rank) != 0) continue;
+      const uint64_t waited = std::min(rank.last_state.busy_us, rank.last_state.comm_us);
+      metrics_.set_stage_busy(layout.pp_rank(rank.world_rank),
+                              static_cast<double>(rank.last_state.busy_us - waited) * 1e-6);
+    }
+  }
+  metrics_.set_ranks_alive(n_alive);
+  metrics_.set_comm(static_cast<double>(comm_us) * 1e-6);
+  if (total > 0) {
+    metrics_.set_load_progress(static_cast<double>(loaded) / static_cast<double>(total));
+  }
+}
+
+}  // namespace trireme

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+
+#include "coordinator/cli/cluster_options.h"
+#include "coordinator/cli/session.h"
+#include "coordinator/http/api_server.h"
+#include "coordinator/http/metrics.h"
+#include "coordinator/http/text_codec.h"
+
+namespace trireme {
+
+// A session with its text side, metrics and, once opened, its HTTP API.
+class ApiSession {
+ public:
+  // Reads the tokenizer first, then as Session. Throws EnvironmentError.
+  explicit ApiSession(const ClusterOptions& options);
+  // Closes the API, then ends the ranks.
+  ~ApiSession();
+
+  // Listens. Throws EnvironmentError when the port cannot be had.
+  void open();
+  // Gauges that are read, not told: from the ranks' last heartbeats.
+  void update_metrics();
+
+  Session& session() { return *session_; }
+  const TextCodec& codec() const { return *codec_; }
+  // After open().
+  ApiServer& api() { return *api_; }
+
+ private:
+  std::unique_ptr<TextCodec> codec_;
+  Metrics metrics_;
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<ApiServer> api_;
+};
+
+}  // namespace trireme
