@@ -6,8 +6,9 @@
 #include "coordinator/cli/detached_coordinator.h"
 #include "worker/worker_main.h"
 
-// One binary: `trireme worker ...` is a rank, everything else is the coordinator's command line. Under
-// a user's own mpirun, `trireme serve` is both: rank 0 starts the coordinator, and all become ranks.
+// One binary: `trireme worker ...` is a rank, everything else is the coordinator's command line.
+// Under a user's own mpirun, `trireme serve` is both: rank 0 starts the coordinator, and all become
+// ranks.
 int main(int argc, char** argv) {
   if (argc >= 2 && std::strcmp(argv[1], "worker") == 0) return trireme::worker_main(argc, argv);
   const int rank = trireme::own_mpirun_rank(argc, argv);

@@ -3,11 +3,16 @@
 add_library(trireme_options INTERFACE)
 target_include_directories(trireme_options INTERFACE ${CMAKE_SOURCE_DIR})
 # The numerics contract: the compiler never fuses a multiply and an add by itself (ARCHITECTURE.md, Numerics).
-target_compile_options(trireme_options INTERFACE -ffp-contract=off -Wall -Wextra -Wshadow -Wno-psabi)
+target_compile_options(trireme_options INTERFACE -ffp-contract=off -Wall -Wextra -Wshadow -Wno-psabi
+                       # Designated initialisers leave members at their defaults on purpose.
+                       -Wno-missing-field-initializers)
 if(TRIREME_SANITIZE)
   target_compile_options(trireme_options INTERFACE -fsanitize=${TRIREME_SANITIZE}
                          -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(trireme_options INTERFACE -fsanitize=${TRIREME_SANITIZE})
+  if(TRIREME_SANITIZE MATCHES "thread")
+    target_compile_options(trireme_options INTERFACE -Wno-tsan)  # Boost's atomic_thread_fence
+  endif()
 endif()
 
 # trireme_library(NAME [DEPS lib...]): a static library of every .cpp in this folder tree.

@@ -10,9 +10,9 @@
 
 namespace trireme {
 
-constexpr int kKvBlockTokens = 16;      // tokens in one KV block
-constexpr int kAttentionChunk = 128;    // KV positions merged at a time, anchored at position 0
-constexpr int kVocabSumChunk = 1024;    // vocabulary columns summed together
+constexpr int kKvBlockTokens = 16;    // tokens in one KV block
+constexpr int kAttentionChunk = 128;  // KV positions merged at a time, anchored at position 0
+constexpr int kVocabSumChunk = 1024;  // vocabulary columns summed together
 
 // GEMM inputs are rows of this many elements: K rounded up to the kernels' step, the rest zero.
 constexpr int64_t gemm_row_stride(int64_t k) { return round_up<int64_t>(k, 16); }
@@ -33,15 +33,15 @@ struct KvLayer {
 
 // Where each token of a step stands. Arrays in the stream's memory.
 struct AttentionMeta {
-  const int32_t* positions = nullptr;    // [n_tokens]
-  const int32_t* slots = nullptr;        // [n_tokens], row of block_tables
-  const int32_t* block_tables = nullptr; // [max_slots, block_table_stride] block ids
+  const int32_t* positions = nullptr;     // [n_tokens]
+  const int32_t* slots = nullptr;         // [n_tokens], row of block_tables
+  const int32_t* block_tables = nullptr;  // [max_slots, block_table_stride] block ids
   int32_t block_table_stride = 0;
-  int32_t n_heads = 0;         // query heads on this rank
-  int32_t first_head = 0;      // global index of the first of them
-  int32_t first_kv_head = 0;   // global index of KvLayer's first head
+  int32_t n_heads = 0;        // query heads on this rank
+  int32_t first_head = 0;     // global index of the first of them
+  int32_t first_kv_head = 0;  // global index of KvLayer's first head
   int32_t heads_per_kv = 1;
-  int32_t window = 0;          // tokens a position sees, itself included; 0: all
+  int32_t window = 0;  // tokens a position sees, itself included; 0: all
   float scale = 1.0F;
 };
 
@@ -60,8 +60,8 @@ struct KernelTable {
   // out [n_tokens, weight.n_out] = x @ w.T + bias, x a GEMM input [n_tokens, weight.k_in].
   void (*linear)(Stream, Tensor out, Tensor x, const Weight& weight);
 
-  // Row-parallel: out [nodes.size(), n_tokens, weight.n_out], each node the sum of its leaves in tree
-  // order. weight.blocks[i] is leaf first_leaf + i.
+  // Row-parallel: out [nodes.size(), n_tokens, weight.n_out], each node the sum of its leaves in
+  // tree order. weight.blocks[i] is leaf first_leaf + i.
   void (*linear_tree)(Stream, Tensor out, Tensor x, const Weight& weight, int32_t first_leaf,
                       std::span<const TreeNode> nodes);
 

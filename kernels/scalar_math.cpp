@@ -25,7 +25,7 @@ constexpr double kHalfPi2 = 0x1.0b4611a600000p-34;
 constexpr double kHalfPi3 = 0x1.3198a2e037073p-69;
 
 struct Reduced {
-  double r = 0;       // in [-pi/4, pi/4]
+  double r = 0;  // in [-pi/4, pi/4]
   int64_t quadrant = 0;
 };
 

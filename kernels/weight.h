@@ -15,17 +15,18 @@ constexpr int kPanelColumns = 16;  // lanes are output columns
 constexpr int kKStep = 2;          // K inside a block is padded with zeros to this
 
 // One separately owned piece of a linear layer's weight [n, k], packed for the kernels: a leaf of a
-// row-parallel layer, the columns of one leaf or KV head of a column-parallel layer, or 1024 columns
-// of the vocabulary. Columns are padded with zeros to 16 and K to 2:
+// row-parallel layer, the columns of one leaf or KV head of a column-parallel layer, or 1024
+// columns of the vocabulary. Columns are padded with zeros to 16 and K to 2:
 //   kF32:  [n_padded / 16][k_padded][16] float
-//   kBF16: [n_padded / 16][k_padded / 2][16][2] bf16   (two consecutive K of one column side by side)
+//   kBF16: [n_padded / 16][k_padded / 2][16][2] bf16   (two consecutive K of one column side by
+//   side)
 struct WeightBlock {
-  const void* data = nullptr;     // 64-byte aligned
-  const float* bias = nullptr;    // [n_padded], or null
-  int32_t n = 0;                  // output columns in this block
-  int32_t k = 0;                  // inputs in this block
-  int32_t out_begin = 0;          // where its columns go in the output row
-  int32_t k_begin = 0;            // where its inputs start in the input row
+  const void* data = nullptr;   // 64-byte aligned
+  const float* bias = nullptr;  // [n_padded], or null
+  int32_t n = 0;                // output columns in this block
+  int32_t k = 0;                // inputs in this block
+  int32_t out_begin = 0;        // where its columns go in the output row
+  int32_t k_begin = 0;          // where its inputs start in the input row
 };
 
 constexpr int64_t n_padded(int64_t n) { return round_up<int64_t>(n, kPanelColumns); }

@@ -38,8 +38,8 @@ struct WeightSpec {
 
 // One row per architecture: what its config.json means and which weights it has.
 struct ArchSpec {
-  std::string_view hf_name;                               // "LlamaForCausalLM"
-  std::string_view model_type;                            // "llama"
+  std::string_view hf_name;                                 // "LlamaForCausalLM"
+  std::string_view model_type;                              // "llama"
   ModelConfig (*parse_config)(const ConfigFields& config);  // throws EnvironmentError
   std::vector<WeightSpec> (*weights)(const ModelConfig& config);
 };

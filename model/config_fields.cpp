@@ -111,7 +111,7 @@ void ConfigFields::fail(std::string_view name, std::string_view why) const {
 }
 
 int64_t ConfigFields::checked_integer(std::string_view name, const Json& value,
-                                    IntLimits limits) const {
+                                      IntLimits limits) const {
   const std::string why = fmt::format("must be an integer from {} to {}", limits.min, limits.max);
   if (!value.is_number()) fail(name, why);
   if (value.is_number_unsigned() &&
@@ -171,7 +171,7 @@ std::string ConfigFields::string_or(std::string_view name, std::string_view fall
 }
 
 std::vector<int64_t> ConfigFields::integers(std::string_view name, size_t max_size,
-                                          IntLimits limits) const {
+                                            IntLimits limits) const {
   const Json* value = find(name);
   if (value == nullptr) return {};
   if (!value->is_array()) return {checked_integer(name, *value, limits)};

@@ -12,9 +12,8 @@ KvPool::KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, i
                Device device)
     : n_blocks_(n_blocks) {
   TRIREME_CHECK(n_blocks > 0);
-  const size_t bytes = static_cast<size_t>(n_blocks) *
-                       static_cast<size_t>(shard.kv_heads.size()) * kKvBlockTokens *
-                       static_cast<size_t>(config.head_dim) * dtype_size(dtype);
+  const size_t bytes = static_cast<size_t>(n_blocks) * static_cast<size_t>(shard.kv_heads.size()) *
+                       kKvBlockTokens * static_cast<size_t>(config.head_dim) * dtype_size(dtype);
   for (int32_t i = 0; i < shard.layers.size(); ++i) {
     buffers_.emplace_back(bytes, device, "the KV cache");
     buffers_.emplace_back(bytes, device, "the KV cache");

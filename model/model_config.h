@@ -25,7 +25,7 @@ struct RopeConfig {
 
 // A decoder-only model, whatever its architecture's names for these. Field names are the field's.
 struct ModelConfig {
-  std::string architecture;       // "LlamaForCausalLM"
+  std::string architecture;  // "LlamaForCausalLM"
   int32_t hidden_size = 0;
   int32_t intermediate_size = 0;
   int32_t n_layers = 0;
@@ -33,14 +33,14 @@ struct ModelConfig {
   int32_t n_kv_heads = 0;
   int32_t head_dim = 0;
   int32_t vocab_size = 0;
-  int32_t max_position = 0;       // max_position_embeddings
+  int32_t max_position = 0;  // max_position_embeddings
   float rms_norm_eps = 1e-6F;
-  float attention_scale = 0.0F;   // 1 / sqrt(head_dim) unless the architecture says otherwise
+  float attention_scale = 0.0F;  // 1 / sqrt(head_dim) unless the architecture says otherwise
   bool tie_embeddings = false;
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;           // Qwen3: RMS norm over head_dim of q and k, before rope
+  bool qk_norm = false;               // Qwen3: RMS norm over head_dim of q and k, before rope
   std::vector<int32_t> layer_window;  // [n_layers], sliding window in tokens, 0: full attention
   RopeConfig rope;
   std::vector<int32_t> eos_token_ids;  // generation_config.json first, then config.json

@@ -62,21 +62,22 @@ int64_t max_nodes(const ShardPlan& shard) {
                   shard.mlp_tree.n_nodes_of(shard.tp_rank));
 }
 
-// What the whole group's embedding needs to be added up: one leaf per rank, all but one of them zero.
+// What the whole group's embedding needs to be added up: one leaf per rank, all but one of them
+// zero.
 TreePlan one_leaf_per_rank(int n_ranks) { return make_tree_plan(n_ranks, n_ranks); }
 
 }  // namespace
 
 struct StageForward::Workspace {
-  FloatBuffer residual;   // [max_tokens, hidden]
-  GemmBuffer normed;      // [max_tokens, hidden]
-  FloatBuffer q, k, v;    // [max_tokens, heads * head_dim]
-  FloatBuffer cos, sin;   // [max_tokens, head_dim / 2]
-  GemmBuffer attended;    // [max_tokens, n_heads * head_dim]
-  FloatBuffer gate, up;   // [max_tokens, mlp_columns]
-  GemmBuffer activation;  // [max_tokens, mlp_columns]
-  FloatBuffer partials;   // [max_nodes * max_tokens, hidden]
-  FloatBuffer reduced;    // [max_tokens, hidden]
+  FloatBuffer residual;      // [max_tokens, hidden]
+  GemmBuffer normed;         // [max_tokens, hidden]
+  FloatBuffer q, k, v;       // [max_tokens, heads * head_dim]
+  FloatBuffer cos, sin;      // [max_tokens, head_dim / 2]
+  GemmBuffer attended;       // [max_tokens, n_heads * head_dim]
+  FloatBuffer gate, up;      // [max_tokens, mlp_columns]
+  GemmBuffer activation;     // [max_tokens, mlp_columns]
+  FloatBuffer partials;      // [max_nodes * max_tokens, hidden]
+  FloatBuffer reduced;       // [max_tokens, hidden]
   FloatBuffer head_rows;     // [max_logit_rows, hidden]
   GemmBuffer head_normed;    // [max_logit_rows, hidden]
   FloatBuffer local_logits;  // [max_logit_rows, vocab columns of the widest rank]
@@ -107,8 +108,8 @@ struct StageForward::Workspace {
   uint64_t size_bytes() const {
     uint64_t n = normed.memory.size_bytes() + attended.memory.size_bytes() +
                  activation.memory.size_bytes() + head_normed.memory.size_bytes();
-    for (const FloatBuffer* b : {&residual, &q, &k, &v, &cos, &sin, &gate, &up, &partials,
-                                 &reduced, &head_rows, &local_logits, &gathered, &logits}) {
+    for (const FloatBuffer* b : {&residual, &q, &k, &v, &cos, &sin, &gate, &up, &partials, &reduced,
+                                 &head_rows, &local_logits, &gathered, &logits}) {
       n += b->memory.size_bytes();
     }
     return n;
@@ -119,8 +120,7 @@ StageForward::StageForward(const StageParts& parts)
     : parts_(parts),
       rope_(rope_frequencies(*parts.config, parts.context_length)),
       embed_tree_(one_leaf_per_rank(parts.shard->layout.tp)),
-      workspace_(std::make_shared<Workspace>(*parts.config, *parts.shard,
-                                             gemm_dtype(parts.format),
+      workspace_(std::make_shared<Workspace>(*parts.config, *parts.shard, gemm_dtype(parts.format),
                                              parts.stream.device, parts.max_tokens,
                                              parts.max_logit_rows)) {
   TRIREME_CHECK(parts.max_tokens > 0 && parts.max_logit_rows > 0);
@@ -209,9 +209,8 @@ void StageForward::attention(int32_t local_layer, const StepTokens& step, TraceS
   const Tensor k_heads = as_heads(k, config.head_dim);
   kernels.rope(stream, q_heads, w.cos.rows(n), w.sin.rows(n));
   kernels.rope(stream, k_heads, w.cos.rows(n), w.sin.rows(n));
-  kernels.store_kv(
-      stream, kv, k_heads, as_heads(v, config.head_dim),
-      make_tensor(const_cast<int32_t*>(step.slot_mapping), DType::kI32, {n}));
+  kernels.store_kv(stream, kv, k_heads, as_heads(v, config.head_dim),
+                   make_tensor(const_cast<int32_t*>(step.slot_mapping), DType::kI32, {n}));
   const Tensor attended = w.attended.rows(n);
   kernels.paged_attention(stream, attended, q_heads, kv,
                           {.positions = step.positions,
@@ -298,8 +297,8 @@ Tensor StageForward::logits(const int32_t* rows, int32_t n_rows, TraceSink* trac
   const Tensor picked = w.head_rows.rows(n_rows);
   for (int32_t i = 0; i < n_rows; ++i) {
     TRIREME_CHECK(rows[i] >= 0 && rows[i] < n_tokens_);
-    const float* from = w.residual.rows(n_tokens_).as<float>() +
-                        int64_t{rows[i]} * w.residual.columns;
+    const float* from =
+        w.residual.rows(n_tokens_).as<float>() + int64_t{rows[i]} * w.residual.columns;
     std::copy_n(from, w.residual.columns, picked.as<float>() + i * w.head_rows.columns);
   }
   const Tensor normed = w.head_normed.rows(n_rows);
@@ -339,8 +338,7 @@ void StageForward::gather_logits(Tensor local, int32_t n_rows) {
   const int32_t vocab = parts_.config->vocab_size;
   for (int r = 0; r < shard.layout.tp; ++r) {
     const int32_t begin = std::min(vocab, first_leaf(n_chunks, r, shard.layout.tp) * kVocabChunk);
-    const int32_t end =
-        std::min(vocab, first_leaf(n_chunks, r + 1, shard.layout.tp) * kVocabChunk);
+    const int32_t end = std::min(vocab, first_leaf(n_chunks, r + 1, shard.layout.tp) * kVocabChunk);
     const int64_t width = end - begin;
     for (int64_t i = 0; i < n_rows; ++i) {
       std::copy_n(gathered + r * piece + i * width, width, out + i * vocab + begin);

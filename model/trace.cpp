@@ -6,10 +6,10 @@ namespace trireme {
 namespace {
 
 constexpr std::array<std::string_view, 14> kNames = {
-    "embedding",      "input_norm",         "query",     "key",        "value",
-    "attention",      "attention_out",      "attention_residual",      "post_norm",
-    "activation",     "mlp_out",            "mlp_residual",            "final_norm",
-    "logits",
+    "embedding",  "input_norm", "query",         "key",
+    "value",      "attention",  "attention_out", "attention_residual",
+    "post_norm",  "activation", "mlp_out",       "mlp_residual",
+    "final_norm", "logits",
 };
 
 // FNV-1a, 64 bits (Fowler, Noll, Vo).
@@ -25,8 +25,7 @@ std::string_view trace_op_name(int32_t op) {
   return kNames[static_cast<size_t>(op)];
 }
 
-void TraceSink::add(int32_t layer, TraceOp op, int32_t unit, Tensor x, int64_t begin,
-                    int64_t end) {
+void TraceSink::add(int32_t layer, TraceOp op, int32_t unit, Tensor x, int64_t begin, int64_t end) {
   TRIREME_CHECK(x.device.kind == DeviceKind::kCpu);
   const size_t size = dtype_size(x.dtype);
   uint64_t hash = 0xcbf29ce484222325ULL;

@@ -114,9 +114,8 @@ void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace
   }
 }
 
-void Engine::answer_row(const SequencePlan& plan, const HeadRow& row,
-                        std::span<const float> logits, float log_sum_exp,
-                        SequenceResult& result) {
+void Engine::answer_row(const SequencePlan& plan, const HeadRow& row, std::span<const float> logits,
+                        float log_sum_exp, SequenceResult& result) {
   const auto input = static_cast<size_t>(row.input);
   if (!plan.logprob_targets.empty() && plan.logprob_targets[input] >= 0) {
     const auto target = static_cast<size_t>(plan.logprob_targets[input]);
@@ -126,8 +125,8 @@ void Engine::answer_row(const SequencePlan& plan, const HeadRow& row,
   if (input + 1 != plan.input_ids.size()) return;
   if (plan.want_logits) result.logits.assign(logits.begin(), logits.end());
   if (!plan.sample) return;
-  result.token_id = sampler_.sample(logits, plan.sampling, plan.choice,
-                                    static_cast<uint32_t>(plan.output_index));
+  result.token_id =
+      sampler_.sample(logits, plan.sampling, plan.choice, static_cast<uint32_t>(plan.output_index));
   result.logprob = logits[static_cast<size_t>(result.token_id)] - log_sum_exp;
   if (plan.n_logprobs > 0) {
     sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, result.top_logprobs);

@@ -69,10 +69,10 @@ class Engine {
   StepBatch batch_;
   TokenFeed feed_;
   Sampler sampler_;
-  std::vector<HeadRow> head_rows_;       // [<= max_batch_tokens]
-  std::vector<int32_t> row_ids_;         // [kMaxHeadRows]
-  std::vector<float> log_sum_exp_;       // [kMaxHeadRows]
-  std::vector<int32_t> sampled_;         // [<= max_slots]
+  std::vector<HeadRow> head_rows_;  // [<= max_batch_tokens]
+  std::vector<int32_t> row_ids_;    // [kMaxHeadRows]
+  std::vector<float> log_sum_exp_;  // [kMaxHeadRows]
+  std::vector<int32_t> sampled_;    // [<= max_slots]
 };
 
 }  // namespace trireme

@@ -18,9 +18,9 @@ class Sampler {
   // The lowest id among the largest logits [vocab_size].
   static int32_t argmax(std::span<const float> logits);
 
-  // temperature 0: argmax. Else softmax(logits / temperature), cut to the top_k most likely and then
-  // to the fewest of those that hold top_p of their mass (ties by id), drawn with the noise of (seed,
-  // choice, output_index).
+  // temperature 0: argmax. Else softmax(logits / temperature), cut to the top_k most likely and
+  // then to the fewest of those that hold top_p of their mass (ties by id), drawn with the noise of
+  // (seed, choice, output_index).
   int32_t sample(std::span<const float> logits, const SamplingParams& params, uint32_t choice,
                  uint32_t output_index);
 

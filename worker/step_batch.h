@@ -33,11 +33,11 @@ class StepBatch {
   int32_t n_blocks_;
   int32_t table_stride_;
   int32_t n_tokens_ = 0;
-  std::vector<int32_t> block_tables_;    // [max_slots, table_stride]
-  std::vector<int32_t> n_table_blocks_;  // [max_slots]
-  std::vector<int32_t> last_token_;      // [max_slots]
+  std::vector<int32_t> block_tables_;                                  // [max_slots, table_stride]
+  std::vector<int32_t> n_table_blocks_;                                // [max_slots]
+  std::vector<int32_t> last_token_;                                    // [max_slots]
   std::vector<int32_t> input_ids_, positions_, slots_, slot_mapping_;  // [max_tokens]
-  std::vector<int32_t> first_row_;       // [n_sequences + 1]
+  std::vector<int32_t> first_row_;                                     // [n_sequences + 1]
 };
 
 }  // namespace trireme

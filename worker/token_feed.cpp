@@ -18,8 +18,7 @@ TokenFeed::TokenFeed(const ShardPlan& shard, RankComms& comms, int32_t max_slots
 
 bool TokenFeed::needs(const StepPlan& plan, const Pending& pending) const {
   return std::any_of(plan.sequences.begin(), plan.sequences.end(), [&](const SequencePlan& s) {
-    return std::find(s.input_ids.begin(), s.input_ids.end(), kTokenFromSlot) !=
-               s.input_ids.end() &&
+    return std::find(s.input_ids.begin(), s.input_ids.end(), kTokenFromSlot) != s.input_ids.end() &&
            std::find(pending.slots.begin(), pending.slots.end(), s.slot) != pending.slots.end();
   });
 }

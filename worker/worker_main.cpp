@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -34,6 +36,15 @@ std::string host_name() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
+// Where the launcher told OpenMPI to keep its shared memory; on another host than the coordinator's
+// nobody made that folder.
+void make_backing_folder() {
+  const char* folder = std::getenv("OMPI_MCA_btl_vader_backing_directory");
+  if (folder == nullptr) return;
+  std::error_code ignored;  // OpenMPI says what is wrong with it
+  std::filesystem::create_directories(folder, ignored);
+}
+
 RankHello make_hello(const WorkerOptions& options, int rank, int world) {
   return {.secret = options.secret,
           .epoch = options.epoch,
@@ -55,11 +66,11 @@ RankComms make_comms(const WorkerOptions& options, const JobSpec& job, MpiWorld*
   return make_region_comms(SharedRegion::attach(options.region_fd, shape), rank, comm);
 }
 
-// KV blocks this rank has room for: what it was told, else enough for every slot's longest sequence.
+// KV blocks this rank has room for: what it was told, else enough for every slot's longest
+// sequence.
 int32_t kv_capacity(const JobSpec& job, const ModelConfig& config, const ShardPlan& shard,
                     WeightFormat format) {
-  const int64_t wanted =
-      int64_t{job.max_slots} * div_ceil(job.context_length, kKvBlockTokens);
+  const int64_t wanted = int64_t{job.max_slots} * div_ceil(job.context_length, kKvBlockTokens);
   if (job.kv_bytes == 0) return static_cast<int32_t>(wanted);
   const auto block =
       static_cast<int64_t>(KvPool::block_bytes(config, shard, Engine::kv_dtype(format)));
@@ -78,24 +89,24 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
   const auto file = PackedModel::open(job.packed_path);
   const Result<ShardPlan> shard = make_shard_plan(file->config(), job.layout, rank);
   if (!shard) throw EnvironmentError(shard.error().message);
-  EngineParts parts{.config = file->config(),
-                    .shard = *shard,
-                    .weights = map_stage_weights(
-                        file, *shard,
-                        [&](uint64_t done, uint64_t total) { link.set_loaded(done, total); }),
-                    .format = file->format(),
-                    .kernels = kernels,
-                    .comms = make_comms(options, job, mpi, rank),
-                    .n_threads = job.n_threads,
-                    .context_length = job.context_length,
-                    .max_slots = job.max_slots,
-                    .max_batch_tokens = job.max_batch_tokens,
-                    .max_plans_in_flight = job.max_plans_in_flight};
+  EngineParts parts{
+      .config = file->config(),
+      .shard = *shard,
+      .weights = map_stage_weights(
+          file, *shard, [&](uint64_t done, uint64_t total) { link.set_loaded(done, total); }),
+      .format = file->format(),
+      .kernels = kernels,
+      .comms = make_comms(options, job, mpi, rank),
+      .n_threads = job.n_threads,
+      .context_length = job.context_length,
+      .max_slots = job.max_slots,
+      .max_batch_tokens = job.max_batch_tokens,
+      .max_plans_in_flight = job.max_plans_in_flight};
   parts.comms.tp = monitor(std::move(parts.comms.tp), link);
   parts.comms.pp = monitor(std::move(parts.comms.pp), link);
   const int32_t capacity = kv_capacity(job, parts.config, parts.shard, parts.format);
-  const uint64_t block = KvPool::block_bytes(parts.config, parts.shard,
-                                             Engine::kv_dtype(parts.format));
+  const uint64_t block =
+      KvPool::block_bytes(parts.config, parts.shard, Engine::kv_dtype(parts.format));
   const GroupStart start = link.ready_and_wait_start(
       {.kv_blocks = capacity,
        .numerics_id = Engine::numerics_id(*kernels, parts.format),
@@ -128,7 +139,10 @@ void serve_plans(RankLink& link, Engine& engine) {
 int run_rank(WorkerOptions options, const std::optional<std::string>& joined_endpoint) {
   set_float_mode();
   std::optional<MpiWorld> mpi;
-  if (options.comm == WorkerOptions::Comm::kMpi) mpi.emplace();
+  if (options.comm == WorkerOptions::Comm::kMpi) {
+    make_backing_folder();
+    mpi.emplace();
+  }
   if (joined_endpoint) {
     const std::string endpoint = mpi->share_text(*joined_endpoint, {});
     const size_t space = endpoint.find(' ');
@@ -137,10 +151,10 @@ int run_rank(WorkerOptions options, const std::optional<std::string>& joined_end
   }
   const int rank = mpi ? mpi->rank() : options.rank;
   const int world = mpi ? mpi->size() : options.world;
-  const auto link = RankLink::connect(
-      {.address = options.coordinator,
-       .hello = make_hello(options, rank, world),
-       .connect_timeout_ms = joined_endpoint ? kJoinTimeoutMs : kDialTimeoutMs});
+  const auto link =
+      RankLink::connect({.address = options.coordinator,
+                         .hello = make_hello(options, rank, world),
+                         .connect_timeout_ms = joined_endpoint ? kJoinTimeoutMs : kDialTimeoutMs});
   std::unique_ptr<Engine> engine;
   try {
     engine = load(options, *link, mpi ? &*mpi : nullptr, rank);

@@ -4,9 +4,9 @@
 
 namespace trireme {
 
-// `trireme worker --comm region|mpi --coordinator HOST:PORT [--rank R --world N --region-fd F]`: one
-// rank, started by a launcher. The secret and the epoch come in TRIREME_SECRET and TRIREME_EPOCH.
-// Returns the exit status.
+// `trireme worker --comm region|mpi --coordinator HOST:PORT [--rank R --world N --region-fd F]`:
+// one rank, started by a launcher. The secret and the epoch come in TRIREME_SECRET and
+// TRIREME_EPOCH. Returns the exit status.
 int worker_main(int argc, char** argv);
 
 // A rank of a user's own mpirun: rank 0 gives "host:port secret" of the coordinator it started, the

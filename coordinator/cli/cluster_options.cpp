@@ -61,11 +61,14 @@ struct FileKey {
 };
 
 constexpr std::array kFileKeys = {
-    FileKey{"model", "MODEL", [](const YAML::Node& n, ClusterOptions& o) { o.model = n.as<std::string>(); }},
+    FileKey{"model", "MODEL",
+            [](const YAML::Node& n, ClusterOptions& o) { o.model = n.as<std::string>(); }},
     FileKey{"served_model_name", "--served-model-name",
             [](const YAML::Node& n, ClusterOptions& o) { o.served_name = n.as<std::string>(); }},
-    FileKey{"tp", "--tp", [](const YAML::Node& n, ClusterOptions& o) { o.layout.tp = n.as<int>(); }},
-    FileKey{"pp", "--pp", [](const YAML::Node& n, ClusterOptions& o) { o.layout.pp = n.as<int>(); }},
+    FileKey{"tp", "--tp",
+            [](const YAML::Node& n, ClusterOptions& o) { o.layout.tp = n.as<int>(); }},
+    FileKey{"pp", "--pp",
+            [](const YAML::Node& n, ClusterOptions& o) { o.layout.pp = n.as<int>(); }},
     FileKey{"replicas", "--replicas",
             [](const YAML::Node& n, ClusterOptions& o) { o.n_replicas = n.as<int>(); }},
     FileKey{"threads", "--threads",
@@ -88,10 +91,9 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.host = n.as<std::string>(); }},
     FileKey{"port", "--port",
             [](const YAML::Node& n, ClusterOptions& o) { o.port = n.as<uint16_t>(); }},
-    FileKey{"control_address", "--control-address",
-            [](const YAML::Node& n, ClusterOptions& o) {
-              o.control_address = n.as<std::string>();
-            }},
+    FileKey{
+        "control_address", "--control-address",
+        [](const YAML::Node& n, ClusterOptions& o) { o.control_address = n.as<std::string>(); }},
     FileKey{"control_port", "--control-port",
             [](const YAML::Node& n, ClusterOptions& o) { o.control_port = n.as<uint16_t>(); }},
 };
@@ -100,8 +102,9 @@ constexpr std::array kFileKeys = {
   std::vector<std::string> known = {"launcher"};
   for (const FileKey& k : kFileKeys) known.emplace_back(k.key);
   const std::string near = nearest(key, known);
-  throw EnvironmentError("'" + key + "' is no key" +
-                         (near.empty() ? ": see trireme serve --help" : "; did you mean '" + near + "'?"));
+  throw EnvironmentError(
+      "'" + key + "' is no key" +
+      (near.empty() ? ": see trireme serve --help" : "; did you mean '" + near + "'?"));
 }
 
 void read_nodes(const YAML::Node& root, const std::function<bool(const char*)>& wanted,
@@ -150,8 +153,8 @@ void read_cluster_file(const std::filesystem::path& path,
   try {
     read_nodes(YAML::LoadFile(path.string()), wanted, options);
   } catch (const YAML::Exception& error) {
-    throw EnvironmentError(fmt::format("cannot read {}: {} (line {})", path.string(), error.msg,
-                                       error.mark.line + 1));
+    throw EnvironmentError(
+        fmt::format("cannot read {}: {} (line {})", path.string(), error.msg, error.mark.line + 1));
   } catch (const EnvironmentError& error) {
     throw EnvironmentError(fmt::format("{}: {}", path.string(), error.what()));
   }

@@ -16,17 +16,17 @@ namespace trireme {
 // empty is decided when the model is known.
 struct ClusterOptions {
   std::string model;
-  std::string served_name;      // --served-model-name; empty: the folder's name
+  std::string served_name;  // --served-model-name; empty: the folder's name
   Layout layout;
   int32_t n_replicas = 1;
-  int32_t n_threads = 0;        // of each rank; 0: this machine's cores over its ranks
+  int32_t n_threads = 0;  // of each rank; 0: this machine's cores over its ranks
   WeightFormat format = WeightFormat::kBF16;
-  int32_t context_length = 0;   // 0: the model's, at most kDefaultContext
-  int32_t max_sequences = 16;   // running at once in a replica
+  int32_t context_length = 0;  // 0: the model's, at most kDefaultContext
+  int32_t max_sequences = 16;  // running at once in a replica
   int32_t max_batch_tokens = 512;
-  double kv_gib = 0.0;          // KV cache of each rank; 0: what the sequences need, if it fits
+  double kv_gib = 0.0;  // KV cache of each rank; 0: what the sequences need, if it fits
   LauncherKind launcher = LauncherKind::kLocal;
-  bool joined = false;          // the ranks are a job that nobody can start again
+  bool joined = false;  // the ranks are a job that nobody can start again
   std::vector<std::string> hosts;
   std::vector<std::string> launcher_args;
   std::string control_address;  // empty: loopback, or this host's address when there are hosts

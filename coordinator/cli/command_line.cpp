@@ -27,7 +27,8 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
   a.command = &app;
   ClusterOptions& o = a.options;
   app.add_option("MODEL", o.model, "Hugging Face model folder, or 'demo'");
-  app.add_option("--tp", o.layout.tp, "tensor-parallel shards of each stage")->capture_default_str();
+  app.add_option("--tp", o.layout.tp, "tensor-parallel shards of each stage")
+      ->capture_default_str();
   app.add_option("--pp", o.layout.pp, "pipeline stages")->capture_default_str();
   app.add_option("--replicas", o.n_replicas, "copies of the model")->capture_default_str();
   app.add_option("--threads", o.n_threads, "threads of each rank (0: cores over ranks)")
@@ -67,7 +68,8 @@ ClusterOptions resolve(ClusterArguments& a) {
                            " is unknown: use local, mpirun, srun or external");
   }
   const auto format = weight_format(a.dtype);
-  if (!format) throw EnvironmentError("--dtype " + a.dtype + " is unknown: use bfloat16 or float32");
+  if (!format)
+    throw EnvironmentError("--dtype " + a.dtype + " is unknown: use bfloat16 or float32");
   a.options.launcher = *launcher;
   a.options.format = *format;
   if (!a.config.empty()) read_cluster_file(a.config, given, a.options);
@@ -88,7 +90,8 @@ struct Arguments {
 };
 
 void add_serve(CLI::App& app, Arguments& a) {
-  CLI::App& serve = *app.add_subcommand("serve", "serve a model over an OpenAI-compatible HTTP API");
+  CLI::App& serve =
+      *app.add_subcommand("serve", "serve a model over an OpenAI-compatible HTTP API");
   add_cluster_options(serve, a.serve);
   serve.add_option("--host", a.serve.options.host, "address to listen on")->capture_default_str();
   serve.add_option("--port", a.serve.options.port, "port to listen on (0: any free one)")
@@ -190,8 +193,9 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
     if (std::find(known.begin(), known.end(), word) != known.end()) continue;
     if (!option && scope != &app) continue;
     const std::string near = nearest(word, known);
-    return fmt::format("unknown {} '{}'{}", option ? "option" : "command", word,
-                       near.empty() ? "; see trireme --help" : fmt::format("; did you mean '{}'?", near));
+    return fmt::format(
+        "unknown {} '{}'{}", option ? "option" : "command", word,
+        near.empty() ? "; see trireme --help" : fmt::format("; did you mean '{}'?", near));
   }
   return error.what();
 }
@@ -214,8 +218,8 @@ int command_line_main(int argc, char** argv) {
     return dispatch(app, arguments);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    say(stderr, "trireme: {}\n", argc < 2 ? "no command given; see trireme --help"
-                                                 : explain(app, error, argc, argv));
+    say(stderr, "trireme: {}\n",
+        argc < 2 ? "no command given; see trireme --help" : explain(app, error, argc, argv));
     return 2;
   } catch (const std::exception& error) {
     say(stderr, "trireme: {}\n", error.what());

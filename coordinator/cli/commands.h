@@ -15,21 +15,21 @@ int serve_command(const ClusterOptions& options);
 
 struct RunOptions {
   ClusterOptions cluster;
-  bool serve_api = false;      // on cluster.port, as long as the command runs
-  std::string prompt;          // with has_prompt
-  bool has_prompt = false;     // no: chat on a terminal, else the prompt is standard input
-  std::string system;          // the chat's system message
+  bool serve_api = false;   // on cluster.port, as long as the command runs
+  std::string prompt;       // with has_prompt
+  bool has_prompt = false;  // no: chat on a terminal, else the prompt is standard input
+  std::string system;       // the chat's system message
   int32_t max_tokens = 256;
   double temperature = 0.8;
   double top_p = 0.95;
   int32_t top_k = 0;
-  int64_t seed = -1;           // -1: a new one
+  int64_t seed = -1;  // -1: a new one
 };
 int run_command(const RunOptions& options);
 
 struct LogitsOptions {
   ClusterOptions cluster;
-  int32_t max_new = 16;        // greedy tokens a line
+  int32_t max_new = 16;  // greedy tokens a line
 };
 int logits_command(const LogitsOptions& options);
 
@@ -57,7 +57,7 @@ struct DiffOptions {
   std::string model;
   std::string a = "1x1";
   std::string b = "2x2";
-  std::string prompt_ids;      // comma-separated; empty: a prompt made from the vocabulary
+  std::string prompt_ids;  // comma-separated; empty: a prompt made from the vocabulary
   int32_t max_new = 8;
   LauncherKind launcher = LauncherKind::kLocal;
 };

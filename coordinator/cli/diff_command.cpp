@@ -123,8 +123,7 @@ int diff_command(const DiffOptions& options) {
     size_t n = 0;
     for (const StepResult& r : b.results) n += r.trace.size();
     say(stdout, "no difference: {} and {} agree in every bit ({} hashes of {} steps compared)\n",
-               options.a, options.b, n,
-               b.results.size() / static_cast<size_t>(side_b.layout.n_ranks()));
+        options.a, options.b, n, b.results.size() / static_cast<size_t>(side_b.layout.n_ranks()));
     return 0;
   }
   if (!difference) {
@@ -133,8 +132,8 @@ int diff_command(const DiffOptions& options) {
   }
   const std::string& side = difference->side == 'a' ? options.a : options.b;
   say(stdout, "first difference: step {}, layer {}, operator {}, unit {}, rank {} of {}\n",
-             difference->step_id, difference->layer, trace_op_name(difference->op),
-             difference->unit, difference->world_rank, side);
+      difference->step_id, difference->layer, trace_op_name(difference->op), difference->unit,
+      difference->world_rank, side);
   return 1;
 }
 

@@ -34,8 +34,8 @@ std::string random_secret() {
 
 std::filesystem::path make_run_folder() {
   const char* base = std::getenv("TMPDIR");
-  std::string pattern = std::string(base != nullptr && *base != '\0' ? base : "/tmp") +
-                        "/trireme-XXXXXX";
+  std::string pattern =
+      std::string(base != nullptr && *base != '\0' ? base : "/tmp") + "/trireme-XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) {
     throw EnvironmentError("cannot make a folder " + pattern + ": " + std::strerror(errno) +
                            "; set TMPDIR to a folder that can be written");
@@ -43,9 +43,7 @@ std::filesystem::path make_run_folder() {
   return pattern;
 }
 
-std::filesystem::path own_executable() {
-  return std::filesystem::read_symlink("/proc/self/exe");
-}
+std::filesystem::path own_executable() { return std::filesystem::read_symlink("/proc/self/exe"); }
 
 std::string first_address() {
   ifaddrs* list = nullptr;

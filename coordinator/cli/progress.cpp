@@ -50,8 +50,8 @@ void Progress::draw(uint64_t done, uint64_t total) {
   const double part = static_cast<double>(done) / static_cast<double>(total);
   if (terminal_) {
     const int full = static_cast<int>(part * kBarWidth);
-    say(stderr, "\r{} [{:=<{}}{: <{}}] {:3.0f} % of {} ", title_, "", full, "",
-               kBarWidth - full, part * 100, human_bytes(total));
+    say(stderr, "\r{} [{:=<{}}{: <{}}] {:3.0f} % of {} ", title_, "", full, "", kBarWidth - full,
+        part * 100, human_bytes(total));
   } else {
     say(stderr, "{}: {:.0f} % of {}\n", title_, part * 100, human_bytes(total));
   }

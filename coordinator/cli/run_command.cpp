@@ -54,18 +54,17 @@ class Runner {
     GenerateRequest request;
     const auto n_prompt = static_cast<int32_t>(prompt_ids.size());
     request.prompt_ids = std::move(prompt_ids);
-    request.max_new_tokens =
-        std::min(options_.max_tokens, session_.context_length() - n_prompt);
+    request.max_new_tokens = std::min(options_.max_tokens, session_.context_length() - n_prompt);
     if (request.max_new_tokens < 1) {
       throw EnvironmentError(fmt::format(
           "the prompt has {} tokens and the context {}: shorten it, or raise --context-length",
           n_prompt, session_.context_length()));
     }
-    request.sampling = {.temperature = static_cast<float>(options_.temperature),
-                        .top_p = static_cast<float>(options_.top_p),
-                        .top_k = options_.top_k,
-                        .seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed)
-                                                   : draw_seed()};
+    request.sampling = {
+        .temperature = static_cast<float>(options_.temperature),
+        .top_p = static_cast<float>(options_.top_p),
+        .top_k = options_.top_k,
+        .seed = options_.seed >= 0 ? static_cast<uint64_t>(options_.seed) : draw_seed()};
     const auto stream = codec_.open_stream({}, request.prompt_ids);
     const auto queue = std::make_shared<EventQueue>();
     const auto begin = Clock::now();
@@ -81,7 +80,7 @@ class Runner {
     const auto emit = [&](const std::string& piece) {
       text += piece;
       std::fwrite(piece.data(), 1, piece.size(), stdout);
-        };
+    };
     Clock::time_point first{};
     for (;;) {
       const GenerateEvent event = queue.pop();
@@ -101,13 +100,11 @@ class Runner {
   }
 
   static void report(const GenerateEvent& end, Clock::time_point begin, Clock::time_point first) {
-    const auto seconds = [](Clock::duration d) {
-      return std::chrono::duration<double>(d).count();
-    };
+    const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
     const double decode = seconds(Clock::now() - first);
     say(stderr, "\n[{} tokens in, {} out, first after {:.0f} ms, then {:.1f} tokens/s]\n",
-               end.n_prompt_tokens, end.n_output_tokens, seconds(first - begin) * 1000,
-               decode > 0 ? (end.n_output_tokens - 1) / decode : 0.0);
+        end.n_prompt_tokens, end.n_output_tokens, seconds(first - begin) * 1000,
+        decode > 0 ? (end.n_output_tokens - 1) / decode : 0.0);
   }
 
   Session& session_;

@@ -29,7 +29,8 @@ bool serve_until_ended(ApiSession& served, EndSignals& signals) {
 
 // Refuses new work and lets what runs end; a second signal ends at once.
 void drain(ApiServer& api, EndSignals& signals) {
-  say(stdout, "draining: running requests end, new ones are refused; a second signal ends at once\n");
+  say(stdout,
+      "draining: running requests end, new ones are refused; a second signal ends at once\n");
   const auto end = std::chrono::steady_clock::now() + kDrainDeadline;
   while (!api.drain(kPollMs) && std::chrono::steady_clock::now() < end) {
     if (signals.wait_for(0)) return;

@@ -29,7 +29,8 @@ int32_t model_context(const ModelConfig& config) {
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
-  throw EnvironmentError(fmt::format("{} {} is out of range: use {} to {}", option, value, low, high));
+  throw EnvironmentError(
+      fmt::format("{} {} is out of range: use {} to {}", option, value, low, high));
 }
 
 // Ranks that others start must be given the same secret as the coordinator.
@@ -38,8 +39,8 @@ std::string shared_secret() {
   return given != nullptr && *given != '\0' ? given : random_secret();
 }
 
-// KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no more
-// than half of this machine's memory shared by its ranks.
+// KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no
+// more than half of this machine's memory shared by its ranks.
 int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job) {
   if (options.kv_gib > 0) return static_cast<int64_t>(options.kv_gib * 1073741824.0);
   int64_t wanted = 0;
@@ -47,8 +48,7 @@ int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const
   for (int rank = 0; rank < options.layout.n_ranks(); ++rank) {
     const auto shard = make_shard_plan(config, options.layout, rank);
     const auto block = static_cast<int64_t>(KvPool::block_bytes(config, *shard, dtype));
-    wanted = std::max(wanted,
-                      block * job.max_slots * div_ceil(job.context_length, kKvBlockTokens));
+    wanted = std::max(wanted, block * job.max_slots * div_ceil(job.context_length, kKvBlockTokens));
   }
   const int n_local = options.hosts.empty() ? options.layout.n_ranks() * options.n_replicas : 1;
   return std::min(wanted, static_cast<int64_t>(memory_bytes() / 2) / n_local);
@@ -61,9 +61,9 @@ Session::Session(ClusterOptions options, ServingObserver observer)
   resolve_model_and_limits();
   Progress packing("packing the weights for the kernels (once)");
   job_.packed_path =
-      cached_packed_model(model_folder_, options_.format,
-                          [&](uint64_t done, uint64_t total) { packing.update(done, total); })
-          .string();
+      cached_packed_model(model_folder_, options_.format, [&](uint64_t done, uint64_t total) {
+        packing.update(done, total);
+      }).string();
   packing.finish();
   run_folder_ = make_run_folder();
   served_.resize(static_cast<size_t>(options_.n_replicas));
@@ -196,9 +196,9 @@ void Session::wait_serving() {
 void Session::stop() { core_->stop(); }
 
 std::string Session::banner() const {
-  std::string out = fmt::format("model    {} ({}, {})\n", model_folder_.string(),
-                                config_.architecture,
-                                options_.format == WeightFormat::kF32 ? "float32" : "bfloat16");
+  std::string out =
+      fmt::format("model    {} ({}, {})\n", model_folder_.string(), config_.architecture,
+                  options_.format == WeightFormat::kF32 ? "float32" : "bfloat16");
   out += fmt::format("layout   {} {} x TP {} x PP {}, launcher {}\n", options_.n_replicas,
                      options_.n_replicas == 1 ? "replica" : "replicas", options_.layout.tp,
                      options_.layout.pp, launcher_name(options_.launcher));

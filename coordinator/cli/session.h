@@ -62,10 +62,10 @@ class Session {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  int n_serving_ = 0;              // replicas that served at least once
+  int n_serving_ = 0;  // replicas that served at least once
   int n_broken_ = 0;
-  std::vector<bool> served_;       // by replica
-  std::string error_;              // of the last replica that broke
+  std::vector<bool> served_;  // by replica
+  std::string error_;         // of the last replica that broke
   std::function<void()> on_hopeless_;
   std::unique_ptr<InferenceCore> core_;
 };

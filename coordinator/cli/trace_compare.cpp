@@ -7,8 +7,8 @@
 namespace trireme {
 namespace {
 
-// What layouts have in common. `occurrence` counts the times a step computed it (logits are computed
-// in batches of rows). Ordered as a step computes: by step, layer, operator.
+// What layouts have in common. `occurrence` counts the times a step computed it (logits are
+// computed in batches of rows). Ordered as a step computes: by step, layer, operator.
 using Key = std::tuple<uint64_t, int32_t, int32_t, int32_t, int32_t>;
 
 struct Value {

@@ -12,9 +12,9 @@ namespace trireme {
 // The first place where two runs differ, in the order in which a step computes.
 struct TraceDifference {
   uint64_t step_id = 0;
-  int32_t layer = 0;  // -1: before the first; n_layers: after the last
-  int32_t op = 0;     // row of trace_op_name()
-  int32_t unit = 0;   // head, leaf or vocabulary chunk
+  int32_t layer = 0;       // -1: before the first; n_layers: after the last
+  int32_t op = 0;          // row of trace_op_name()
+  int32_t unit = 0;        // head, leaf or vocabulary chunk
   int32_t world_rank = 0;  // whose bits differ
   char side = 'b';         // of which run
 };

@@ -12,8 +12,6 @@
 
 namespace trireme {
 
-inline constexpr const char* kTriremeVersion = "0.1.0";
-
 struct ApiServerOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;  // 0: any free port

@@ -164,7 +164,9 @@ void GenerationJob::add_tokens(int index, const GenerateEvent& event, ChoiceText
     TextStream::Piece piece = choice.text->push(event.token_ids[i]);
     part->text += piece.text;
     if (piece.stopped) {
-      if (event.finish == FinishReason::kNone) parts_.service.cancel(choice.request_id);
+      if (event.finish == FinishReason::kNone) {
+        parts_.service.cancel(choice.request_id, FinishReason::kStop);
+      }
       part->finish = FinishReason::kStop;
       break;
     }
@@ -227,7 +229,7 @@ void GenerationJob::fail(const ApiError& error) {
 void GenerationJob::cancel_all() {
   ended_ = true;
   for (Choice& choice : choices_) {
-    if (!choice.done) parts_.service.cancel(choice.request_id);
+    if (!choice.done) parts_.service.cancel(choice.request_id, FinishReason::kCancelled);
     choice.done = true;
   }
 }

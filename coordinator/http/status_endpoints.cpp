@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comm/control/build_id.h"
 #include "coordinator/http/api_server.h"
 #include "coordinator/http/endpoints.h"
 #include "coordinator/http/reply_parts.h"
@@ -74,7 +75,7 @@ HttpResponse get_ping(ApiContext& /*context*/, const HttpRequest& /*request*/) {
 }
 
 HttpResponse get_version(ApiContext& /*context*/, const HttpRequest& /*request*/) {
-  return json_response({{"version", kTriremeVersion}});
+  return json_response({{"version", build_id()}});
 }
 
 HttpResponse get_load(ApiContext& context, const HttpRequest& /*request*/) {

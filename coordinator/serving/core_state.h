@@ -59,7 +59,7 @@ struct InferenceCore::Impl {
   Result<RequestId> enter(const GenerateRequest& request);
   void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
                  RequestTimes::TimePoint now);
-  void cancelled(RequestId id);
+  void cancelled(RequestId id, FinishReason counted_as);
   void end_all(const std::string& error);
   void end_with_error(RequestId id);
   void stop_groups(std::function<void()> on_stopped);

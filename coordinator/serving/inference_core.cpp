@@ -50,8 +50,9 @@ Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on
   return id;
 }
 
-void InferenceCore::cancel(RequestId id) {
-  boost::asio::dispatch(impl_->io, [impl = impl_.get(), id] { impl->cancelled(id); });
+void InferenceCore::cancel(RequestId id, FinishReason counted_as) {
+  boost::asio::dispatch(impl_->io,
+                        [impl = impl_.get(), id, counted_as] { impl->cancelled(id, counted_as); });
 }
 
 ServiceStatus InferenceCore::status() const {
@@ -143,12 +144,12 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
   settle_soon();
 }
 
-void InferenceCore::Impl::cancelled(RequestId id) {
+void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
   const auto found = records.find(id);
   if (found == records.end()) return;
   const std::shared_ptr<Record> record = found->second;
   if (record->replica != nullptr) record->replica->scheduler.cancel(id);
-  record->times.finished(std::chrono::steady_clock::now(), FinishReason::kCancelled, observer);
+  record->times.finished(std::chrono::steady_clock::now(), counted_as, observer);
   forget(id);
   settle_soon();
 }

@@ -61,7 +61,7 @@ class InferenceCore final : public InferenceService {
   void start();
 
   Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
-  void cancel(RequestId id) override;
+  void cancel(RequestId id, FinishReason counted_as) override;
   ServiceStatus status() const override;
 
   // From any thread. Refuses new requests from now on; calls back on the service's thread once the

@@ -16,47 +16,47 @@ enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kError };
 
 // One sequence to generate. Token ids only: text, templates and stop strings are the caller's.
 struct GenerateRequest {
-  std::vector<int32_t> prompt_ids;        // at least one
+  std::vector<int32_t> prompt_ids;  // at least one
   SamplingParams sampling;
-  int32_t max_new_tokens = 16;            // 0: only evaluate the prompt
-  std::vector<int32_t> stop_token_ids;    // generation ends with one of them (it is reported)
+  int32_t max_new_tokens = 16;          // 0: only evaluate the prompt
+  std::vector<int32_t> stop_token_ids;  // generation ends with one of them (it is reported)
   bool ignore_eos = false;
   uint32_t model_id = 0;
   uint32_t adapter_id = 0;
   uint32_t choice = 0;
-  bool want_prompt_logprobs = false;      // log p of each next prompt token
-  bool want_last_logits = false;          // logits after the last prompt token
-  bool trace = false;                     // operator hashes of every rank (trireme diff)
+  bool want_prompt_logprobs = false;  // log p of each next prompt token
+  bool want_last_logits = false;      // logits after the last prompt token
+  bool trace = false;                 // operator hashes of every rank (trireme diff)
   int32_t n_logprobs = 0;
 };
 
-// One thing that happened to a request, in order: any number of events with tokens, then exactly one
-// with finish != kNone.
+// One thing that happened to a request, in order: any number of events with tokens, then exactly
+// one with finish != kNone.
 struct GenerateEvent {
-  std::vector<int32_t> token_ids;                     // new tokens, the stop token included
-  std::vector<float> logprobs;                        // as long as token_ids
+  std::vector<int32_t> token_ids;  // new tokens, the stop token included
+  std::vector<float> logprobs;     // as long as token_ids
   std::vector<std::vector<TokenLogprob>> top_logprobs;
-  std::vector<float> prompt_logprobs;                 // once, [n_prompt - 1]
-  std::vector<float> last_logits;                     // once, [vocab_size]
-  std::vector<StepResult> traces;                     // one per rank and step
+  std::vector<float> prompt_logprobs;  // once, [n_prompt - 1]
+  std::vector<float> last_logits;      // once, [vocab_size]
+  std::vector<StepResult> traces;      // one per rank and step
   FinishReason finish = FinishReason::kNone;
-  std::string error;                                  // when kError
+  std::string error;  // when kError
   int32_t n_prompt_tokens = 0;
   int32_t n_output_tokens = 0;
 };
 
 // What the service is and does now; for /health, /ready, /v1/models and the banner.
 struct ServiceStatus {
-  bool ready = false;        // a group is serving and new requests are accepted
-  bool alive = true;         // false: no group can ever answer (breaker open)
+  bool ready = false;  // a group is serving and new requests are accepted
+  bool alive = true;   // false: no group can ever answer (breaker open)
   bool draining = false;
   int n_running = 0;
   int n_waiting = 0;
-  double kv_usage = 0.0;     // 0..1
+  double kv_usage = 0.0;  // 0..1
   int32_t n_kv_blocks = 0;
   int32_t context_length = 0;
   int32_t vocab_size = 0;
-  std::string problem;       // when not ready, why
+  std::string problem;  // when not ready, why
 };
 
 // Generates tokens on whatever groups there are. Thread-safe; events arrive on the service's own
@@ -69,8 +69,10 @@ class InferenceService {
   // Refuses (Error) what can never be served, or when the queue is full (param "queue") or the
   // service drains (param "draining") .
   virtual Result<RequestId> submit(GenerateRequest request, EventHandler on_event) = 0;
-  // No event after this returns on the service's thread; blocks are freed at the next step.
-  virtual void cancel(RequestId id) = 0;
+  // No event after this returns on the service's thread; blocks are freed at the next step. The
+  // metrics count the request as `counted_as`: kStop when its text came to a stop string, else
+  // kCancelled.
+  virtual void cancel(RequestId id, FinishReason counted_as) = 0;
   virtual ServiceStatus status() const = 0;
 };
 

@@ -68,7 +68,8 @@ void merge_chunk(HeadState& state, const float* q, const KvLayer& kv, int kv_hea
     store(s, key_scores(q, k, head_dim) * splat(scale));
     for (int i = 0; i < kKvBlockTokens; ++i) {
       const int token = b * kKvBlockTokens + i;
-      if (token < chunk.first || token >= chunk.last) s[i] = -std::numeric_limits<float>::infinity();
+      if (token < chunk.first || token >= chunk.last)
+        s[i] = -std::numeric_limits<float>::infinity();
     }
     chunk_max = std::max(chunk_max, max_lanes(load(s)));
   }
@@ -115,8 +116,8 @@ void attend(Tensor out, Tensor q, const KvLayer& kv, const AttentionMeta& meta, 
   }
   const int position = meta.positions[token];
   const int seen_from = meta.window > 0 ? std::max(0, position - meta.window + 1) : 0;
-  const int32_t* blocks = meta.block_tables +
-                          static_cast<int64_t>(meta.slots[token]) * meta.block_table_stride;
+  const int32_t* blocks =
+      meta.block_tables + static_cast<int64_t>(meta.slots[token]) * meta.block_table_stride;
   const float* q_row = static_cast<const float*>(q.data) + token * q.row_stride;
   for (int c = seen_from / kAttentionChunk; c <= position / kAttentionChunk; ++c) {
     const int base = c * kAttentionChunk;
@@ -148,8 +149,7 @@ void paged_attention_typed(Stream stream, Tensor out, Tensor q, const KvLayer& k
       const int64_t token = task / kv.n_kv_heads;
       const auto kv_head = static_cast<int>(task % kv.n_kv_heads);
       // Local query heads that read this KV head.
-      const int first =
-          (meta.first_kv_head + kv_head) * meta.heads_per_kv - meta.first_head;
+      const int first = (meta.first_kv_head + kv_head) * meta.heads_per_kv - meta.first_head;
       const int last = std::min(first + meta.heads_per_kv, meta.n_heads);
       for (int h = std::max(first, 0); h < last; h += kMaxHeadBatch) {
         attend<T, Out>(out, q, kv, meta, token, h, std::min(h + kMaxHeadBatch, last), kv_head);

@@ -1,7 +1,7 @@
 #pragma once
 
-// Embedding, norms, rotary embedding, activations, sums over the vocabulary. Rows are independent of
-// each other; sums run over lanes in a fixed order. Private to isa_kernels.cpp.
+// Embedding, norms, rotary embedding, activations, sums over the vocabulary. Rows are independent
+// of each other; sums run over lanes in a fixed order. Private to isa_kernels.cpp.
 
 #include <algorithm>
 

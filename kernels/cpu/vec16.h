@@ -1,7 +1,7 @@
 #pragma once
 
-// Sixteen float lanes, in the registers of the instruction set this file is compiled for. Private to
-// isa_kernels.cpp, which is compiled once per set with TRIREME_ISA naming the namespace.
+// Sixteen float lanes, in the registers of the instruction set this file is compiled for. Private
+// to isa_kernels.cpp, which is compiled once per set with TRIREME_ISA naming the namespace.
 
 #include <cstdint>
 #include <cstring>
@@ -48,8 +48,8 @@ TRIREME_INLINE V16 round_nearest(V16 a) {
 }
 // a * 2^n, n whole and in [-126, 127].
 TRIREME_INLINE V16 scale_by_power_of_two(V16 a, V16 n) {
-  const __m512i e = _mm512_slli_epi32(
-      _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
+  const __m512i e =
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
   return {_mm512_mul_ps(a.v, _mm512_castsi512_ps(e))};
 }
 // 16 pairs of bf16: the even and the odd members as floats.

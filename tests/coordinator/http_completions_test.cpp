@@ -159,6 +159,7 @@ TEST_F(HttpCompletions, StopStringAcrossTokens) {
     EXPECT_EQ(text, "Once up");
     EXPECT_EQ(last["finish_reason"], "stop");
     EXPECT_TRUE(server_.service.wait_for_cancels(stream ? 2 : 1));
+    EXPECT_EQ(server_.service.last_cancel(), FinishReason::kStop);
   }
   const Json kept =
       post({{"prompt", "x"}, {"stop", "up"}, {"include_stop_str_in_output", true}}).json();

@@ -105,8 +105,14 @@ Result<RequestId> FakeService::submit(GenerateRequest request, EventHandler on_e
   return last_id_;
 }
 
-void FakeService::cancel(RequestId id) {
+FinishReason FakeService::last_cancel() const {
   std::lock_guard lock(mutex_);
+  return last_cancel_;
+}
+
+void FakeService::cancel(RequestId id, FinishReason counted_as) {
+  std::lock_guard lock(mutex_);
+  last_cancel_ = counted_as;
   n_cancels_ += running_.erase(id);
   changed_.notify_all();
 }

@@ -46,7 +46,7 @@ class FakeService final : public InferenceService {
   ~FakeService() override;
 
   Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
-  void cancel(RequestId id) override;
+  void cancel(RequestId id, FinishReason counted_as) override;
   ServiceStatus status() const override;
 
   void set_script(std::string script);
@@ -59,6 +59,8 @@ class FakeService final : public InferenceService {
   // Each waits at most 20 s.
   bool wait_for_requests(size_t n);
   bool wait_for_cancels(size_t n);
+  // How the last cancelled request was to be counted.
+  FinishReason last_cancel() const;
 
  private:
   struct Running {
@@ -73,6 +75,7 @@ class FakeService final : public InferenceService {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   Mode mode_ = Mode::kScript;
+  FinishReason last_cancel_ = FinishReason::kNone;
   std::string script_ = "Once upon a time";
   ServiceStatus status_;
   std::optional<Error> refusal_;

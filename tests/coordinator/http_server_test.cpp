@@ -6,9 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "kernels/result.h"
 #include "tests/coordinator/http_fakes.h"
 #include "tests/coordinator/http_test_client.h"
-#include "kernels/result.h"
 
 namespace trireme {
 namespace {

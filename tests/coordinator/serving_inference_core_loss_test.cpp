@@ -108,7 +108,7 @@ TEST(InferenceCoreLoss, ManyClientsCancellationsAndLossesAtRandom) {
           if (random() % 4 != 0) continue;
           const Result<RequestId> id =
               world.core->submit(request_of(n_prompt, 40, random()), [](GenerateEvent&&) {});
-          world.core->cancel(*id);
+          world.core->cancel(*id, FinishReason::kCancelled);
         }
       });
     }

@@ -78,7 +78,7 @@ TEST(InferenceCore, RefusesAtOnce) {
     first = i == 0 ? *id : first;
   }
   EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "queue");
-  world.core->cancel(first);
+  world.core->cancel(first, FinishReason::kCancelled);
   world.settle();
   EXPECT_TRUE(world.submit(request_of(5, 5)));
   EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "queue");
@@ -104,7 +104,7 @@ TEST(InferenceCore, NoEventAfterCancelOnTheServiceThread) {
   RequestId id = 0;
   const Result<RequestId> result = world.core->submit(request_of(5, 200), [&, go](GenerateEvent&&) {
     go.wait();
-    if (++n_events == 3) world.core->cancel(id);
+    if (++n_events == 3) world.core->cancel(id, FinishReason::kCancelled);
   });
   id = *result;
   submitted.set_value();
@@ -122,7 +122,7 @@ TEST(InferenceCore, AHandlerMaySubmitAndCancelBeforeTheFirstEvent) {
     if (event.finish == FinishReason::kNone) return;
     const Result<RequestId> inner =
         world.core->submit(request_of(5, 5), [&](GenerateEvent&&) { ++n_inner_events; });
-    world.core->cancel(*inner);
+    world.core->cancel(*inner, FinishReason::kCancelled);
     done.set_value();
   }));
   ASSERT_EQ(done.get_future().wait_for(kPatience), std::future_status::ready);

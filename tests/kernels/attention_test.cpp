@@ -75,8 +75,7 @@ class AttentionTest : public KernelTest {
     std::vector<float> out(static_cast<size_t>(n * width), NAN);
     kernels().paged_attention(
         {{}, pool, nullptr}, make_tensor(out.data(), DType::kF32, {n, width}),
-        make_tensor(q.data() + begin * width, DType::kF32, {n, s.n_heads, s.head_dim}),
-        cache.layer,
+        make_tensor(q.data() + begin * width, DType::kF32, {n, s.n_heads, s.head_dim}), cache.layer,
         {.positions = positions.data(),
          .slots = slots.data(),
          .block_tables = cache.table.data(),
@@ -112,9 +111,9 @@ double reference_value(const std::vector<float>& q, const std::vector<float>& k,
   for (size_t i = 0; i < w.size(); ++i) {
     const double e = std::exp(w[i] - max);
     sum += e;
-    out += e * static_cast<double>(
-                   v[static_cast<size_t>(((from + static_cast<int32_t>(i)) * kv_heads + g) * dim +
-                                         d)]);
+    out += e *
+           static_cast<double>(
+               v[static_cast<size_t>(((from + static_cast<int32_t>(i)) * kv_heads + g) * dim + d)]);
   }
   return out / sum;
 }
@@ -122,8 +121,11 @@ double reference_value(const std::vector<float>& q, const std::vector<float>& k,
 TEST_P(AttentionTest, MatchesReferenceAndIgnoresHowTheSequenceWasCut) {
   ThreadPool pool(2);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const Shape s : {Shape{4, 2, 8, 37, 0}, {3, 1, 32, 300, 0}, {6, 3, 24, 150, 16},
-                          {2, 2, 64, 290, 140}, {12, 1, 6, 20, 0}}) {
+    for (const Shape s : {Shape{4, 2, 8, 37, 0},
+                          {3, 1, 32, 300, 0},
+                          {6, 3, 24, 150, 16},
+                          {2, 2, 64, 290, 140},
+                          {12, 1, 6, 20, 0}}) {
       const auto kv_size = static_cast<size_t>(s.length * s.n_kv_heads * s.head_dim);
       auto q = random_floats(static_cast<size_t>(s.length * s.n_heads * s.head_dim));
       auto k = random_bf16_floats(kv_size);
@@ -157,8 +159,7 @@ TEST_P(AttentionTest, MatchesReferenceAndIgnoresHowTheSequenceWasCut) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(runnable_kernels()),
-                         kernels_name);
+INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, testing::ValuesIn(runnable_kernels()), kernels_name);
 
 }  // namespace
 }  // namespace trireme::test

@@ -20,7 +20,8 @@ TEST_P(ElementwiseTest, RmsNorm) {
       for (int64_t i = 0; i < n; ++i) sum += std::pow(x[static_cast<size_t>(r * n + i)], 2);
       for (int64_t i = 0; i < n; ++i) {
         const auto at = static_cast<size_t>(r * n + i);
-        const double want = static_cast<double>(x[at]) / std::sqrt(sum / static_cast<double>(n) + 1e-5) *
+        const double want = static_cast<double>(x[at]) /
+                            std::sqrt(sum / static_cast<double>(n) + 1e-5) *
                             static_cast<double>(w[static_cast<size_t>(i)]);
         ASSERT_NEAR(out[at], want, 1e-5 * (1 + std::abs(want)));
       }
@@ -47,8 +48,9 @@ TEST_P(ElementwiseTest, RopeRotatesHalves) {
   for (int64_t t = 0; t < 4; ++t) {
     for (int64_t h = 0; h < 2; ++h) {
       for (int64_t i = 0; i < half; ++i) {
-        const double angle = static_cast<double>(static_cast<float>(positions[static_cast<size_t>(t)]) *
-                                                 inv_freq[static_cast<size_t>(i)]);
+        const double angle =
+            static_cast<double>(static_cast<float>(positions[static_cast<size_t>(t)]) *
+                                inv_freq[static_cast<size_t>(i)]);
         const auto a = static_cast<size_t>(((t * 2 + h) * 2) * half + i);
         const auto b = a + static_cast<size_t>(half);
         const double wa = 1.5 * (static_cast<double>(before[a]) * std::cos(angle) -
@@ -144,8 +146,7 @@ TEST(ScalarMath, MatchesTheStandardLibrary) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, ElementwiseTest, testing::ValuesIn(runnable_kernels()),
-                         kernels_name);
+INSTANTIATE_TEST_SUITE_P(Isa, ElementwiseTest, testing::ValuesIn(runnable_kernels()), kernels_name);
 
 }  // namespace
 }  // namespace trireme::test

@@ -101,9 +101,8 @@ inline GemmInput gemm_input(const std::vector<float>& rows, int64_t m, int64_t k
       in.bf16[static_cast<size_t>(i * stride + j)] = to_bf16(rows[static_cast<size_t>(i * k + j)]);
     }
   }
-  in.tensor = format == WeightFormat::kF32
-                  ? make_tensor(in.f32.data(), DType::kF32, {m, k})
-                  : make_tensor(in.bf16.data(), DType::kBF16, {m, k});
+  in.tensor = format == WeightFormat::kF32 ? make_tensor(in.f32.data(), DType::kF32, {m, k})
+                                           : make_tensor(in.bf16.data(), DType::kBF16, {m, k});
   in.tensor.row_stride = stride;
   return in;
 }

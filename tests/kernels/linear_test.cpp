@@ -22,8 +22,8 @@ std::vector<double> reference(const std::vector<float>& x, const std::vector<flo
       double sum = 0;
       for (int32_t p = 0; p < k; ++p) {
         sum += static_cast<double>(x[static_cast<size_t>(i * k + p)]) *
-               static_cast<double>(w[static_cast<size_t>(j) * static_cast<size_t>(k) +
-                                     static_cast<size_t>(p)]);
+               static_cast<double>(
+                   w[static_cast<size_t>(j) * static_cast<size_t>(k) + static_cast<size_t>(p)]);
       }
       out[static_cast<size_t>(i * n + j)] = sum;
     }
@@ -33,8 +33,13 @@ std::vector<double> reference(const std::vector<float>& x, const std::vector<flo
 
 TEST_P(LinearTest, MatchesReferenceForEveryShape) {
   for (const WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16}) {
-    for (const Case c : {Case{1, 16, 2}, {1, 8, 7}, {2, 100, 64}, {5, 64, 33}, {7, 200, 96},
-                         {13, 65, 256}, {31, 129, 40}}) {
+    for (const Case c : {Case{1, 16, 2},
+                         {1, 8, 7},
+                         {2, 100, 64},
+                         {5, 64, 33},
+                         {7, 200, 96},
+                         {13, 65, 256},
+                         {31, 129, 40}}) {
       const auto x = random_bf16_floats(static_cast<size_t>(c.m * c.k));
       const auto w = random_bf16_floats(static_cast<size_t>(c.n) * static_cast<size_t>(c.k));
       PackedBlock packed = pack_rows(w, c.n, c.k, c.k, format);
@@ -165,8 +170,7 @@ TEST_P(LinearTest, TreeSumsLeavesInTreeOrder) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, LinearTest, testing::ValuesIn(runnable_kernels()),
-                         kernels_name);
+INSTANTIATE_TEST_SUITE_P(Isa, LinearTest, testing::ValuesIn(runnable_kernels()), kernels_name);
 
 }  // namespace
 }  // namespace trireme::test

@@ -146,8 +146,8 @@ TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
 INSTANTIATE_TEST_SUITE_P(
     Models, LayoutIdentityTest,
     testing::Values(Case{"llama", WeightFormat::kBF16}, Case{"llama", WeightFormat::kF32},
-                    Case{"mistral-window", WeightFormat::kBF16},
-                    Case{"qwen2", WeightFormat::kBF16}, Case{"qwen3", WeightFormat::kF32}),
+                    Case{"mistral-window", WeightFormat::kBF16}, Case{"qwen2", WeightFormat::kBF16},
+                    Case{"qwen3", WeightFormat::kF32}),
     [](const testing::TestParamInfo<Case>& param) {
       std::string name = param.param.model;
       for (char& c : name) c = c == '-' ? '_' : c;

@@ -27,8 +27,7 @@ SequencePlan next_plan(const SequencePlan& first, int output_index, int32_t toke
   SequencePlan s = first;
   s.reset_slot = false;
   s.new_blocks.clear();
-  s.start_position =
-      static_cast<int32_t>(first.input_ids.size()) + output_index - 1;
+  s.start_position = static_cast<int32_t>(first.input_ids.size()) + output_index - 1;
   s.input_ids = {token};
   s.output_index = output_index;
   return s;
@@ -48,10 +47,9 @@ std::vector<std::vector<int32_t>> generate(const std::shared_ptr<const PackedMod
     plan.step_id = ++step_id;
     plan.feed_samples = by_slot;
     const auto at = static_cast<size_t>(slot);
-    plan.sequences = {output_index == 0
-                          ? first
-                          : next_plan(first, output_index,
-                                      by_slot ? kTokenFromSlot : tokens[at].back())};
+    plan.sequences = {output_index == 0 ? first
+                                        : next_plan(first, output_index,
+                                                    by_slot ? kTokenFromSlot : tokens[at].back())};
     group.send(plan);
   };
   const auto receive = [&] {

@@ -65,8 +65,8 @@ void ThreadGroup::send(const StepPlan& plan) {
 
 StepResult ThreadGroup::receive() {
   std::unique_lock lock(mutex_);
-  const bool answered = changed_.wait_for(lock, std::chrono::seconds(120),
-                                          [this] { return !results_.empty(); });
+  const bool answered =
+      changed_.wait_for(lock, std::chrono::seconds(120), [this] { return !results_.empty(); });
   TRIREME_CHECK_MSG(answered, "no rank answered a plan");
   StepResult result = std::move(results_.front());
   results_.pop_front();
