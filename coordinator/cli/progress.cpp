@@ -33,16 +33,17 @@ Progress::Progress(std::string title)
       terminal_(isatty(STDERR_FILENO) == 1),
       last_(std::chrono::steady_clock::now()) {}
 
-Progress::~Progress() { finish(); }
+Progress::~Progress() {
+  if (!finished_ && drawn_ && terminal_) say(stderr, "\n");
+}
 
 void Progress::update(uint64_t done_bytes, uint64_t total_bytes) {
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
-  const bool complete = total_bytes > 0 && done_bytes >= total_bytes;
   const auto pause = terminal_ ? std::chrono::milliseconds(kRedrawEvery) : kPlainEvery;
-  if (finished_ || total_bytes == 0) return;
-  if (now - last_ < pause && !(complete && drawn_)) return;
+  if (finished_ || total_bytes == 0 || now - last_ < pause) return;
   last_ = now;
+  total_ = total_bytes;
   draw(std::min(done_bytes, total_bytes), total_bytes);
 }
 
@@ -58,9 +59,12 @@ void Progress::draw(uint64_t done, uint64_t total) {
   drawn_ = true;
 }
 
-void Progress::finish() {
+void Progress::complete() {
   const std::lock_guard lock(mutex_);
-  if (!finished_ && drawn_ && terminal_) say(stderr, "\n");
+  if (!finished_ && drawn_) {
+    draw(total_, total_);
+    if (terminal_) say(stderr, "\n");
+  }
   finished_ = true;
 }
 

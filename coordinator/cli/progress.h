@@ -12,13 +12,13 @@ namespace trireme {
 class Progress {
  public:
   explicit Progress(std::string title);
-  ~Progress();
+  ~Progress();  // ends the bar's line, if one was begun
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   void update(uint64_t done_bytes, uint64_t total_bytes);
-  // Ends the bar's line, if one was begun. Idempotent.
-  void finish();
+  // The work is done: fills the bar, if one was begun, and ends its line. Later updates do nothing.
+  void complete();
 
  private:
   void draw(uint64_t done, uint64_t total);
@@ -28,6 +28,7 @@ class Progress {
   bool terminal_;
   bool drawn_ = false;
   bool finished_ = false;
+  uint64_t total_ = 0;
   std::chrono::steady_clock::time_point last_;
 };
 

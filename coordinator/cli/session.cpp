@@ -64,7 +64,7 @@ Session::Session(ClusterOptions options, ServingObserver observer)
       cached_packed_model(model_folder_, options_.format, [&](uint64_t done, uint64_t total) {
         packing.update(done, total);
       }).string();
-  packing.finish();
+  packing.complete();
   run_folder_ = make_run_folder();
   served_.resize(static_cast<size_t>(options_.n_replicas));
   make_core(std::move(observer));
@@ -124,7 +124,10 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.secret = secret_;
   spec.run_folder = run_folder_.string();
   spec.replica = replica;
-  if (options_.joined) spec.max_crashes = 1;
+  if (options_.joined) {
+    spec.ranks_are_coming = true;
+    spec.max_crashes = 1;
+  }
   return spec;
 }
 
@@ -135,7 +138,7 @@ ReplicaListener Session::listener() {
     const std::lock_guard lock(mutex_);
     if (!served_[static_cast<size_t>(replica)]) ++n_serving_;
     served_[static_cast<size_t>(replica)] = true;
-    if (n_serving_ == options_.n_replicas) loading_.finish();
+    if (n_serving_ == options_.n_replicas) loading_.complete();
     changed_.notify_all();
   };
   l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {

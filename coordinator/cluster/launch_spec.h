@@ -18,9 +18,10 @@ struct LaunchSpec {
   std::vector<std::string> launcher_args;     // extra arguments of mpirun or srun, verbatim
   std::string control_address = "127.0.0.1";  // where ranks reach the coordinator
   uint16_t control_port = 0;                  // 0: any free port
-  std::string executable;                     // path of the trireme binary on the ranks' hosts
-  std::string secret;                         // shared by coordinator and ranks
-  std::string run_folder;                     // per-coordinator folder for per-epoch folders
+  bool ranks_are_coming = false;  // external: they were started already, nobody needs telling how
+  std::string executable;         // path of the trireme binary on the ranks' hosts
+  std::string secret;             // shared by coordinator and ranks
+  std::string run_folder;         // per-coordinator folder for per-epoch folders
   int32_t replica = 0;
 
   int32_t launch_timeout_ms = 60000;   // until every rank said hello

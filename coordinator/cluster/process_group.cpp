@@ -137,8 +137,11 @@ void ProcessGroup::launch(uint64_t epoch) {
         });
     const Result<size_t> started = processes_->launch(server_->port());
     if (!started) throw EnvironmentError(started.error().message);
-    if (spec_.launcher == LauncherKind::kExternal) {
-      fmt::print(stderr, "trireme: {}\n", external_instructions(spec_, server_->port()));
+    if (spec_.launcher == LauncherKind::kExternal && !spec_.ranks_are_coming) {
+      // Not fmt::print, which throws when nobody reads standard error any more.
+      std::fputs(
+          fmt::format("trireme: {}\n", external_instructions(spec_, server_->port())).c_str(),
+          stderr);
     }
   } catch (const EnvironmentError& error) {
     perform(supervisor_.on_launch_failed(now_ms(), epoch, error.what()));
