@@ -6,7 +6,8 @@ import pty
 import subprocess
 
 import pytest
-from trireme_process import BINARY, COMMAND_DEADLINE_S, REPO, run_command, wait_until
+from trireme_process import (
+    BINARY, COMMAND_DEADLINE_S, REPO, free_port, http_get, run_command, wait_until)
 
 LLAMA = REPO / "tests" / "golden" / "llama"
 
@@ -69,8 +70,9 @@ def test_run_reads_a_prompt_from_standard_input(surroundings):
 
 def test_run_chats_on_a_terminal(surroundings):
     terminal, end = pty.openpty()
+    port = free_port()
     process = subprocess.Popen(
-        [str(BINARY), "run", "demo", "--max-tokens", "30", "--seed", "1"],
+        [str(BINARY), "run", "demo", "--max-tokens", "30", "--seed", "1", "--port", str(port)],
         env=surroundings.environment, stdin=end, stdout=end, stderr=end, start_new_session=True)
     os.close(end)
     shown = b""
@@ -83,6 +85,8 @@ def test_run_chats_on_a_terminal(surroundings):
     wait_until(lambda: shows(b"\n> "), COMMAND_DEADLINE_S, "a prompt for the first message")
     os.write(terminal, b"Tell me a tale about a fox.\n")
     wait_until(lambda: shows(b"tokens/s"), COMMAND_DEADLINE_S, "an answer")
+    status, body = http_get(f"http://127.0.0.1:{port}/v1/models")  # served meanwhile
+    assert status == 200 and "demo" in body
     os.write(terminal, b"\n")  # an empty line ends
     assert process.wait(timeout=COMMAND_DEADLINE_S) == 0
     os.close(terminal)
