@@ -167,7 +167,8 @@ def part_golden(runner):
 
 
 def part_layouts(runner):
-    return golden(runner, "--layouts", "--launcher", "local")
+    return golden(runner, "--layouts", "--launcher", "local") + golden(
+        runner, "--layouts", "--launcher", "mpirun", "--only", "llama,qwen3")
 
 
 def part_e2e(runner):
