@@ -173,6 +173,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    # Ctrl-C ends the demo also where a shell started it in the background and had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = None
     failed = True

@@ -5,8 +5,11 @@
 set -euo pipefail
 host=$1
 shift
-exec ip netns exec "trireme-$host" unshare --uts --ipc --mount -- bash -c '
+# Not `ip netns exec`, and propagation left alone: both remount /, which a chroot forbids.
+exec nsenter --net="/run/netns/trireme-$host" \
+  unshare --uts --ipc --mount --propagation unchanged -- bash -c '
   hostname "host-${1//./-}"
+  mount --make-private /dev/shm 2>/dev/null || mount --make-rprivate /
   mount -t tmpfs tmpfs /dev/shm
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   shift

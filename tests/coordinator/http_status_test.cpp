@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comm/control/build_id.h"
 #include "tests/coordinator/http_fakes.h"
 #include "tests/coordinator/http_test_client.h"
 
@@ -76,7 +77,7 @@ TEST_F(HttpStatus, NotReadyUntilAGroupHasServed) {
 }
 
 TEST_F(HttpStatus, VersionAndLoad) {
-  EXPECT_EQ(client_.get("/version").json()["version"], kTriremeVersion);
+  EXPECT_EQ(client_.get("/version").json()["version"], build_id());
   EXPECT_EQ(client_.get("/load").json()["server_load"], 0);
 }
 
