@@ -23,7 +23,9 @@ for host in 1 2; do
   ip netns add "$namespace"
   ip link add "$cable" type veth peer name eth0 netns "$namespace"
   ip link set "$cable" master "$bridge" up
-  ip -n "$namespace" address add "$subnet.$host/24" dev eth0
-  ip -n "$namespace" link set eth0 up
-  ip -n "$namespace" link set lo up
+  # Not `ip -n`, which remounts /: a chroot forbids that.
+  inside=(nsenter --net="/run/netns/$namespace" ip)
+  "${inside[@]}" address add "$subnet.$host/24" dev eth0
+  "${inside[@]}" link set eth0 up
+  "${inside[@]}" link set lo up
 done
