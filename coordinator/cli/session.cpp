@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 
 #include "coordinator/cli/machine.h"
@@ -14,18 +13,12 @@
 #include "model/model_folder.h"
 #include "model/packed_model.h"
 #include "model/partition.h"
+#include "model/rope_frequencies.h"
 
 namespace trireme {
 namespace {
 
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
-
-// The longest sequence the model is made for. Dynamic scaling is fixed for the served length, so it
-// reaches as far as its factor says.
-int32_t model_context(const ModelConfig& config) {
-  if (config.rope.scaling != RopeConfig::Scaling::kDynamic) return config.max_position;
-  return static_cast<int32_t>(std::lround(config.max_position * config.rope.factor));
-}
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
@@ -86,7 +79,7 @@ void Session::resolve_model_and_limits() {
   const auto shard = make_shard_plan(config_, options_.layout, 0);
   if (!shard) throw EnvironmentError(shard.error().message);
 
-  const int32_t longest = model_context(config_);
+  const int32_t longest = default_context_length(config_);
   if (options_.context_length == 0) {
     options_.context_length = std::min(longest, kDefaultContext);
   }
