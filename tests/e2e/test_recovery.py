@@ -42,11 +42,11 @@ class ReadyWatch(threading.Thread):
 def test_streams_survive_a_killed_rank(start_server, surroundings, undisturbed, launcher, victim):
     server = start_server("--tp", 2, "--pp", 2, "--launcher", launcher)
     requests = [request for request, _ in undisturbed]
-    streams = start_streams(server, requests)
-    wait_until_flowing(streams)
+    ranks_before = server.rank_pids()
     watch = ReadyWatch(server)
     watch.start()
-    ranks_before = server.rank_pids()
+    streams = start_streams(server, requests)
+    wait_until_flowing(streams)
 
     killed_at = time.monotonic()
     os.kill(ranks_before[victim], signal.SIGKILL)
