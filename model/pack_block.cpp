@@ -38,14 +38,14 @@ void store(float value, BF16& out) { out = to_bf16(value); }
 template <typename Out>
 constexpr int64_t panel_index(int64_t column, int64_t k) {
   if constexpr (sizeof(Out) == sizeof(float)) return k * kPanelColumns + column;
-  return (k / kKStep) * kPanelColumns * kKStep + column * kKStep + k % kKStep;
+  return k / 2 * 2 * kPanelColumns + column * 2 + k % 2;
 }
 
 template <typename Read, typename Out>
 void pack_as(const SourceTensor& source, const PackedBlock& block, Out* out) {
   const int64_t row_bytes = source.shape[1] * Read::kSize;
-  const int64_t panel_size = k_padded(block.k) * kPanelColumns;
-  std::fill_n(out, n_padded(block.n) * k_padded(block.k), Out{});
+  const int64_t panel_size = k_padded(WeightFormat::kBF16, block.k) * kPanelColumns;
+  std::fill_n(out, n_padded(block.n) * k_padded(WeightFormat::kBF16, block.k), Out{});
   for (int64_t column = 0; column < block.n; ++column) {
     const std::byte* row =
         source.data + (block.n_begin + column) * row_bytes + block.k_begin * Read::kSize;
@@ -75,7 +75,8 @@ void pack_panels(const SourceTensor& source, const PackedBlock& block, WeightFor
   TRIREME_CHECK(source.shape.size() == 2);
   TRIREME_CHECK(block.n_begin + block.n <= source.shape[0]);
   TRIREME_CHECK(block.k_begin + block.k <= source.shape[1]);
-  TRIREME_CHECK(out.size() == static_cast<size_t>(packed_block_bytes(format, block.n, block.k)));
+  TRIREME_CHECK(out.size() == static_cast<size_t>(
+                                  block_parts_of(default_encoding(format), block.n, block.k).size));
   if (format == WeightFormat::kF32) {
     pack_from(source, block, reinterpret_cast<float*>(out.data()));
   } else {

@@ -187,7 +187,7 @@ class HeaderReader {
     if (!format) refuse("format");
     out.format = *format;
     if (json.at("panel_columns").get<int>() != kPanelColumns) refuse("panel_columns");
-    if (json.at("k_step").get<int>() != kKStep) refuse("k_step");
+    if (json.at("k_step").get<int>() != k_step(WeightFormat::kBF16)) refuse("k_step");
     if (json.at("group_size").get<int>() != 0) refuse("group_size");
     for (const char* field : {"scales", "zero_points", "sparsity"}) {
       if (json.at(field).get<std::string>() != kNone) refuse(field);
@@ -258,7 +258,7 @@ const char* weight_format_name(WeightFormat format) {
 std::string write_packed_header(const PackedHeader& header) {
   const Json json = {{"format", weight_format_name(header.format)},
                      {"panel_columns", kPanelColumns},
-                     {"k_step", kKStep},
+                     {"k_step", k_step(WeightFormat::kBF16)},
                      {"group_size", 0},
                      {"scales", kNone},
                      {"zero_points", kNone},

@@ -53,9 +53,10 @@ PackedBlock sized_block(const WeightSpec& spec, const BlockPart& part, WeightFor
   block.k = part.inputs.size();
   block.n_begin = part.columns.begin;
   block.k_begin = part.inputs.begin;
-  block.size_bytes = static_cast<uint64_t>(
-      spec.split == Split::kWhole ? n_padded(block.n) * static_cast<int64_t>(sizeof(float))
-                                  : packed_block_bytes(format, block.n, block.k));
+  block.size_bytes =
+      static_cast<uint64_t>(spec.split == Split::kWhole
+                                ? n_padded(block.n) * static_cast<int64_t>(sizeof(float))
+                                : block_parts_of(default_encoding(format), block.n, block.k).size);
   return block;
 }
 

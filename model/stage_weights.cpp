@@ -104,7 +104,7 @@ class StageMapper {
 
   Weight empty_weight() const {
     Weight w;
-    w.format = file_.format();
+    w.encoding = default_encoding(file_.format());
     return w;
   }
 

@@ -36,8 +36,9 @@ void embed_typed(Tensor out, Tensor ids, const Weight& embedding, int32_t first_
     }
     const WeightBlock& block = embedding.blocks[index];
     const int64_t in_block = local % kVocabSumChunk;
-    const T* panel = static_cast<const T*>(block.data) +
-                     in_block / kPanelColumns * k_padded(block.k) * kPanelColumns;
+    const T* panel =
+        static_cast<const T*>(block.data) +
+        in_block / kPanelColumns * k_padded(WeightFormat::kBF16, block.k) * kPanelColumns;
     // + 0 turns -0 into +0, as adding the other ranks' zeros does.
     for (int64_t k = 0; k < hidden; ++k) {
       row[k] = panel_value(panel, k, in_block % kPanelColumns) + 0.0F;

@@ -20,7 +20,7 @@ void embed(Stream, Tensor out, Tensor ids, const Weight& embedding, int32_t firs
   TRIREME_CHECK(out.rank == 2 && out.dtype == DType::kF32);
   TRIREME_CHECK(ids.dtype == DType::kI32 && ids.shape[0] == out.shape[0]);
   TRIREME_CHECK(out.shape[1] == embedding.k_in || embedding.blocks.empty());
-  if (embedding.format == WeightFormat::kF32) {
+  if (embedding.format() == WeightFormat::kF32) {
     embed_typed<float>(out, ids, embedding, first_id);
   } else {
     embed_typed<BF16>(out, ids, embedding, first_id);
@@ -38,11 +38,12 @@ void rms_norm(Stream stream, Tensor out, Tensor x, const float* weight, float ep
 }
 
 void linear(Stream stream, Tensor out, Tensor x, const Weight& weight) {
-  TRIREME_CHECK(x.dtype == gemm_dtype(weight.format) && out.dtype == DType::kF32);
+  TRIREME_CHECK(x.dtype == gemm_dtype(weight.format()) && out.dtype == DType::kF32);
   TRIREME_CHECK(x.shape[1] == weight.k_in && out.shape[1] == weight.n_out);
-  TRIREME_CHECK(x.shape[0] == out.shape[0] && x.row_stride >= k_padded(weight.k_in));
+  TRIREME_CHECK(x.shape[0] == out.shape[0] &&
+                x.row_stride >= k_padded(weight.format(), weight.k_in));
   if (x.shape[0] == 0 || weight.blocks.empty()) return;
-  if (weight.format == WeightFormat::kF32) {
+  if (weight.format() == WeightFormat::kF32) {
     linear_typed<float>(stream, out, x, weight);
   } else {
     linear_typed<BF16>(stream, out, x, weight);
@@ -51,14 +52,15 @@ void linear(Stream stream, Tensor out, Tensor x, const Weight& weight) {
 
 void linear_tree(Stream stream, Tensor out, Tensor x, const Weight& weight, int32_t first_leaf,
                  std::span<const TreeNode> nodes) {
-  TRIREME_CHECK(x.dtype == gemm_dtype(weight.format) && out.dtype == DType::kF32);
+  TRIREME_CHECK(x.dtype == gemm_dtype(weight.format()) && out.dtype == DType::kF32);
   TRIREME_CHECK(x.shape[1] == weight.k_in && out.shape[2] == weight.n_out);
   TRIREME_CHECK(out.shape[0] == static_cast<int64_t>(nodes.size()) && out.is_dense());
-  TRIREME_CHECK(x.shape[0] == out.shape[1] && x.row_stride >= k_padded(weight.k_in));
+  TRIREME_CHECK(x.shape[0] == out.shape[1] &&
+                x.row_stride >= k_padded(weight.format(), weight.k_in));
   TRIREME_CHECK(!nodes.empty() && nodes.front().begin == first_leaf);
   TRIREME_CHECK(nodes.back().end - first_leaf == static_cast<int>(weight.blocks.size()));
   if (x.shape[0] == 0) return;
-  if (weight.format == WeightFormat::kF32) {
+  if (weight.format() == WeightFormat::kF32) {
     linear_tree_typed<float>(stream, out, x, weight, first_leaf, nodes);
   } else {
     linear_tree_typed<BF16>(stream, out, x, weight, first_leaf, nodes);

@@ -40,7 +40,7 @@ struct Panels {
 
 template <typename T>
 TRIREME_INLINE Panels<T> panels_of(const WeightBlock& block) {
-  const int64_t kp = k_padded(block.k);
+  const int64_t kp = k_padded(WeightFormat::kBF16, block.k);
   return {static_cast<const T*>(block.data), kp * kPanelColumns, kp};
 }
 

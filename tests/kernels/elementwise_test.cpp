@@ -112,7 +112,7 @@ TEST_P(ElementwiseTest, EmbedTakesOwnRowsAndZeroesOthers) {
     std::vector<float> out(ids.size() * static_cast<size_t>(hidden), NAN);
     kernels().embed({}, make_tensor(out.data(), DType::kF32, {5, hidden}),
                     make_tensor(ids.data(), DType::kI32, {5}),
-                    {format, {}, {&packed.block, 1}, 40, hidden}, 1024);
+                    {default_encoding(format), {}, {&packed.block, 1}, 40, hidden}, 1024);
     for (size_t t = 0; t < ids.size(); ++t) {
       for (size_t i = 0; i < static_cast<size_t>(hidden); ++i) {
         const bool own = ids[t] >= 1024 && ids[t] < 1064;

@@ -55,7 +55,7 @@ struct PackedBlock {
 inline PackedBlock pack_rows(const std::vector<float>& rows, int32_t n, int32_t k, int64_t stride,
                              WeightFormat format) {
   PackedBlock out;
-  const int64_t kp = k_padded(k);
+  const int64_t kp = k_padded(format, k);
   const auto size = static_cast<size_t>(n_padded(n) * kp);
   out.f32.assign(format == WeightFormat::kF32 ? size : 0, 0.0F);
   out.bf16.assign(format == WeightFormat::kBF16 ? size : 0, BF16{});

@@ -45,7 +45,7 @@ TEST_P(LinearTest, MatchesReferenceForEveryShape) {
       PackedBlock packed = pack_rows(w, c.n, c.k, c.k, format);
       packed.bias = random_floats(static_cast<size_t>(n_padded(c.n)));
       point_block(packed);
-      const Weight weight{format, {}, {&packed.block, 1}, c.n, c.k};
+      const Weight weight{default_encoding(format), {}, {&packed.block, 1}, c.n, c.k};
       GemmInput in = gemm_input(x, c.m, c.k, format);
       std::vector<float> out(static_cast<size_t>(c.m * c.n), NAN);
       kernels().linear({}, make_tensor(out.data(), DType::kF32, {c.m, c.n}), in.tensor, weight);
@@ -70,7 +70,7 @@ TEST_P(LinearTest, RowBitsDoNotDependOnTheBatchOrThreads) {
     const auto w = random_floats(static_cast<size_t>(n) * static_cast<size_t>(k));
     PackedBlock packed = pack_rows(w, n, k, k, format);
     point_block(packed);
-    const Weight weight{format, {}, {&packed.block, 1}, n, k};
+    const Weight weight{default_encoding(format), {}, {&packed.block, 1}, n, k};
     GemmInput in = gemm_input(x, m, k, format);
     std::vector<float> all(static_cast<size_t>(m * n));
     kernels().linear({{}, &pool, nullptr}, make_tensor(all.data(), DType::kF32, {m, n}), in.tensor,
@@ -111,7 +111,7 @@ TEST_P(LinearTest, ColumnBlocksGiveTheSameBits) {
     }
     std::vector<float> out(static_cast<size_t>(3 * n), NAN);
     kernels().linear({}, make_tensor(out.data(), DType::kF32, {3, n}), in.tensor,
-                     {format, {}, blocks, n, k});
+                     {default_encoding(format), {}, blocks, n, k});
     return out;
   };
   const auto whole = compute({0, n});
@@ -144,7 +144,7 @@ TEST_P(LinearTest, TreeSumsLeavesInTreeOrder) {
       point_block(p);
       blocks.push_back(p.block);
     }
-    const Weight weight{format, {}, blocks, n, k};
+    const Weight weight{default_encoding(format), {}, blocks, n, k};
     const auto sum_nodes = [&](const std::vector<TreeNode>& nodes) {
       std::vector<float> out(nodes.size() * static_cast<size_t>(m * n), NAN);
       kernels().linear_tree(

@@ -30,13 +30,13 @@ using testing::write_file;
 
 // Element (n, k) of a packed block.
 float element(const PackedModel::Block& block, WeightFormat format, int64_t n, int64_t k) {
-  const int64_t panel = n / kPanelColumns * k_padded(block.k) * kPanelColumns;
+  const int64_t panel = n / kPanelColumns * k_padded(WeightFormat::kBF16, block.k) * kPanelColumns;
   const int64_t lane = n % kPanelColumns;
   if (format == WeightFormat::kF32) {
     return reinterpret_cast<const float*>(block.data)[panel + k * kPanelColumns + lane];
   }
-  const int64_t pair = k / kKStep * kPanelColumns + lane;
-  return to_float(reinterpret_cast<const BF16*>(block.data)[panel + pair * kKStep + k % kKStep]);
+  const int64_t pair = k / 2 * kPanelColumns + lane;
+  return to_float(reinterpret_cast<const BF16*>(block.data)[panel + pair * 2 + k % 2]);
 }
 
 // The whole tensor again, put together from its blocks; checks what pads them.
@@ -80,7 +80,7 @@ class Unpacker {
   void expect_panels(const PackedModel::Block& block, const BlockPart& part,
                      const TestTensor& weight) {
     for (int64_t n = 0; n < n_padded(block.n); ++n) {
-      for (int64_t k = 0; k < k_padded(block.k); ++k) {
+      for (int64_t k = 0; k < k_padded(WeightFormat::kBF16, block.k); ++k) {
         const auto at =
             static_cast<size_t>((part.columns.begin + n) * weight.shape[1] + part.inputs.begin + k);
         const bool inside = n < block.n && k < block.k;

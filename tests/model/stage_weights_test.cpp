@@ -16,7 +16,7 @@ using testing::TestTensors;
 constexpr int kHeadDim = 8;
 
 float element(const WeightBlock& block, int64_t n, int64_t k) {
-  const int64_t panel = n / 16 * k_padded(block.k) * 16;
+  const int64_t panel = n / 16 * k_padded(WeightFormat::kBF16, block.k) * 16;
   const int64_t at = panel + (k / 2 * 16 + n % 16) * 2 + k % 2;
   return to_float(static_cast<const BF16*>(block.data)[at]);
 }
@@ -145,7 +145,7 @@ TEST(StageWeights, NormsOfQueriesAndKeys) {
     const std::string layer = "model.layers." + std::to_string(i) + ".self_attn.";
     expect_vector(got.layers[i].q_norm, weights.at(layer + "q_norm.weight"));
     expect_vector(got.layers[i].k_norm, weights.at(layer + "k_norm.weight"));
-    EXPECT_EQ(got.layers[i].q.format, WeightFormat::kF32);
+    EXPECT_EQ(got.layers[i].q.format(), WeightFormat::kF32);
     EXPECT_EQ(got.layers[i].o_bias, nullptr);
   }
 }
