@@ -12,7 +12,8 @@ namespace trireme {
 void BufferDeleter::operator()(void* p) const noexcept { munmap(p, size_bytes); }
 
 // Mapped, not taken from the heap: zeroed by the system and resident only where it was touched.
-Buffer::Buffer(size_t size_bytes, Device device, const char* what) : size_bytes_(size_bytes) {
+Buffer::Buffer(size_t size_bytes, Device device, const char* what)
+    : device_(device), size_bytes_(size_bytes) {
   TRIREME_CHECK(device.kind == DeviceKind::kCpu);
   const size_t mapped = round_up<size_t>(size_bytes == 0 ? 1 : size_bytes, 4096);
   void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -18,11 +18,14 @@ class Buffer {
  public:
   // Throws EnvironmentError when the memory cannot be had (says how much was asked for).
   Buffer(size_t size_bytes, Device device, const char* what);
+  Buffer() = default;  // none
 
   void* data() const { return data_.get(); }
   size_t size_bytes() const { return size_bytes_; }
+  Device device() const { return device_; }
 
  private:
+  Device device_;
   std::unique_ptr<void, BufferDeleter> data_;
   size_t size_bytes_ = 0;
 };

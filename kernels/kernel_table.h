@@ -4,6 +4,7 @@
 #include <span>
 #include <string_view>
 
+#include "kernels/gemm_input.h"
 #include "kernels/leaf_tree.h"
 #include "kernels/tensor.h"
 #include "kernels/weight.h"
@@ -13,9 +14,6 @@ namespace trireme {
 constexpr int kKvBlockTokens = 16;    // tokens in one KV block
 constexpr int kAttentionChunk = 128;  // KV positions merged at a time, anchored at position 0
 constexpr int kVocabSumChunk = 1024;  // vocabulary columns summed together
-
-// GEMM inputs are rows of this many elements: K rounded up to the kernels' step, the rest zero.
-constexpr int64_t gemm_row_stride(int64_t k) { return round_up<int64_t>(k, 16); }
 
 // One layer's KV cache on one rank. dtype float32 or bf16, the same for keys and values.
 //   k, float32: [n_blocks][n_kv_heads][head_dim][16 tokens]          (a token is a lane)
@@ -45,8 +43,8 @@ struct AttentionMeta {
   float scale = 1.0F;
 };
 
-// The operators of one backend; every row is filled. Activations are float32 unless said otherwise;
-// "GEMM input" is bf16 for WeightFormat::kBF16 and float32 for kF32, with gemm_row_stride rows.
+// The operators of one backend; every row is filled. Activations are float32 unless said otherwise.
+// An operator made of several gives the bits that these give one after another.
 struct KernelTable {
   std::string_view name;  // "avx512"; part of the numerics id
 
@@ -54,16 +52,32 @@ struct KernelTable {
   // [first_id, first_id + rows in `embedding`) give zeros: they are another rank's.
   void (*embed)(Stream, Tensor out, Tensor ids, const Weight& embedding, int32_t first_id);
 
-  // out [n_rows, n] = x [n_rows, n] / rms(x) * weight [n]; out float32 (may be x) or GEMM input.
+  // out [n_rows, n] = x [n_rows, n], rounded or quantized as the input of a GEMM.
+  void (*to_gemm_input)(Stream, const GemmInput& out, Tensor x);
+
+  // out [n_rows, n] = x [n_rows, n] / rms(x) * weight [n]; out may be x. Of [n_rows, n_heads, n]
+  // each head is a row.
   void (*rms_norm)(Stream, Tensor out, Tensor x, const float* weight, float eps);
 
-  // out [n_tokens, weight.n_out] = x @ w.T + bias, x a GEMM input [n_tokens, weight.k_in].
-  void (*linear)(Stream, Tensor out, Tensor x, const Weight& weight);
+  // rms_norm, to_gemm_input.
+  void (*rms_norm_input)(Stream, const GemmInput& out, Tensor x, const float* weight, float eps);
+
+  // add (x += y + bias), rms_norm of x, to_gemm_input.
+  void (*add_rms_norm_input)(Stream, const GemmInput& out, Tensor x, Tensor y, const float* bias,
+                             const float* weight, float eps);
+
+  // out [n_tokens, weight.n_out] = x @ w.T + bias, x of weight.k_in columns in one span.
+  void (*linear)(Stream, Tensor out, const GemmInput& x, const Weight& weight);
 
   // Row-parallel: out [nodes.size(), n_tokens, weight.n_out], each node the sum of its leaves in
-  // tree order. weight.blocks[i] is leaf first_leaf + i.
-  void (*linear_tree)(Stream, Tensor out, Tensor x, const Weight& weight, int32_t first_leaf,
-                      std::span<const TreeNode> nodes);
+  // tree order. weight.blocks[i] is leaf first_leaf + i and multiplies x.spans[i].
+  void (*linear_tree)(Stream, Tensor out, const GemmInput& x, const Weight& weight,
+                      int32_t first_leaf, std::span<const TreeNode> nodes);
+
+  // linear (gate), linear (up), silu_mul, to_gemm_input. One block of gate and of up for each span
+  // of out. gate_out, up_out [n_tokens, n]: scratch.
+  void (*gate_up)(Stream, const GemmInput& out, const GemmInput& x, const Weight& gate,
+                  const Weight& up, Tensor gate_out, Tensor up_out);
 
   // cos, sin [n_tokens, head_dim / 2] of positions * inv_freq, times scale.
   void (*rope_table)(Stream, Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
@@ -76,10 +90,14 @@ struct KernelTable {
   // slot_mapping [n_tokens] int32: block * 16 + offset.
   void (*store_kv)(Stream, const KvLayer&, Tensor k, Tensor v, Tensor slot_mapping);
 
-  // out: GEMM input [n_tokens, n_heads * head_dim]; q [n_tokens, n_heads, head_dim].
+  // rope (q), rope (k), store_kv.
+  void (*rope_store_kv)(Stream, const KvLayer&, Tensor q, Tensor k, Tensor v, Tensor cos,
+                        Tensor sin, Tensor slot_mapping);
+
+  // out [n_tokens, n_heads * head_dim] float32 or bf16; q [n_tokens, n_heads, head_dim].
   void (*paged_attention)(Stream, Tensor out, Tensor q, const KvLayer&, const AttentionMeta&);
 
-  // out: GEMM input [n_tokens, n] = silu(gate) * up.
+  // out [n_tokens, n] = silu(gate) * up.
   void (*silu_mul)(Stream, Tensor out, Tensor gate, Tensor up);
 
   // x [n_tokens, n] += y [n_tokens, n] + bias [n] (bias may be null).

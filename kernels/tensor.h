@@ -9,9 +9,17 @@
 
 namespace trireme {
 
-enum class DType : uint8_t { kF32, kBF16, kI32 };
+enum class DType : uint8_t { kF32, kBF16, kI32, kI8 };
 
-constexpr size_t dtype_size(DType dtype) { return dtype == DType::kBF16 ? 2 : 4; }
+constexpr size_t dtype_size(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32: return 4;
+    case DType::kBF16: return 2;
+    case DType::kI8: return 1;
+  }
+  return 0;
+}
 const char* dtype_name(DType dtype);
 
 enum class DeviceKind : uint8_t { kCpu, kCuda };

@@ -5,15 +5,17 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "kernels/buffer.h"
 #include "kernels/kernel_table.h"
 #include "model/kv_pool.h"
 #include "model/partition.h"
 #include "model/rope_frequencies.h"
+#include "model/stage_graph.h"
 #include "model/stage_weights.h"
 #include "model/trace.h"
 
 namespace trireme {
+
+struct StageWorkspace;
 
 // One step's tokens, flat. Arrays are the engine's, filled anew for each step.
 struct StepTokens {
@@ -40,6 +42,7 @@ struct StageParts {
   int32_t context_length = 0;
   int32_t max_tokens = 0;      // in one step
   int32_t max_logit_rows = 0;  // in one call of logits()
+  bool fuse = true;            // the same bits either way
 };
 
 // The layers of one pipeline stage on one rank: receives the residual stream (or embeds), runs its
@@ -62,18 +65,32 @@ class StageForward {
                                   WeightFormat format, int32_t max_tokens, int32_t max_logit_rows);
 
  private:
-  struct Workspace;
   void embed(const StepTokens& step);
-  void attention(int32_t local_layer, const StepTokens& step, TraceSink* trace);
-  void mlp(int32_t local_layer, int32_t n_tokens, TraceSink* trace);
-  Tensor reduce_leaves(Tensor x, const Weight& weight, const TreePlan& tree, int32_t first_leaf);
+  void execute(const StageOp& op, const StepTokens& step);
+  void attend(const StageOp& op, const StepTokens& step, Tensor out);
+  void store_kv(const StageOp& op, const StepTokens& step, bool with_rope);
+  void reduce_leaves(const GemmInput& x, const Weight& weight, const TreePlan& tree,
+                     int32_t first_leaf);
   void gather_logits(Tensor local, int32_t n_rows);
+  void trace_op(const StageOp& op, TraceSink& trace) const;
   void trace_heads(TraceSink& trace, int32_t layer, TraceOp op, Tensor x, IndexRange heads) const;
+
+  const LayerWeights& weights_of(int32_t local_layer) const;
+  // Of the step's tokens.
+  Tensor query() const;
+  Tensor key() const;
+  Tensor value() const;
+  Tensor as_heads(Tensor x) const;
+  Tensor reduced() const;  // what reduce_leaves() left
 
   StageParts parts_;
   RopeFrequencies rope_;
   TreePlan embed_tree_;  // one leaf per tensor-parallel rank
-  std::shared_ptr<Workspace> workspace_;
+  std::vector<StageOp> plain_graph_;
+  std::vector<StageOp> graph_;
+  std::vector<std::vector<WeightBlock>> qkv_blocks_;  // of the layers
+  std::vector<Weight> qkv_;                           // views into qkv_blocks_
+  std::shared_ptr<StageWorkspace> workspace_;
   int32_t n_tokens_ = 0;
 };
 

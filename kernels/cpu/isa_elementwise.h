@@ -5,25 +5,46 @@
 
 #include <algorithm>
 
-#include "kernels/cpu/vec16.h"
+#include "kernels/cpu/isa_inputs.h"
 #include "kernels/kernel_table.h"
 #include "kernels/scalar_math.h"
 #include "kernels/thread_pool.h"
 
 namespace trireme::TRIREME_ISA {
 
-TRIREME_INLINE void store_lanes(float* p, V16 a, int n) { store_n(p, a, n); }
-TRIREME_INLINE void store_lanes(BF16* p, V16 a, int n) { store_bf16_n(p, a, n); }
-
-TRIREME_INLINE float panel_value(const float* w, int64_t k, int64_t lane) {
-  return w[k * kPanelColumns + lane];
+// Element k of a column of a packed panel.
+TRIREME_INLINE float panel_value(const WeightBlock& w, WeightEncoding encoding, int64_t column,
+                                 int64_t k) {
+  const int64_t kp = k_padded(encoding.format, w.k);
+  const int64_t panel = column / kPanelColumns * kp * kPanelColumns;
+  const int64_t lane = column % kPanelColumns;
+  const auto quantized = [&](int32_t q, int32_t center) {
+    const int64_t i =
+        (column / kPanelColumns * k_groups(encoding, w.k) + k / encoding.group) * kPanelColumns +
+        lane;
+    if (w.zeros != nullptr) center = w.zeros[i];
+    return static_cast<float>(q - center) * to_float(w.scales[i]);
+  };
+  switch (encoding.format) {
+    case WeightFormat::kF32:
+      return static_cast<const float*>(w.data)[panel + k * kPanelColumns + lane];
+    case WeightFormat::kF16:
+      return to_float(static_cast<const F16*>(w.data)[panel + k * kPanelColumns + lane]);
+    case WeightFormat::kBF16:
+      return to_float(static_cast<const BF16*>(w.data)[panel + k / 2 * 32 + lane * 2 + k % 2]);
+    case WeightFormat::kI8:
+      return quantized(static_cast<const uint8_t*>(w.data)[panel + k / 4 * 64 + lane * 4 + k % 4],
+                       kCenterI8);
+    case WeightFormat::kI4: {
+      const uint8_t both =
+          static_cast<const uint8_t*>(w.data)[panel / 2 + k / 8 * 64 + lane * 4 + k % 4];
+      return quantized(k % 8 < 4 ? both & 15 : both >> 4, kCenterI4);
+    }
+  }
+  return 0.0F;
 }
-TRIREME_INLINE float panel_value(const BF16* w, int64_t k, int64_t lane) {
-  return to_float(w[(k / 2) * 2 * kPanelColumns + lane * 2 + k % 2]);
-}
 
-template <typename T>
-void embed_typed(Tensor out, Tensor ids, const Weight& embedding, int32_t first_id) {
+inline void embed_rows(Tensor out, Tensor ids, const Weight& embedding, int32_t first_id) {
   const int64_t hidden = out.shape[1];
   for (int64_t t = 0; t < out.shape[0]; ++t) {
     float* row = static_cast<float*>(out.data) + t * out.row_stride;
@@ -34,38 +55,87 @@ void embed_typed(Tensor out, Tensor ids, const Weight& embedding, int32_t first_
       std::fill_n(row, hidden, 0.0F);
       continue;
     }
-    const WeightBlock& block = embedding.blocks[index];
-    const int64_t in_block = local % kVocabSumChunk;
-    const T* panel =
-        static_cast<const T*>(block.data) +
-        in_block / kPanelColumns * k_padded(WeightFormat::kBF16, block.k) * kPanelColumns;
     // + 0 turns -0 into +0, as adding the other ranks' zeros does.
     for (int64_t k = 0; k < hidden; ++k) {
-      row[k] = panel_value(panel, k, in_block % kPanelColumns) + 0.0F;
+      row[k] = panel_value(embedding.blocks[index], embedding.encoding, local % kVocabSumChunk, k) +
+               0.0F;
     }
   }
 }
 
-template <typename Out>
-void rms_norm_typed(Stream stream, Tensor out, Tensor x, const float* weight, float eps) {
-  const int64_t n = x.shape[1];
-  parallel_for(stream.pool, x.shape[0], 16, [&](int64_t begin, int64_t end) {
+// What a row is multiplied by to have a mean square of 1.
+TRIREME_INLINE V16 rms_scale(const float* x, int64_t n, float eps) {
+  V16 squares = zero();
+  for (int64_t i = 0; i < n; i += 16) {
+    const V16 v = load_n(x + i, lanes_left(n, i));
+    squares = fma(v, v, squares);
+  }
+  const float mean = sum_lanes(squares) / static_cast<float>(n);
+  return splat(1.0F / __builtin_sqrtf(mean + eps));
+}
+
+TRIREME_INLINE void scale_row(float* out, const float* x, const float* weight, V16 scale,
+                              int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const int lanes = lanes_left(n, i);
+    store_n(out + i, (load_n(x + i, lanes) * scale) * load_n(weight + i, lanes), lanes);
+  }
+}
+
+// x [n_rows, n] or [n_rows, n_heads, n], every head on its own.
+inline void rms_norm_rows(Stream stream, Tensor out, Tensor x, const float* weight, float eps) {
+  const int64_t n = x.shape[static_cast<size_t>(x.rank) - 1];
+  const int64_t n_heads = x.rank == 3 ? x.shape[1] : 1;
+  parallel_for(stream.pool, x.shape[0], 8, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const float* in = static_cast<const float*>(x.data) + r * x.row_stride;
-      Out* to = static_cast<Out*>(out.data) + r * out.row_stride;
-      V16 squares = zero();
-      for (int64_t i = 0; i < n; i += 16) {
-        const V16 v = load_n(in + i, static_cast<int>(std::min<int64_t>(16, n - i)));
-        squares = fma(v, v, squares);
-      }
-      const float mean = sum_lanes(squares) / static_cast<float>(n);
-      const V16 scale = splat(1.0F / __builtin_sqrtf(mean + eps));
-      for (int64_t i = 0; i < n; i += 16) {
-        const int lanes = static_cast<int>(std::min<int64_t>(16, n - i));
-        store_lanes(to + i, (load_n(in + i, lanes) * scale) * load_n(weight + i, lanes), lanes);
+      for (int64_t h = 0; h < n_heads; ++h) {
+        const float* in = static_cast<const float*>(x.data) + r * x.row_stride + h * n;
+        scale_row(static_cast<float*>(out.data) + r * out.row_stride + h * n, in, weight,
+                  rms_scale(in, n, eps), n);
       }
     }
   });
+}
+
+inline void put_normed(const GemmInput& out, int64_t row, const float* x, const float* weight,
+                       float eps) {
+  const V16 scale = rms_scale(x, out.values.shape[1], eps);
+  for_each_piece(out, [&](const InputSpan& span, int64_t offset, int64_t n) {
+    alignas(64) float piece[kQuantBlock];
+    const int64_t column = span.column + offset;
+    scale_row(piece, x + column, weight + column, scale, n);
+    put_inputs(out, row, span, offset, piece, n);
+  });
+}
+
+// x += y + bias
+TRIREME_INLINE void add_row(float* x, const float* y, const float* bias, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const int lanes = lanes_left(n, i);
+    V16 v = load_n(y + i, lanes);
+    if (bias != nullptr) v = v + load_n(bias + i, lanes);
+    store_n(x + i, load_n(x + i, lanes) + v, lanes);
+  }
+}
+
+// out = silu(gate) * up
+TRIREME_INLINE void silu_mul_row(float* out, const float* gate, const float* up, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const int lanes = lanes_left(n, i);
+    const V16 x = load_n(gate + i, lanes);
+    const V16 silu = x / (splat(1.0F) + exp_lanes(zero() - x));
+    store_n(out + i, silu * load_n(up + i, lanes), lanes);
+  }
+}
+
+// Columns [offset, offset + n) of a span of silu(gate) * up.
+TRIREME_INLINE void put_silu_mul(const GemmInput& out, int64_t row, const InputSpan& span,
+                                 int64_t offset, int64_t n, Tensor gate, Tensor up) {
+  alignas(64) float piece[kQuantBlock];
+  const int64_t column = span.column + offset;
+  silu_mul_row(piece, static_cast<const float*>(gate.data) + row * gate.row_stride + column,
+               static_cast<const float*>(up.data) + row * up.row_stride + column, n);
+  put_inputs(out, row, span, offset, piece, n);
 }
 
 inline void rope_table_rows(Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
@@ -83,62 +153,26 @@ inline void rope_table_rows(Tensor cos, Tensor sin, Tensor positions, const floa
   }
 }
 
-inline void rope_rows(Stream stream, Tensor x, Tensor cos, Tensor sin) {
-  const int64_t n_heads = x.shape[1];
+// One head, halves paired (i, i + half).
+TRIREME_INLINE void rope_head(float* head, const float* cos, const float* sin, int64_t half) {
+  for (int64_t i = 0; i < half; i += 16) {
+    const int n = lanes_left(half, i);
+    const V16 a = load_n(head + i, n);
+    const V16 b = load_n(head + half + i, n);
+    const V16 c = load_n(cos + i, n);
+    const V16 s = load_n(sin + i, n);
+    store_n(head + i, a * c - b * s, n);
+    store_n(head + half + i, b * c + a * s, n);
+  }
+}
+
+TRIREME_INLINE void rope_token(Tensor x, Tensor cos, Tensor sin, int64_t token) {
   const int64_t half = x.shape[2] / 2;
-  parallel_for(stream.pool, x.shape[0], 16, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* c = static_cast<const float*>(cos.data) + t * cos.row_stride;
-      const float* s = static_cast<const float*>(sin.data) + t * sin.row_stride;
-      for (int64_t h = 0; h < n_heads; ++h) {
-        float* a = static_cast<float*>(x.data) + t * x.row_stride + h * 2 * half;
-        float* b = a + half;
-        for (int64_t i = 0; i < half; i += 16) {
-          const int n = static_cast<int>(std::min<int64_t>(16, half - i));
-          const V16 va = load_n(a + i, n);
-          const V16 vb = load_n(b + i, n);
-          const V16 vc = load_n(c + i, n);
-          const V16 vs = load_n(s + i, n);
-          store_n(a + i, va * vc - vb * vs, n);
-          store_n(b + i, vb * vc + va * vs, n);
-        }
-      }
-    }
-  });
-}
-
-template <typename Out>
-void silu_mul_typed(Stream stream, Tensor out, Tensor gate, Tensor up) {
-  const int64_t n = gate.shape[1];
-  parallel_for(stream.pool, gate.shape[0], 4, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const float* g = static_cast<const float*>(gate.data) + r * gate.row_stride;
-      const float* u = static_cast<const float*>(up.data) + r * up.row_stride;
-      Out* to = static_cast<Out*>(out.data) + r * out.row_stride;
-      for (int64_t i = 0; i < n; i += 16) {
-        const int lanes = static_cast<int>(std::min<int64_t>(16, n - i));
-        const V16 x = load_n(g + i, lanes);
-        const V16 silu = x / (splat(1.0F) + exp_lanes(zero() - x));
-        store_lanes(to + i, silu * load_n(u + i, lanes), lanes);
-      }
-    }
-  });
-}
-
-inline void add_rows(Stream stream, Tensor x, Tensor y, const float* bias) {
-  const int64_t n = x.shape[1];
-  parallel_for(stream.pool, x.shape[0], 16, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      float* a = static_cast<float*>(x.data) + r * x.row_stride;
-      const float* b = static_cast<const float*>(y.data) + r * y.row_stride;
-      for (int64_t i = 0; i < n; i += 16) {
-        const int lanes = static_cast<int>(std::min<int64_t>(16, n - i));
-        V16 v = load_n(b + i, lanes);
-        if (bias != nullptr) v = v + load_n(bias + i, lanes);
-        store_n(a + i, load_n(a + i, lanes) + v, lanes);
-      }
-    }
-  });
+  for (int64_t h = 0; h < x.shape[1]; ++h) {
+    rope_head(static_cast<float*>(x.data) + token * x.row_stride + h * 2 * half,
+              static_cast<const float*>(cos.data) + token * cos.row_stride,
+              static_cast<const float*>(sin.data) + token * sin.row_stride, half);
+  }
 }
 
 inline float log_sum_exp_row(const float* x, int64_t n) {
@@ -149,7 +183,7 @@ inline float log_sum_exp_row(const float* x, int64_t n) {
     const int64_t end = std::min(n, chunk + kVocabSumChunk);
     V16 sum = zero();
     for (int64_t i = chunk; i < end; i += 16) {
-      const int lanes = static_cast<int>(std::min<int64_t>(16, end - i));
+      const int lanes = lanes_left(end, i);
       const V16 e = exp_lanes(load_n(x + i, lanes) - splat(max));
       float t[16] = {};
       store_n(t, e, lanes);  // lanes past the end are not e^(0 - max)
@@ -162,7 +196,7 @@ inline float log_sum_exp_row(const float* x, int64_t n) {
 
 inline void scaled_exp_row(float* out, const float* x, int64_t n, float max, float scale) {
   for (int64_t i = 0; i < n; i += 16) {
-    const int lanes = static_cast<int>(std::min<int64_t>(16, n - i));
+    const int lanes = lanes_left(n, i);
     store_n(out + i, exp_lanes((load_n(x + i, lanes) - splat(max)) * splat(scale)), lanes);
   }
 }

@@ -12,59 +12,114 @@ namespace {
 #define TRIREME_TEXT2(x) #x
 #define TRIREME_TEXT(x) TRIREME_TEXT2(x)
 
-DType gemm_dtype(WeightFormat format) {
-  return format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+// Calls run.operator()<Format>() for a weight's format.
+template <typename Run>
+void with_format(WeightEncoding encoding, const Run& run) {
+  switch (encoding.format) {
+    case WeightFormat::kF32: return run.template operator()<F32Linear>();
+    case WeightFormat::kF16: return run.template operator()<F16Linear>();
+    case WeightFormat::kBF16: return run.template operator()<BF16Linear>();
+    case WeightFormat::kI8:
+      TRIREME_CHECK(encoding.group == kQuantBlock && !encoding.has_zeros);
+      return run.template operator()<I8Linear>();
+    case WeightFormat::kI4:
+      TRIREME_CHECK(encoding.group > 0 && encoding.group % kSumGroup == 0);
+      TRIREME_CHECK(kQuantBlock % encoding.group == 0);
+      return run.template operator()<I4Linear>();
+  }
 }
+
+void check_input(const GemmInput& x, const Weight& weight) {
+  TRIREME_CHECK(x.values.rank == 2 && x.values.dtype == gemm_input_dtype(weight.format()));
+  TRIREME_CHECK(x.values.shape[1] == weight.k_in);
+}
+
+void check_output(const GemmInput& out, Tensor x) {
+  TRIREME_CHECK(x.rank == 2 && x.dtype == DType::kF32 && out.values.rank == 2);
+  TRIREME_CHECK(out.values.shape[0] == x.shape[0] && out.values.shape[1] == x.shape[1]);
+}
+
+TRIREME_INLINE const float* row_of(Tensor x, int64_t row) {
+  return static_cast<const float*>(x.data) + row * x.row_stride;
+}
+TRIREME_INLINE float* mutable_row_of(Tensor x, int64_t row) {
+  return static_cast<float*>(x.data) + row * x.row_stride;
+}
+
+// Rows a thread takes at a time where a row is little work.
+constexpr int64_t kRowGrain = 8;
 
 void embed(Stream, Tensor out, Tensor ids, const Weight& embedding, int32_t first_id) {
   TRIREME_CHECK(out.rank == 2 && out.dtype == DType::kF32);
   TRIREME_CHECK(ids.dtype == DType::kI32 && ids.shape[0] == out.shape[0]);
   TRIREME_CHECK(out.shape[1] == embedding.k_in || embedding.blocks.empty());
-  if (embedding.format() == WeightFormat::kF32) {
-    embed_typed<float>(out, ids, embedding, first_id);
-  } else {
-    embed_typed<BF16>(out, ids, embedding, first_id);
-  }
+  embed_rows(out, ids, embedding, first_id);
+}
+
+void to_gemm_input(Stream stream, const GemmInput& out, Tensor x) {
+  check_output(out, x);
+  parallel_for(stream.pool, x.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) put_row(out, r, row_of(x, r));
+  });
 }
 
 void rms_norm(Stream stream, Tensor out, Tensor x, const float* weight, float eps) {
-  TRIREME_CHECK(x.rank == 2 && out.rank == 2 && x.dtype == DType::kF32);
-  TRIREME_CHECK(out.shape[0] == x.shape[0] && out.shape[1] == x.shape[1]);
-  if (out.dtype == DType::kF32) {
-    rms_norm_typed<float>(stream, out, x, weight, eps);
-  } else {
-    rms_norm_typed<BF16>(stream, out, x, weight, eps);
-  }
+  TRIREME_CHECK(x.dtype == DType::kF32 && out.dtype == DType::kF32);
+  TRIREME_CHECK((x.rank == 2 || x.rank == 3) && out.rank == x.rank && out.shape == x.shape);
+  rms_norm_rows(stream, out, x, weight, eps);
 }
 
-void linear(Stream stream, Tensor out, Tensor x, const Weight& weight) {
-  TRIREME_CHECK(x.dtype == gemm_dtype(weight.format()) && out.dtype == DType::kF32);
-  TRIREME_CHECK(x.shape[1] == weight.k_in && out.shape[1] == weight.n_out);
-  TRIREME_CHECK(x.shape[0] == out.shape[0] &&
-                x.row_stride >= k_padded(weight.format(), weight.k_in));
-  if (x.shape[0] == 0 || weight.blocks.empty()) return;
-  if (weight.format() == WeightFormat::kF32) {
-    linear_typed<float>(stream, out, x, weight);
-  } else {
-    linear_typed<BF16>(stream, out, x, weight);
-  }
+void rms_norm_input(Stream stream, const GemmInput& out, Tensor x, const float* weight, float eps) {
+  check_output(out, x);
+  parallel_for(stream.pool, x.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) put_normed(out, r, row_of(x, r), weight, eps);
+  });
 }
 
-void linear_tree(Stream stream, Tensor out, Tensor x, const Weight& weight, int32_t first_leaf,
-                 std::span<const TreeNode> nodes) {
-  TRIREME_CHECK(x.dtype == gemm_dtype(weight.format()) && out.dtype == DType::kF32);
-  TRIREME_CHECK(x.shape[1] == weight.k_in && out.shape[2] == weight.n_out);
+void add_rms_norm_input(Stream stream, const GemmInput& out, Tensor x, Tensor y, const float* bias,
+                        const float* weight, float eps) {
+  check_output(out, x);
+  TRIREME_CHECK(y.shape[0] == x.shape[0] && y.shape[1] == x.shape[1] && y.dtype == DType::kF32);
+  parallel_for(stream.pool, x.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      add_row(mutable_row_of(x, r), row_of(y, r), bias, x.shape[1]);
+      put_normed(out, r, row_of(x, r), weight, eps);
+    }
+  });
+}
+
+void linear(Stream stream, Tensor out, const GemmInput& x, const Weight& weight) {
+  check_input(x, weight);
+  TRIREME_CHECK(out.dtype == DType::kF32 && out.shape[1] == weight.n_out);
+  TRIREME_CHECK(x.values.shape[0] == out.shape[0] && x.spans.size() == 1);
+  if (out.shape[0] == 0 || weight.blocks.empty()) return;
+  with_format(weight.encoding, [&]<typename F>() { linear_typed<F>(stream, out, x, weight); });
+}
+
+void linear_tree(Stream stream, Tensor out, const GemmInput& x, const Weight& weight,
+                 int32_t first_leaf, std::span<const TreeNode> nodes) {
+  check_input(x, weight);
+  TRIREME_CHECK(out.dtype == DType::kF32 && out.shape[2] == weight.n_out);
   TRIREME_CHECK(out.shape[0] == static_cast<int64_t>(nodes.size()) && out.is_dense());
-  TRIREME_CHECK(x.shape[0] == out.shape[1] &&
-                x.row_stride >= k_padded(weight.format(), weight.k_in));
+  TRIREME_CHECK(x.values.shape[0] == out.shape[1] && x.spans.size() == weight.blocks.size());
   TRIREME_CHECK(!nodes.empty() && nodes.front().begin == first_leaf);
   TRIREME_CHECK(nodes.back().end - first_leaf == static_cast<int>(weight.blocks.size()));
-  if (x.shape[0] == 0) return;
-  if (weight.format() == WeightFormat::kF32) {
-    linear_tree_typed<float>(stream, out, x, weight, first_leaf, nodes);
-  } else {
-    linear_tree_typed<BF16>(stream, out, x, weight, first_leaf, nodes);
-  }
+  if (out.shape[1] == 0) return;
+  with_format(weight.encoding, [&]<typename F>() {
+    linear_tree_typed<F>(stream, out, x, weight, first_leaf, nodes);
+  });
+}
+
+void gate_up(Stream stream, const GemmInput& out, const GemmInput& x, const Weight& gate,
+             const Weight& up, Tensor gate_out, Tensor up_out) {
+  check_input(x, gate);
+  check_output(out, gate_out);
+  check_output(out, up_out);
+  TRIREME_CHECK(gate.encoding == up.encoding && gate.n_out == up.n_out && up.k_in == gate.k_in);
+  TRIREME_CHECK(gate_out.shape[1] == gate.n_out && x.spans.size() == 1);
+  TRIREME_CHECK(out.spans.size() == gate.blocks.size() && up.blocks.size() == gate.blocks.size());
+  with_format(gate.encoding,
+              [&]<typename F>() { gate_up_typed<F>(stream, out, x, gate, up, gate_out, up_out); });
 }
 
 void rope_table(Stream, Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
@@ -74,10 +129,16 @@ void rope_table(Stream, Tensor cos, Tensor sin, Tensor positions, const float* i
   rope_table_rows(cos, sin, positions, inv_freq, scale);
 }
 
-void rope(Stream stream, Tensor x, Tensor cos, Tensor sin) {
+void check_rope(Tensor x, Tensor cos, Tensor sin) {
   TRIREME_CHECK(x.rank == 3 && x.dtype == DType::kF32 && x.shape[2] == 2 * cos.shape[1]);
   TRIREME_CHECK(cos.shape[0] == x.shape[0] && sin.shape[0] == x.shape[0]);
-  rope_rows(stream, x, cos, sin);
+}
+
+void rope(Stream stream, Tensor x, Tensor cos, Tensor sin) {
+  check_rope(x, cos, sin);
+  parallel_for(stream.pool, x.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) rope_token(x, cos, sin, t);
+  });
 }
 
 void store_kv(Stream, const KvLayer& kv, Tensor k, Tensor v, Tensor slot_mapping) {
@@ -89,6 +150,19 @@ void store_kv(Stream, const KvLayer& kv, Tensor k, Tensor v, Tensor slot_mapping
   } else {
     store_kv_typed<BF16>(kv, k, v, slot_mapping);
   }
+}
+
+void rope_store_kv(Stream stream, const KvLayer& kv, Tensor q, Tensor k, Tensor v, Tensor cos,
+                   Tensor sin, Tensor slot_mapping) {
+  check_rope(q, cos, sin);
+  check_rope(k, cos, sin);
+  parallel_for(stream.pool, q.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      rope_token(q, cos, sin, t);
+      rope_token(k, cos, sin, t);
+    }
+  });
+  store_kv(stream, kv, k, v, slot_mapping);
 }
 
 void paged_attention(Stream stream, Tensor out, Tensor q, const KvLayer& kv,
@@ -108,17 +182,22 @@ void paged_attention(Stream stream, Tensor out, Tensor q, const KvLayer& kv,
 void silu_mul(Stream stream, Tensor out, Tensor gate, Tensor up) {
   TRIREME_CHECK(gate.shape[0] == up.shape[0] && gate.shape[1] == up.shape[1]);
   TRIREME_CHECK(out.shape[0] == gate.shape[0] && out.shape[1] == gate.shape[1]);
-  if (out.dtype == DType::kF32) {
-    silu_mul_typed<float>(stream, out, gate, up);
-  } else {
-    silu_mul_typed<BF16>(stream, out, gate, up);
-  }
+  TRIREME_CHECK(out.dtype == DType::kF32);
+  parallel_for(stream.pool, gate.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      silu_mul_row(mutable_row_of(out, r), row_of(gate, r), row_of(up, r), gate.shape[1]);
+    }
+  });
 }
 
 void add(Stream stream, Tensor x, Tensor y, const float* bias) {
   TRIREME_CHECK(x.shape[0] == y.shape[0] && x.shape[1] == y.shape[1]);
   TRIREME_CHECK(x.dtype == DType::kF32 && y.dtype == DType::kF32);
-  add_rows(stream, x, y, bias);
+  parallel_for(stream.pool, x.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      add_row(mutable_row_of(x, r), row_of(y, r), bias, x.shape[1]);
+    }
+  });
 }
 
 void log_sum_exp(Stream stream, Tensor out, Tensor logits) {
@@ -143,12 +222,17 @@ extern const KernelTable kTable;
 const KernelTable kTable = {
     .name = TRIREME_TEXT(TRIREME_ISA),
     .embed = embed,
+    .to_gemm_input = to_gemm_input,
     .rms_norm = rms_norm,
+    .rms_norm_input = rms_norm_input,
+    .add_rms_norm_input = add_rms_norm_input,
     .linear = linear,
     .linear_tree = linear_tree,
+    .gate_up = gate_up,
     .rope_table = rope_table,
     .rope = rope,
     .store_kv = store_kv,
+    .rope_store_kv = rope_store_kv,
     .paged_attention = paged_attention,
     .silu_mul = silu_mul,
     .add = add,

@@ -11,6 +11,7 @@
 #endif
 
 #include "kernels/bf16.h"
+#include "kernels/f16.h"
 
 namespace trireme::TRIREME_ISA {
 
@@ -24,6 +25,9 @@ struct V16 {
 TRIREME_INLINE V16 zero() { return {_mm512_setzero_ps()}; }
 TRIREME_INLINE V16 splat(float x) { return {_mm512_set1_ps(x)}; }
 TRIREME_INLINE V16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+TRIREME_INLINE V16 load(const F16* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
 TRIREME_INLINE void store(float* p, V16 a) { _mm512_storeu_ps(p, a.v); }
 TRIREME_INLINE __mmask16 first_lanes(int n) {
   return static_cast<__mmask16>((1U << static_cast<unsigned>(n)) - 1U);
@@ -71,6 +75,10 @@ struct V16 {
 TRIREME_INLINE V16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 TRIREME_INLINE V16 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 TRIREME_INLINE V16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+TRIREME_INLINE V16 load(const F16* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
 TRIREME_INLINE void store(float* p, V16 x) {
   _mm256_storeu_ps(p, x.a);
   _mm256_storeu_ps(p + 8, x.b);
@@ -143,6 +151,11 @@ TRIREME_INLINE V16 load(const float* p) {
   std::memcpy(r.v, p, sizeof r.v);
   return r;
 }
+TRIREME_INLINE V16 load(const F16* p) {
+  V16 r;
+  TRIREME_LANES r.v[i] = to_float(p[i]);
+  return r;
+}
 TRIREME_INLINE void store(float* p, V16 a) { std::memcpy(p, a.v, sizeof a.v); }
 // The first n lanes from memory, the others zero; nothing is read past them.
 TRIREME_INLINE V16 load_n(const float* p, int n) {
@@ -204,6 +217,7 @@ TRIREME_INLINE void load_pairs(const BF16* p, V16& even, V16& odd) {
 #endif
 
 #if !defined(TRIREME_ISA_avx512)
+// The first n of 16 bf16 numbers, the others zero; nothing is read past them.
 TRIREME_INLINE V16 load_bf16_n(const BF16* p, int n) {
   float t[16] = {};
   for (int i = 0; i < n; ++i) t[i] = to_float(p[i]);

@@ -1,0 +1,230 @@
+#pragma once
+
+// Register tiles of the integer formats. Products of one block of kQuantBlock inputs are summed
+// exactly, in int32; groups and then blocks are added in ascending order in float32:
+//   part = sum over the block's groups of int_sum * weight_scale;  out = sum over blocks of part *
+//   input_scale
+// Private to isa_kernels.cpp.
+
+#include <algorithm>
+
+#include "kernels/cpu/int_lanes.h"
+#include "kernels/cpu/isa_tiles.h"
+
+namespace trireme::TRIREME_ISA {
+
+// The rows of a quantized GEMM input from one place on, which is a multiple of kQuantBlock.
+struct QuantRows {
+  const int8_t* x;
+  int64_t stride;
+  const float* scales;
+  const int32_t* sums;
+
+  explicit QuantRows(const GemmInput& in)
+      : x(static_cast<const int8_t*>(in.values.data)),
+        stride(in.values.row_stride),
+        scales(in.scales),
+        sums(in.sums) {}
+  int64_t scale_stride() const {
+    return static_cast<int64_t>(static_cast<uint64_t>(stride) / kQuantBlock);
+  }
+  int64_t sum_stride() const {
+    return static_cast<int64_t>(static_cast<uint64_t>(stride) / kSumGroup);
+  }
+  void skip_rows(int64_t n) {
+    x += n * stride;
+    scales += n * scale_stride();
+    sums += n * sum_stride();
+  }
+  void skip_places(int64_t n) {
+    x += n;
+    scales += n / kQuantBlock;
+    sums += n / kSumGroup;
+  }
+};
+
+// Four inputs of one row.
+TRIREME_INLINE int32_t four_inputs(const int8_t* x) {
+  int32_t four;
+  std::memcpy(&four, x, sizeof four);
+  return four;
+}
+
+// The sum of inputs [0, n), rounded up to whole groups.
+TRIREME_INLINE int32_t sum_of_inputs(const int32_t* sums, uint64_t n) {
+  int32_t total = sums[0];
+  for (uint64_t g = 1; g < div_ceil<uint64_t>(n, kSumGroup); ++g) total += sums[g];
+  return total;
+}
+
+struct I8Linear {
+  using Rows = QuantRows;
+
+  template <int MR, int NR>
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
+    const int64_t kp = k_padded(WeightFormat::kI8, w.k);
+    const int64_t n_blocks = div_ceil<int64_t>(w.k, kQuantBlock);
+    const auto* data = static_cast<const uint8_t*>(w.data) + panel * kp * kPanelColumns;
+    alignas(64) int32_t sums[MR * NR * kPanelColumns];
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      const int64_t place = b * kQuantBlock;
+      int32_t x_sums[MR];
+      for (int i = 0; i < MR; ++i) {
+        x_sums[i] = sum_of_inputs(x.sums + i * x.sum_stride() + place / kSumGroup, kQuantBlock);
+      }
+      const auto steps = static_cast<int>(std::min<int64_t>(kp - place, kQuantBlock) / 4);
+      dots_of_block<MR, NR>(x.x + place, x.stride, data + place * kPanelColumns, kp * kPanelColumns,
+                            steps, x_sums, sums);
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        const V16 scale = load_bf16(w.scales + ((panel + j) * n_blocks + b) * kPanelColumns);
+        TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+          float* to = out + i * kTileColumns + j * kPanelColumns;
+          const V16 part = to_floats(load_ints(sums + (i * NR + j) * kPanelColumns)) * scale;
+          const V16 before = b == 0 ? zero() : load(to);
+          store(to, fma(part, splat(x.scales[i * x.scale_stride() + b]), before));
+        }
+      }
+    }
+  }
+
+ private:
+  // Not inlined: in a loop over blocks g++ 12 keeps the accumulators in memory.
+  template <int MR, int NR>
+  [[gnu::noinline]] static void dots_of_block(const int8_t* x, int64_t x_stride, const uint8_t* w,
+                                              int64_t panel_bytes, int steps, const int32_t* x_sums,
+                                              int32_t* out) {
+    I16 acc[MR][NR];
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = start_i8(x_sums[i]);
+    }
+    const uint8_t* wp[NR];
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = w + j * panel_bytes;
+    for (int64_t s = 0; s < steps; ++s) {
+      Bytes64 v[NR];
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load_bytes(wp[j] + s * 64);
+      TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+        const int32_t q = four_inputs(x + i * x_stride + s * 4);
+        TRIREME_UNROLL for (int j = 0; j < NR; ++j) add_dots_i8(acc[i][j], v[j], q);
+      }
+    }
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        store(out + (i * NR + j) * kPanelColumns, acc[i][j]);
+      }
+    }
+  }
+};
+
+struct I4Linear {
+  using Rows = QuantRows;
+
+  // Panels two at a time, so that int32 and float32 accumulators both stay in registers.
+  template <int MR, int NR>
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
+                   float* out) {
+    constexpr int kPanels = MR <= 2 ? NR : std::min(NR, 2);
+    const int64_t panel_bytes = k_padded(WeightFormat::kI4, w.k) / 2 * kPanelColumns;
+    const int64_t panel_scales = k_groups(encoding, w.k) * kPanelColumns;
+    const int64_t block_scales = kQuantBlock / encoding.group * kPanelColumns;
+    for (int j = 0; j < NR; j += kPanels) {
+      const int64_t scales_at = (panel + j) * panel_scales;
+      Block block;
+      block.panel_bytes = panel_bytes;
+      block.panel_scales = panel_scales;
+      block.group = encoding.group;
+      block.w = static_cast<const uint8_t*>(w.data) + (panel + j) * panel_bytes;
+      block.scales = w.scales + scales_at;
+      block.zeros = w.zeros == nullptr ? nullptr : w.zeros + scales_at;
+      Rows rows = x;
+      for (int64_t place = 0; place < w.k; place += kQuantBlock) {
+        block.k = std::min<int64_t>(w.k - place, kQuantBlock);
+        if (encoding.group == kSumGroup && block.k == kQuantBlock) {
+          add_block<MR, kPanels, kSumGroup>(rows, block, place == 0, out + j * kPanelColumns);
+        } else {
+          add_block<MR, kPanels, 0>(rows, block, place == 0, out + j * kPanelColumns);
+        }
+        rows.skip_places(kQuantBlock);
+        block.w += kQuantBlock / 2 * kPanelColumns;
+        block.scales += block_scales;
+        if (block.zeros != nullptr) block.zeros += block_scales;
+      }
+    }
+  }
+
+ private:
+  // What is left of one block of inputs in some panels.
+  struct Block {
+    const uint8_t* w;
+    const BF16* scales;
+    const uint8_t* zeros;
+    int64_t panel_bytes;
+    int64_t panel_scales;
+    int64_t k;
+    int64_t group;
+  };
+
+  // Adds eight inputs, the low halves first: both halves at once would not leave room for the
+  // accumulators.
+  template <int MR, int NR>
+  TRIREME_INLINE static void add_eight(const int8_t* x, int64_t x_stride, const uint8_t* w,
+                                       int64_t panel_bytes, I16 (&acc)[MR][NR]) {
+    Bytes64 v[NR];
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = low_halves(load_bytes(w + j * panel_bytes));
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      const int32_t q = four_inputs(x + i * x_stride);
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) add_dots(acc[i][j], v[j], q);
+    }
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = high_halves(load_bytes(w + j * panel_bytes));
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      const int32_t q = four_inputs(x + i * x_stride + 4);
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) add_dots(acc[i][j], v[j], q);
+    }
+  }
+
+  // kGroup: the group size of a full block, or 0 for any. Not inlined, as in I8Linear.
+  template <int MR, int NR, int kGroup>
+  [[gnu::noinline]] static void add_block(const Rows& x, const Block& b, bool is_first,
+                                          float* out) {
+    const int64_t group = kGroup == 0 ? b.group : kGroup;
+    const int64_t n_all = kGroup == 0 ? b.k : kQuantBlock;
+    V16 part[MR][NR];
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) part[i][j] = zero();
+    }
+    const BF16* scales = b.scales;
+    const uint8_t* zero_points = b.zeros;
+    for (int64_t place = 0; place < n_all; place += group) {
+      const int64_t end = kGroup == 0 ? std::min(place + group, n_all) : place + group;
+      const int32_t* sums = x.sums + static_cast<uint64_t>(place) / kSumGroup;
+      I16 acc[MR][NR];
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        const I16 zeros = b.zeros == nullptr ? splat_zero(kCenterI4)
+                                             : load_zeros(zero_points + j * b.panel_scales);
+        TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+          acc[i][j] = times_sum(
+              zeros, sum_of_inputs(sums + i * x.sum_stride(), static_cast<uint64_t>(end - place)));
+        }
+      }
+      for (int64_t k = place; k < end; k += 8) {
+        add_eight<MR, NR>(x.x + k, x.stride, b.w + k * 8, b.panel_bytes, acc);
+      }
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        const V16 scale = load_bf16(scales + j * b.panel_scales);
+        TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+          part[i][j] = fma(to_floats(acc[i][j]), scale, part[i][j]);
+        }
+      }
+      scales += kPanelColumns;
+      zero_points += kPanelColumns;
+    }
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      const V16 scale = splat(x.scales[i * x.scale_stride()]);
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        float* to = out + i * kTileColumns + j * kPanelColumns;
+        store(to, fma(part[i][j], scale, is_first ? zero() : load(to)));
+      }
+    }
+  }
+};
+
+}  // namespace trireme::TRIREME_ISA

@@ -1,0 +1,136 @@
+#pragma once
+
+// Register tiles of the float formats: rows of the input times panels of 16 columns. Every output
+// element sums its K products in ascending order in one accumulator. Private to isa_kernels.cpp.
+
+#include "kernels/cpu/vec16.h"
+#include "kernels/gemm_input.h"
+#include "kernels/weight.h"
+
+namespace trireme::TRIREME_ISA {
+
+#define TRIREME_UNROLL _Pragma("GCC unroll 8")
+
+#if defined(TRIREME_ISA_avx512)
+constexpr int kTileRows = 6;
+constexpr int kTilePanels = 4;
+#elif defined(TRIREME_ISA_avx2)
+constexpr int kTileRows = 4;
+constexpr int kTilePanels = 1;
+#else
+constexpr int kTileRows = 2;
+constexpr int kTilePanels = 1;
+#endif
+constexpr int kTileColumns = kTilePanels * kPanelColumns;
+
+// The rows of a GEMM input from one place on.
+template <typename T>
+struct DenseRows {
+  const T* x;
+  int64_t stride;
+
+  explicit DenseRows(const GemmInput& in)
+      : x(static_cast<const T*>(in.values.data)), stride(in.values.row_stride) {}
+  void skip_rows(int64_t n) { x += n * stride; }
+  void skip_places(int64_t n) { x += n; }
+};
+
+// out [MR][kTileColumns]: MR rows times NR panels of one block.
+struct F32Linear {
+  using Rows = DenseRows<float>;
+
+  template <int MR, int NR>
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
+    float_tile<MR, NR>(x, static_cast<const float*>(w.data), k_padded(WeightFormat::kF32, w.k),
+                       panel, out);
+  }
+  template <int MR, int NR, typename T>
+  TRIREME_INLINE static void float_tile(const Rows& x, const T* w, int64_t k_padded, int64_t panel,
+                                        float* out) {
+    V16 acc[MR][NR];
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = zero();
+    }
+    const T* wp[NR];
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = w + (panel + j) * k_padded * kPanelColumns;
+    for (int64_t k = 0; k < k_padded; ++k) {
+      V16 v[NR];
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load(wp[j] + k * kPanelColumns);
+      TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+        const V16 q = splat(x.x[i * x.stride + k]);
+        TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = fma(q, v[j], acc[i][j]);
+      }
+    }
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        store(out + i * kTileColumns + j * kPanelColumns, acc[i][j]);
+      }
+    }
+  }
+};
+
+struct F16Linear {
+  using Rows = DenseRows<float>;
+
+  template <int MR, int NR>
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
+    F32Linear::float_tile<MR, NR>(x, static_cast<const F16*>(w.data),
+                                  k_padded(WeightFormat::kF16, w.k), panel, out);
+  }
+};
+
+struct BF16Linear {
+  using Rows = DenseRows<BF16>;
+
+  template <int MR, int NR>
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
+    const int64_t kp = k_padded(WeightFormat::kBF16, w.k);
+    const auto* base = static_cast<const BF16*>(w.data) + panel * kp * kPanelColumns;
+    V16 acc[MR][NR];
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = zero();
+    }
+    const BF16* wp[NR];
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = base + j * kp * kPanelColumns;
+    for (int64_t k = 0; k < kp; k += 2) add_pairs<MR, NR>(x, k, wp, acc);
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        store(out + i * kTileColumns + j * kPanelColumns, acc[i][j]);
+      }
+    }
+  }
+
+ private:
+  template <int MR, int NR>
+  TRIREME_INLINE static void add_pairs(const Rows& x, int64_t k, const BF16* const (&wp)[NR],
+                                       V16 (&acc)[MR][NR]) {
+#if defined(TRIREME_ISA_avx512)
+    __m512i v[NR];
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+      v[j] = _mm512_loadu_si512(wp[j] + k * kPanelColumns);
+    }
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      int32_t pair;
+      std::memcpy(&pair, x.x + i * x.stride + k, sizeof pair);
+      const __m512i q = _mm512_set1_epi32(pair);
+      // As inline assembly because g++ 12 copies and spills accumulators around the intrinsic.
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+        asm("vdpbf16ps %2,%1,%0" : "+v"(acc[i][j].v) : "v"(v[j]), "v"(q));
+      }
+    }
+#else
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+      V16 even;
+      V16 odd;
+      load_pairs(wp[j] + k * kPanelColumns, even, odd);
+      TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+        const BF16* q = x.x + i * x.stride + k;
+        acc[i][j] = fma(splat(to_float(q[0])), even, acc[i][j]);
+        acc[i][j] = fma(splat(to_float(q[1])), odd, acc[i][j]);
+      }
+    }
+#endif
+  }
+};
+
+}  // namespace trireme::TRIREME_ISA
