@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/inspect_report.h"
-#include "model/packed_header.h"
+#include "model/weight_format.h"
 
 namespace trireme {
 namespace {

@@ -11,6 +11,7 @@
 #include "model/arch_spec.h"
 #include "model/config_fields.h"
 #include "model/model_limits.h"
+#include "model/packed_folder.h"
 
 namespace trireme {
 namespace {
@@ -107,8 +108,9 @@ fs::path resolve_model(const std::string& model) {
   }
   if (holds_model(model)) return model;
   std::error_code code;
+  if (model.ends_with(kPackedSuffix) && fs::is_regular_file(model, code)) return model;
   throw EnvironmentError(
-      fmt::format("{}: {}; give the folder of a Hugging Face model, or demo", model,
+      fmt::format("{}: {}; give the folder of a Hugging Face model, a packed file, or demo", model,
                   fs::is_directory(model, code) ? "holds no config.json" : "no such folder"));
 }
 

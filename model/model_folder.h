@@ -12,9 +12,10 @@ namespace trireme {
 // mend; an unknown architecture is told with the list of those supported.
 ModelConfig read_model_config(const std::filesystem::path& model_folder);
 
-// The folder that a MODEL argument means. "demo" is the demo model: TRIREME_DEMO_MODEL, else
-// demo/model beside the executable or in a folder above it, else ./demo/model. Throws
-// EnvironmentError when there is no such folder or it holds no config.json.
+// The folder or packed file (*.trireme) that a MODEL argument means. "demo" is the demo model:
+// TRIREME_DEMO_MODEL, else demo/model beside the executable or in a folder above it, else
+// ./demo/model. Throws EnvironmentError when there is no such file, or no such folder that holds a
+// config.json.
 std::filesystem::path resolve_model(const std::string& model);
 
 }  // namespace trireme

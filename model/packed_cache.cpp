@@ -15,9 +15,11 @@
 #include "kernels/result.h"
 #include "model/atomic_file.h"
 #include "model/checksum.h"
+#include "model/packed_folder.h"
 #include "model/packed_header.h"
 #include "model/packed_model.h"
 #include "model/source_model.h"
+#include "model/weight_format.h"
 
 namespace trireme {
 namespace {
@@ -27,10 +29,10 @@ namespace fs = std::filesystem;
 // How long to wait for another process that packs the same model. Packing 100 GB takes minutes.
 constexpr auto kLockDeadline = std::chrono::minutes(60);
 constexpr auto kLockPoll = std::chrono::milliseconds(20);
-constexpr const char* kSuffix = ".trireme";
 
 uint64_t hash_text(const std::string& text) { return checksum64(std::as_bytes(std::span(text))); }
 
+// Empty when nothing says where.
 fs::path cache_root() {
   const auto variable = [](const char* name) -> std::string {
     const char* value = std::getenv(name);
@@ -43,7 +45,7 @@ fs::path cache_root() {
   if (const std::string home = variable("HOME"); !home.empty()) {
     return fs::path(home) / ".cache" / "trireme";
   }
-  throw EnvironmentError("no folder for packed weights: HOME is not set; set TRIREME_CACHE to one");
+  return {};
 }
 
 // Sizes and times of all that the packed file is made from.
@@ -93,13 +95,17 @@ class FolderLock {
 };
 
 // A file that cannot be opened is as good as none: it is made again.
-bool is_usable(const fs::path& path) {
+bool is_usable(const fs::path& path, const PackedCacheOptions& options) {
   std::error_code code;
   if (!fs::exists(path, code)) return false;
   try {
     (void)PackedModel::open(path);
     return true;
   } catch (const EnvironmentError&) {
+    if (options.on_note) {
+      options.on_note(
+          fmt::format("{}: is damaged or of another build; it is made again", path.string()));
+    }
     return false;
   }
 }
@@ -116,31 +122,77 @@ void remove_stale(const fs::path& folder, const fs::path& keep, const std::strin
   }
 }
 
-}  // namespace
+// The names of a model's packed file and of its folder in the cache.
+struct CacheNames {
+  fs::path source;            // the model's folder, without links
+  std::string folder;         // in the cache
+  std::string file;           // in that
+  std::string format_suffix;  // that the file's name ends with
+};
 
-fs::path cached_packed_model(const fs::path& model_folder, WeightFormat format,
-                             const std::function<void(uint64_t, uint64_t)>& on_progress) {
+CacheNames cache_names(const fs::path& model_folder, WeightFormat format) {
   std::error_code code;
-  const fs::path source = fs::canonical(model_folder, code);
+  CacheNames names;
+  names.source = fs::canonical(model_folder, code);
   if (code) {
     throw EnvironmentError(fmt::format("{}: {}; give the folder of a Hugging Face model",
                                        model_folder.string(), code.message()));
   }
-  const std::string format_suffix = fmt::format(".{}{}", weight_format_name(format), kSuffix);
-  const fs::path folder = cache_root() / fmt::format("{:016x}", hash_text(source.string()));
-  const fs::path file = folder / (fmt::format("{:016x}", source_key(source)) + format_suffix);
-  if (is_usable(file)) return file;
+  names.format_suffix = fmt::format(".{}{}", weight_format_name(format), kPackedSuffix);
+  names.folder = fmt::format("{:016x}", hash_text(names.source.string()));
+  names.file = fmt::format("{:016x}", source_key(names.source)) + names.format_suffix;
+  return names;
+}
 
+// Makes the folder; why nothing can be written there, or empty.
+std::string why_unwritable(const fs::path& folder) {
+  std::error_code code;
   fs::create_directories(folder, code);
-  if (code) {
-    throw EnvironmentError(
-        fmt::format("{}: cannot be made: {}; set TRIREME_CACHE to a folder that can be written",
-                    folder.string(), code.message()));
+  if (code) return code.message();
+  return ::access(folder.c_str(), W_OK) == 0 ? "" : std::strerror(errno);
+}
+
+// Where to pack instead of the cache, which `why` says cannot be written.
+fs::path fallback_file(const CacheNames& names, const fs::path& cache, const std::string& why,
+                       const PackedCacheOptions& options) {
+  const std::string problem = cache.empty()
+                                  ? "no cache folder for packed weights: HOME is not set"
+                                  : fmt::format("{}: cannot be written ({})", cache.string(), why);
+  if (options.fallback.empty()) {
+    throw EnvironmentError(problem + "; set TRIREME_CACHE to a folder that can be written");
+  }
+  if (options.on_note) {
+    options.on_note(fmt::format(
+        "{}; packing the weights to {} for this run only (set TRIREME_CACHE to keep them)", problem,
+        options.fallback.string()));
+  }
+  return options.fallback / names.file;
+}
+
+}  // namespace
+
+fs::path cached_packed_path(const fs::path& model_folder, WeightFormat format) {
+  const CacheNames names = cache_names(model_folder, format);
+  return cache_root() / names.folder / names.file;
+}
+
+fs::path cached_packed_model(const fs::path& model_folder, WeightFormat format,
+                             const PackedCacheOptions& options) {
+  const CacheNames names = cache_names(model_folder, format);
+  const fs::path root = cache_root();
+  const fs::path folder = root / names.folder;
+  const fs::path file = folder / names.file;
+  if (!root.empty() && is_usable(file, options)) return file;
+  const std::string problem = root.empty() ? "HOME is not set" : why_unwritable(folder);
+  if (!problem.empty()) {
+    const fs::path elsewhere = fallback_file(names, root, problem, options);
+    pack_model(names.source, elsewhere, format, options.on_progress);
+    return elsewhere;
   }
   const FolderLock lock(folder / "lock");
-  if (is_usable(file)) return file;  // made while this process waited
-  remove_stale(folder, file, format_suffix);
-  pack_model(source, file, format, on_progress);
+  if (is_usable(file, {})) return file;  // made while this process waited
+  remove_stale(folder, file, names.format_suffix);
+  pack_model(names.source, file, format, options.on_progress);
   return file;
 }
 

@@ -1,66 +1,38 @@
 #include "model/packed_header.h"
 
+#include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include <fmt/core.h>
-#include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/checksum.h"
 #include "model/config_fields.h"
+#include "model/packed_folder.h"
+#include "model/packed_header_json.h"
 
 namespace trireme {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = PackedJson;
 
-// What this version writes and reads besides; the names are there for the formats to come.
-constexpr const char* kNone = "none";
+constexpr size_t kMaxEncodings = 256;
 
 std::string hex(uint64_t value) { return fmt::format("{:016x}", value); }
 
-Json rope_to_json(const RopeConfig& r) {
-  return {{"scaling", static_cast<int>(r.scaling)},
-          {"theta", r.theta},
-          {"factor", r.factor},
-          {"original_max_position", r.original_max_position},
-          {"low_freq_factor", r.low_freq_factor},
-          {"high_freq_factor", r.high_freq_factor},
-          {"beta_fast", r.beta_fast},
-          {"beta_slow", r.beta_slow},
-          {"attention_factor", r.attention_factor},
-          {"mscale", r.mscale},
-          {"mscale_all_dim", r.mscale_all_dim},
-          {"truncate", r.truncate}};
-}
-
-Json config_to_json(const ModelConfig& c) {
-  return {{"architecture", c.architecture},
-          {"hidden_size", c.hidden_size},
-          {"intermediate_size", c.intermediate_size},
-          {"n_layers", c.n_layers},
-          {"n_heads", c.n_heads},
-          {"n_kv_heads", c.n_kv_heads},
-          {"head_dim", c.head_dim},
-          {"vocab_size", c.vocab_size},
-          {"max_position", c.max_position},
-          {"rms_norm_eps", c.rms_norm_eps},
-          {"attention_scale", c.attention_scale},
-          {"tie_embeddings", c.tie_embeddings},
-          {"qkv_bias", c.qkv_bias},
-          {"o_bias", c.o_bias},
-          {"mlp_bias", c.mlp_bias},
-          {"qk_norm", c.qk_norm},
-          {"layer_window", c.layer_window},
-          {"rope", rope_to_json(c.rope)},
-          {"eos_token_ids", c.eos_token_ids},
-          {"bos_token_id", c.bos_token_id}};
+// The encodings of a file, each once, the usual one first.
+std::vector<WeightEncoding> distinct_encodings(const PackedEncodings& encodings) {
+  std::vector<WeightEncoding> out = {encodings.usual};
+  for (const auto& [tensor, encoding] : encodings.others) {
+    if (std::find(out.begin(), out.end(), encoding) == out.end()) out.push_back(encoding);
+  }
+  return out;
 }
 
 Json tensors_to_json(const PackedHeader& header) {
+  const std::vector<WeightEncoding> encodings = distinct_encodings(header.encodings);
   Json tensors = Json::array();
   for (size_t t = 0; t < header.layout.tensors.size(); ++t) {
     const PackedTensor& tensor = header.layout.tensors[t];
@@ -70,58 +42,16 @@ Json tensors_to_json(const PackedHeader& header) {
       blocks.push_back({block.offset, block.size_bytes, block.bias_offset, block.n, block.k,
                         hex(header.checksums[t][b])});
     }
-    tensors.push_back({{"name", tensor.spec.name}, {"blocks", std::move(blocks)}});
+    Json json = {{"name", tensor.spec.name}};
+    if (const auto other = header.encodings.others.find(tensor.spec.name);
+        other != header.encodings.others.end()) {
+      const auto at = std::find(encodings.begin(), encodings.end(), other->second);
+      json["encoding"] = at - encodings.begin();
+    }
+    json["blocks"] = std::move(blocks);
+    tensors.push_back(std::move(json));
   }
   return tensors;
-}
-
-RopeConfig rope_from_json(const nlohmann::json& j) {
-  RopeConfig r;
-  r.scaling = static_cast<RopeConfig::Scaling>(j.at("scaling").get<uint8_t>());
-  r.theta = j.at("theta").get<double>();
-  r.factor = j.at("factor").get<double>();
-  r.original_max_position = j.at("original_max_position").get<int32_t>();
-  r.low_freq_factor = j.at("low_freq_factor").get<double>();
-  r.high_freq_factor = j.at("high_freq_factor").get<double>();
-  r.beta_fast = j.at("beta_fast").get<double>();
-  r.beta_slow = j.at("beta_slow").get<double>();
-  r.attention_factor = j.at("attention_factor").get<double>();
-  r.mscale = j.at("mscale").get<double>();
-  r.mscale_all_dim = j.at("mscale_all_dim").get<double>();
-  r.truncate = j.at("truncate").get<bool>();
-  return r;
-}
-
-ModelConfig config_from_json(const nlohmann::json& j) {
-  ModelConfig c;
-  c.architecture = j.at("architecture").get<std::string>();
-  c.hidden_size = j.at("hidden_size").get<int32_t>();
-  c.intermediate_size = j.at("intermediate_size").get<int32_t>();
-  c.n_layers = j.at("n_layers").get<int32_t>();
-  c.n_heads = j.at("n_heads").get<int32_t>();
-  c.n_kv_heads = j.at("n_kv_heads").get<int32_t>();
-  c.head_dim = j.at("head_dim").get<int32_t>();
-  c.vocab_size = j.at("vocab_size").get<int32_t>();
-  c.max_position = j.at("max_position").get<int32_t>();
-  c.rms_norm_eps = j.at("rms_norm_eps").get<float>();
-  c.attention_scale = j.at("attention_scale").get<float>();
-  c.tie_embeddings = j.at("tie_embeddings").get<bool>();
-  c.qkv_bias = j.at("qkv_bias").get<bool>();
-  c.o_bias = j.at("o_bias").get<bool>();
-  c.mlp_bias = j.at("mlp_bias").get<bool>();
-  c.qk_norm = j.at("qk_norm").get<bool>();
-  c.layer_window = j.at("layer_window").get<std::vector<int32_t>>();
-  c.rope = rope_from_json(j.at("rope"));
-  c.eos_token_ids = j.at("eos_token_ids").get<std::vector<int32_t>>();
-  c.bos_token_id = j.at("bos_token_id").get<int32_t>();
-  return c;
-}
-
-std::optional<WeightFormat> format_from_name(std::string_view name) {
-  for (const WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16}) {
-    if (name == weight_format_name(format)) return format;
-  }
-  return std::nullopt;
 }
 
 class HeaderReader {
@@ -147,8 +77,8 @@ class HeaderReader {
 
  private:
   [[noreturn]] void fail(uint64_t offset, const std::string& what) const {
-    throw EnvironmentError(fmt::format("{}: at byte {}: {}; delete the file to have it made again",
-                                       name_, offset, what));
+    throw EnvironmentError(
+        fmt::format("{}: at byte {}: {}; {}", name_, offset, what, remake_hint(name_)));
   }
 
   void read_head() {
@@ -180,19 +110,8 @@ class HeaderReader {
   }
 
   void read_fields(const nlohmann::json& json, PackedHeader& out) {
-    const auto refuse = [this](const char* field) {
-      fail(sizeof(PackedHead), fmt::format("this build cannot read the header's \"{}\"", field));
-    };
-    const auto format = format_from_name(json.at("format").get<std::string>());
-    if (!format) refuse("format");
-    out.format = *format;
-    if (json.at("panel_columns").get<int>() != kPanelColumns) refuse("panel_columns");
-    if (json.at("k_step").get<int>() != k_step(WeightFormat::kBF16)) refuse("k_step");
-    if (json.at("group_size").get<int>() != 0) refuse("group_size");
-    for (const char* field : {"scales", "zero_points", "sparsity"}) {
-      if (json.at(field).get<std::string>() != kNone) refuse(field);
-    }
-    out.config = config_from_json(json.at("config"));
+    read_encodings(json, out.encodings);
+    out.config = packed_config_from_json(json.at("config"));
     const std::string fault = config_fault(out.config);
     if (!fault.empty()) {
       fail(sizeof(PackedHead), fmt::format("the header's config has an impossible {}", fault));
@@ -200,9 +119,33 @@ class HeaderReader {
     out.data_begin = head_.data_begin;
   }
 
+  void read_encodings(const nlohmann::json& json, PackedEncodings& out) {
+    std::vector<WeightEncoding> known;
+    for (const nlohmann::json& entry : json.at("encodings")) {
+      const Result<WeightEncoding> encoding = encoding_from_json(entry);
+      if (!encoding) fail(sizeof(PackedHead), encoding.error().message);
+      known.push_back(*encoding);
+    }
+    if (known.empty() || known.size() > kMaxEncodings) {
+      fail(sizeof(PackedHead), fmt::format("the header has {} encodings: 1 to {} are possible",
+                                           known.size(), kMaxEncodings));
+    }
+    out.usual = known.front();
+    for (const nlohmann::json& tensor : json.at("tensors")) {
+      if (!tensor.contains("encoding")) continue;
+      const auto name = tensor.at("name").get<std::string>();
+      const auto index = tensor.at("encoding").get<uint64_t>();
+      if (index >= known.size()) {
+        fail(sizeof(PackedHead),
+             fmt::format("\"{}\" has encoding {} of {}", name, index, known.size()));
+      }
+      out.others[name] = known[index];
+    }
+  }
+
   // Offsets and sizes follow from the config, so whatever the header says must be just that.
   void check_layout(const nlohmann::json& tensors, PackedHeader& out) {
-    out.layout = plan_packed_layout(out.config, out.format);
+    out.layout = plan_packed_layout(out.config, out.encodings);
     if (out.layout.data_bytes != file_.size() - head_.data_begin) {
       fail(head_.data_begin, fmt::format("the data has {} bytes, but the config asks for {}",
                                          file_.size() - head_.data_begin, out.layout.data_bytes));
@@ -251,19 +194,13 @@ class HeaderReader {
 
 }  // namespace
 
-const char* weight_format_name(WeightFormat format) {
-  return format == WeightFormat::kF32 ? "float32" : "bfloat16";
-}
-
 std::string write_packed_header(const PackedHeader& header) {
-  const Json json = {{"format", weight_format_name(header.format)},
-                     {"panel_columns", kPanelColumns},
-                     {"k_step", k_step(WeightFormat::kBF16)},
-                     {"group_size", 0},
-                     {"scales", kNone},
-                     {"zero_points", kNone},
-                     {"sparsity", kNone},
-                     {"config", config_to_json(header.config)},
+  Json encodings = Json::array();
+  for (const WeightEncoding& encoding : distinct_encodings(header.encodings)) {
+    encodings.push_back(encoding_to_json(encoding));
+  }
+  const Json json = {{"encodings", std::move(encodings)},
+                     {"config", packed_config_to_json(header.config)},
                      {"tensors", tensors_to_json(header)}};
   const std::string text = json.dump();
   TRIREME_CHECK(text.size() <= kMaxPackedHeaderBytes);
@@ -280,16 +217,16 @@ std::string write_packed_header(const PackedHeader& header) {
   return out;
 }
 
-uint64_t packed_file_bytes(const ModelConfig& config, WeightFormat format) {
-  const PackedHeader header = make_packed_header(config, format);
+uint64_t packed_file_bytes(const ModelConfig& config, const PackedEncodings& encodings) {
+  const PackedHeader header = make_packed_header(config, encodings);
   return write_packed_header(header).size() + header.layout.data_bytes;
 }
 
-PackedHeader make_packed_header(const ModelConfig& config, WeightFormat format) {
+PackedHeader make_packed_header(const ModelConfig& config, const PackedEncodings& encodings) {
   PackedHeader header;
   header.config = config;
-  header.format = format;
-  header.layout = plan_packed_layout(config, format);
+  header.encodings = encodings;
+  header.layout = plan_packed_layout(config, encodings);
   for (const PackedTensor& tensor : header.layout.tensors) {
     header.checksums.emplace_back(tensor.blocks.size());
   }

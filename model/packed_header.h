@@ -27,29 +27,27 @@ struct PackedHead {
 static_assert(sizeof(PackedHead) == 48);
 
 constexpr std::array<char, 8> kPackedMagic = {'T', 'R', 'I', 'R', 'E', 'M', 'E', 'W'};
-constexpr uint32_t kPackedVersion = 1;
+constexpr uint32_t kPackedVersion = 2;
 constexpr uint64_t kPackedPage = 4096;
 constexpr uint64_t kMaxPackedHeaderBytes = 512ULL << 20;
 
 // A file's header, read and checked.
 struct PackedHeader {
   ModelConfig config;
-  WeightFormat format = WeightFormat::kBF16;
+  PackedEncodings encodings;
   PackedLayout layout;
   std::vector<std::vector<uint64_t>> checksums;  // [tensor][block]
   uint64_t data_begin = 0;
 };
 
-const char* weight_format_name(WeightFormat format);  // "float32", "bfloat16"
-
 // A header whose checksums are still 0.
-PackedHeader make_packed_header(const ModelConfig& config, WeightFormat format);
+PackedHeader make_packed_header(const ModelConfig& config, const PackedEncodings& encodings);
 
 // Head, JSON and padding, up to the data. Its size does not depend on the checksums' values.
 std::string write_packed_header(const PackedHeader& header);
 
 // Size of the packed file of such a model.
-uint64_t packed_file_bytes(const ModelConfig& config, WeightFormat format);
+uint64_t packed_file_bytes(const ModelConfig& config, const PackedEncodings& encodings);
 
 // Reads the header of a whole file and checks it against the file's size and the layout that its
 // config must have. Throws EnvironmentError.

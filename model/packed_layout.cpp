@@ -47,16 +47,15 @@ int32_t section_of(Split split) {
   return 0;
 }
 
-PackedBlock sized_block(const WeightSpec& spec, const BlockPart& part, WeightFormat format) {
+PackedBlock sized_block(const WeightSpec& spec, const BlockPart& part, WeightEncoding encoding) {
   PackedBlock block;
   block.n = part.columns.size();
   block.k = part.inputs.size();
   block.n_begin = part.columns.begin;
   block.k_begin = part.inputs.begin;
-  block.size_bytes =
-      static_cast<uint64_t>(spec.split == Split::kWhole
-                                ? n_padded(block.n) * static_cast<int64_t>(sizeof(float))
-                                : block_parts_of(default_encoding(format), block.n, block.k).size);
+  block.size_bytes = static_cast<uint64_t>(
+      spec.split == Split::kWhole ? n_padded(block.n) * static_cast<int64_t>(sizeof(float))
+                                  : block_parts_of(encoding, block.n, block.k).size);
   return block;
 }
 
@@ -102,7 +101,7 @@ std::vector<BlockPart> block_parts(const WeightSpec& spec, const ModelConfig& co
   return out;
 }
 
-PackedLayout plan_packed_layout(const ModelConfig& config, WeightFormat format) {
+PackedLayout plan_packed_layout(const ModelConfig& config, const PackedEncodings& encodings) {
   const ArchSpec* arch = find_architecture(config.architecture);
   TRIREME_CHECK(arch != nullptr);
   const ModelCuts cuts = model_cuts(config);
@@ -114,11 +113,12 @@ PackedLayout plan_packed_layout(const ModelConfig& config, WeightFormat format) 
     if (spec.layer != layer) ++group;
     layer = spec.layer;
     const auto tensor = static_cast<int32_t>(layout.tensors.size());
-    PackedTensor& packed = layout.tensors.emplace_back(PackedTensor{spec, {}});
+    PackedTensor& packed = layout.tensors.emplace_back(
+        PackedTensor{.spec = spec, .encoding = encodings.of(spec.name), .blocks = {}});
     for (const BlockPart& part : block_parts(spec, config, cuts)) {
       const auto block = static_cast<int32_t>(packed.blocks.size());
       places.push_back({group, section_of(spec.split), part.leaf, {tensor, block}});
-      packed.blocks.push_back(sized_block(spec, part, format));
+      packed.blocks.push_back(sized_block(spec, part, packed.encoding));
     }
   }
   std::sort(places.begin(), places.end(),

@@ -6,6 +6,7 @@
 
 #include "kernels/weight.h"
 #include "model/arch_spec.h"
+#include "model/packed_encodings.h"
 #include "model/partition.h"
 
 namespace trireme {
@@ -26,13 +27,14 @@ struct PackedBlock {
 
 struct PackedTensor {
   WeightSpec spec;
+  WeightEncoding encoding;  // of a linear weight
   std::vector<PackedBlock> blocks;
 };
 
-// Where everything lies in the packed file of a model: a function of its config and format alone.
-// Order: embedding; per layer its vectors, then per attention leaf q, the K and V of the KV heads
-// that begin in it, and o, then per MLP leaf gate, up and down; final norm; lm_head. So what a rank
-// owns of a layer is contiguous but for the vectors.
+// Where everything lies in the packed file of a model: a function of its config and encodings
+// alone. Order: embedding; per layer its vectors, then per attention leaf q, the K and V of the KV
+// heads that begin in it, and o, then per MLP leaf gate, up and down; final norm; lm_head. So what
+// a rank owns of a layer is contiguous but for the vectors.
 struct PackedLayout {
   struct BlockId {
     int32_t tensor = 0;
@@ -48,7 +50,7 @@ struct PackedLayout {
 };
 
 // `config` is within its limits and of a known architecture.
-PackedLayout plan_packed_layout(const ModelConfig& config, WeightFormat format);
+PackedLayout plan_packed_layout(const ModelConfig& config, const PackedEncodings& encodings);
 
 // The blocks of a tensor that a shard holds; empty where the tensor is another stage's.
 IndexRange shard_blocks(const WeightSpec& spec, const ShardPlan& shard, bool tied);

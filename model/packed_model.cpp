@@ -9,6 +9,7 @@
 #include "kernels/result.h"
 #include "model/checksum.h"
 #include "model/mapped_file.h"
+#include "model/packed_folder.h"
 #include "model/packed_header.h"
 
 namespace trireme {
@@ -48,7 +49,11 @@ std::shared_ptr<const PackedModel> PackedModel::open(const std::filesystem::path
 }
 
 const ModelConfig& PackedModel::config() const { return state_->header.config; }
-WeightFormat PackedModel::format() const { return state_->header.format; }
+WeightFormat PackedModel::format() const { return state_->header.encodings.usual.format; }
+const PackedEncodings& PackedModel::encodings() const { return state_->header.encodings; }
+WeightEncoding PackedModel::encoding(std::string_view tensor) const {
+  return state_->tensor(tensor).encoding;
+}
 const std::filesystem::path& PackedModel::path() const { return state_->path; }
 uint64_t PackedModel::size_bytes() const { return state_->file.bytes().size(); }
 
@@ -59,6 +64,12 @@ PackedModel::Block PackedModel::block(std::string_view tensor, int index) const 
   const std::byte* data = state_->data().data();
   Block out;
   out.data = data + block.offset;
+  const WeightEncoding encoding = packed.encoding;
+  if (packed.spec.split != Split::kWhole && encoding.group != 0) {
+    const BlockParts parts = block_parts_of(encoding, block.n, block.k);
+    out.scales = reinterpret_cast<const BF16*>(out.data + parts.scales);
+    if (encoding.has_zeros) out.zeros = reinterpret_cast<const uint8_t*>(out.data + parts.zeros);
+  }
   out.size_bytes = block.size_bytes;
   if (block.bias_offset != 0) {
     out.bias = reinterpret_cast<const float*>(data + block.bias_offset);
@@ -82,10 +93,9 @@ void PackedModel::verify(const std::function<void(uint64_t, uint64_t)>& on_progr
     const auto bytes = state_->data().subspan(block.offset, block.end - block.offset);
     if (checksum64(bytes) != header.checksums[tensor][static_cast<size_t>(id.block)]) {
       throw EnvironmentError(fmt::format(
-          "{}: at byte {}: block {} of \"{}\" is damaged (its checksum does not fit); delete the "
-          "file to have it made again",
+          "{}: at byte {}: block {} of \"{}\" is damaged (its checksum does not fit); {}",
           state_->path.string(), header.data_begin + block.offset, id.block,
-          header.layout.tensors[tensor].spec.name));
+          header.layout.tensors[tensor].spec.name, remake_hint(state_->path)));
     }
     if (on_progress) on_progress(block.end, header.layout.data_bytes);
   }

@@ -10,12 +10,14 @@
 
 #include "kernels/weight.h"
 #include "model/model_config.h"
+#include "model/packed_encodings.h"
 
 namespace trireme {
 
-// A packed weights file, memory-mapped read-only: a header (version, instruction-set layout,
-// format, group size, scale and zero-point layout, sparsity, the model's config, every block's
-// place and checksum) and then kernel-ready blocks, leaf-major, the same file for every layout.
+// A packed weights file, memory-mapped read-only: a header (version; each weight's encoding:
+// format, group size, scale and zero-point types, sparsity, panel layout; the model's config; every
+// block's place and checksum) and then kernel-ready blocks, leaf-major, the same file for every
+// layout and instruction set.
 class PackedModel {
  public:
   // Throws EnvironmentError naming the file, what is wrong (and at which offset), and the mend.
@@ -23,7 +25,9 @@ class PackedModel {
   ~PackedModel();
 
   const ModelConfig& config() const;
-  WeightFormat format() const;
+  WeightFormat format() const;  // that most weights have
+  const PackedEncodings& encodings() const;
+  WeightEncoding encoding(std::string_view tensor) const;  // of a linear weight
   const std::filesystem::path& path() const;
   uint64_t size_bytes() const;
 
@@ -32,6 +36,8 @@ class PackedModel {
   struct Block {
     const std::byte* data = nullptr;
     uint64_t size_bytes = 0;
+    const BF16* scales = nullptr;    // of a quantized weight
+    const uint8_t* zeros = nullptr;  // where it has zero points
     const float* bias = nullptr;
     int32_t n = 0;
     int32_t k = 0;
@@ -50,17 +56,29 @@ class PackedModel {
   std::unique_ptr<State> state_;
 };
 
-// Writes the packed file of a Hugging Face folder. Streams tensor by tensor (bounded memory),
-// writes to a temporary name and renames. Throws EnvironmentError for anything wrong with the
-// folder.
+// Writes the packed file of a Hugging Face folder: on all processors, a block at a time on each
+// (bounded memory), to a temporary name, then renamed. The same bytes on every machine. Progress is
+// told by one thread at a time. Throws EnvironmentError for anything wrong with the folder.
 void pack_model(const std::filesystem::path& model_folder, const std::filesystem::path& out,
-                WeightFormat format, const std::function<void(uint64_t, uint64_t)>& on_progress);
+                const PackedEncodings& encodings,
+                const std::function<void(uint64_t, uint64_t)>& on_progress);
+
+// What cached_packed_model() does besides.
+struct PackedCacheOptions {
+  // Where to pack when the cache cannot be written; empty: that is an error.
+  std::filesystem::path fallback;
+  std::function<void(uint64_t, uint64_t)> on_progress;
+  std::function<void(const std::string&)> on_note;  // one line for the user
+};
 
 // The packed file of a folder in the cache (TRIREME_CACHE, else XDG_CACHE_HOME/trireme, else
-// ~/.cache/trireme), made there when it is missing or stale; keyed by path, sizes, times and
-// format, safe against several processes making it at once.
-std::filesystem::path cached_packed_model(
-    const std::filesystem::path& model_folder, WeightFormat format,
-    const std::function<void(uint64_t, uint64_t)>& on_progress);
+// ~/.cache/trireme), made there when it is missing, stale or unreadable; keyed by path, sizes,
+// times and format, safe against several processes making it at once. Throws EnvironmentError.
+std::filesystem::path cached_packed_model(const std::filesystem::path& model_folder,
+                                          WeightFormat format, const PackedCacheOptions& options);
+
+// Where that file is or would be. Throws EnvironmentError when there is no such model or no cache.
+std::filesystem::path cached_packed_path(const std::filesystem::path& model_folder,
+                                         WeightFormat format);
 
 }  // namespace trireme

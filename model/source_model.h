@@ -29,6 +29,7 @@ class SourceModel {
   // Of the files that hold weights, and the index: sizes and times say whether they changed.
   static std::vector<std::filesystem::path> weight_files(const std::filesystem::path& folder);
 
+  const std::filesystem::path& folder() const { return folder_; }
   uint64_t n_tensors() const { return tensors_.size(); }
   uint64_t size_bytes() const;
 

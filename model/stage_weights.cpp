@@ -78,7 +78,8 @@ class StageMapper {
 
   // Blocks side by side in the output.
   Weight columns(const std::string& name, IndexRange blocks) {
-    Weight w = empty_weight();
+    Weight w;
+    w.encoding = file_.encoding(name);
     std::vector<WeightBlock> list;
     for (int32_t i = blocks.begin; i < blocks.end; ++i) {
       WeightBlock& block = list.emplace_back(read(name, i));
@@ -91,7 +92,8 @@ class StageMapper {
 
   // Blocks side by side in the input, each giving a whole output row.
   Weight rows(const std::string& name, IndexRange blocks) {
-    Weight w = empty_weight();
+    Weight w;
+    w.encoding = file_.encoding(name);
     std::vector<WeightBlock> list;
     for (int32_t i = blocks.begin; i < blocks.end; ++i) {
       WeightBlock& block = list.emplace_back(read(name, i));
@@ -100,12 +102,6 @@ class StageMapper {
       w.n_out = block.n;
     }
     return store(w, std::move(list));
-  }
-
-  Weight empty_weight() const {
-    Weight w;
-    w.encoding = default_encoding(file_.format());
-    return w;
   }
 
   Weight store(Weight w, std::vector<WeightBlock> list) {
@@ -125,6 +121,8 @@ class StageMapper {
     touched_.emplace_back(block.data, size);
     WeightBlock out;
     out.data = block.data;
+    out.scales = block.scales;
+    out.zeros = block.zeros;
     out.bias = block.bias;
     out.n = block.n;
     out.k = block.k;

@@ -7,6 +7,7 @@
 #include "comm/control/build_id.h"
 #include "coordinator/http/tokenizer_codec.h"
 #include "model/model_folder.h"
+#include "model/packed_folder.h"
 
 namespace trireme {
 namespace {
@@ -21,7 +22,7 @@ std::string served_name(const ClusterOptions& options) {
 }  // namespace
 
 ApiSession::ApiSession(const ClusterOptions& options)
-    : codec_(load_tokenizer_codec(resolve_model(options.model))),
+    : codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       session_(std::make_unique<Session>(options, metrics_.observer())) {}
 

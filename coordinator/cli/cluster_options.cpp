@@ -10,6 +10,7 @@
 
 #include "coordinator/cli/nearest.h"
 #include "kernels/result.h"
+#include "model/weight_format.h"
 
 namespace trireme {
 namespace {
@@ -75,9 +76,8 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.n_threads = n.as<int>(); }},
     FileKey{"dtype", "--dtype",
             [](const YAML::Node& n, ClusterOptions& o) {
-              const auto format = weight_format(n.as<std::string>());
-              if (!format) throw EnvironmentError("dtype must be bfloat16 or float32");
-              o.format = *format;
+              o.format = parse_weight_format("dtype", n.as<std::string>());
+              o.format_given = true;
             }},
     FileKey{"context_length", "--context-length",
             [](const YAML::Node& n, ClusterOptions& o) { o.context_length = n.as<int>(); }},
@@ -137,12 +137,6 @@ const char* launcher_name(LauncherKind kind) {
     if (kind == known) return name;
   }
   return "unknown";
-}
-
-std::optional<WeightFormat> weight_format(const std::string& dtype) {
-  if (dtype == "bfloat16") return WeightFormat::kBF16;
-  if (dtype == "float32") return WeightFormat::kF32;
-  return std::nullopt;
 }
 
 void read_cluster_file(const std::filesystem::path& path,

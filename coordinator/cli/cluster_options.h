@@ -21,6 +21,7 @@ struct ClusterOptions {
   int32_t n_replicas = 1;
   int32_t n_threads = 0;  // of each rank; 0: this machine's cores over its ranks
   WeightFormat format = WeightFormat::kBF16;
+  bool format_given = false;   // by the user; else a packed model's own stands
   int32_t context_length = 0;  // 0: the model's, at most kDefaultContext
   int32_t max_sequences = 16;  // running at once in a replica
   int32_t max_batch_tokens = 512;
@@ -47,8 +48,5 @@ void read_cluster_file(const std::filesystem::path& path,
 // "local", "mpirun", "srun", "external"; none when it is no launcher.
 std::optional<LauncherKind> launcher_kind(const std::string& name);
 const char* launcher_name(LauncherKind kind);
-
-// "bfloat16" or "float32"; none otherwise.
-std::optional<WeightFormat> weight_format(const std::string& dtype);
 
 }  // namespace trireme

@@ -10,6 +10,7 @@
 #include "coordinator/cli/nearest.h"
 #include "coordinator/cli/say.h"
 #include "kernels/result.h"
+#include "model/weight_format.h"
 
 namespace trireme {
 namespace {
@@ -33,7 +34,7 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
   app.add_option("--replicas", o.n_replicas, "copies of the model")->capture_default_str();
   app.add_option("--threads", o.n_threads, "threads of each rank (0: cores over ranks)")
       ->capture_default_str();
-  app.add_option("--dtype", a.dtype, "bfloat16 or float32")->capture_default_str();
+  app.add_option("--dtype", a.dtype, kWeightFormatNames)->capture_default_str();
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();
@@ -67,11 +68,9 @@ ClusterOptions resolve(ClusterArguments& a) {
     throw EnvironmentError("--launcher " + a.launcher +
                            " is unknown: use local, mpirun, srun or external");
   }
-  const auto format = weight_format(a.dtype);
-  if (!format)
-    throw EnvironmentError("--dtype " + a.dtype + " is unknown: use bfloat16 or float32");
   a.options.launcher = *launcher;
-  a.options.format = *format;
+  a.options.format = parse_weight_format("--dtype", a.dtype);
+  a.options.format_given = a.command->count("--dtype") > 0;
   if (!a.config.empty()) read_cluster_file(a.config, given, a.options);
   if (a.options.model.empty()) {
     throw EnvironmentError("no model given: name a Hugging Face model folder, or 'demo'");
@@ -87,6 +86,10 @@ struct Arguments {
   std::string inspect_dtype = "bfloat16";
   DiffOptions diff;
   std::string diff_launcher = "local";
+  PackOptions pack;
+  std::string pack_format = "bfloat16";
+  VerifyOptions verify;
+  std::string verify_dtype = "bfloat16";
 };
 
 void add_serve(CLI::App& app, Arguments& a) {
@@ -130,7 +133,7 @@ void add_inspect(CLI::App& app, Arguments& a) {
   inspect.add_option("MODEL", o.model, "Hugging Face model folder, or 'demo'")->required();
   inspect.add_option("--tp", o.layout.tp, "tensor-parallel shards")->capture_default_str();
   inspect.add_option("--pp", o.layout.pp, "pipeline stages")->capture_default_str();
-  inspect.add_option("--dtype", a.inspect_dtype, "bfloat16 or float32")->capture_default_str();
+  inspect.add_option("--dtype", a.inspect_dtype, kWeightFormatNames)->capture_default_str();
   inspect.add_option("--context-length", o.context_length, "tokens the KV cache holds");
   inspect.add_option("--max-sequences", o.n_sequences, "sequences of that length")
       ->capture_default_str();
@@ -150,6 +153,23 @@ void add_diff(CLI::App& app, Arguments& a) {
       ->capture_default_str();
 }
 
+void add_pack(CLI::App& app, Arguments& a) {
+  CLI::App& pack = *app.add_subcommand(
+      "pack", "write a model's weights as the kernels read them, once and for all");
+  pack.add_option("MODEL", a.pack.model, "Hugging Face model folder, or 'demo'")->required();
+  pack.add_option("OUT", a.pack.out, "folder to make, a MODEL of its own; or one file, *.trireme")
+      ->required();
+  pack.add_option("--format", a.pack_format, kWeightFormatNames)->capture_default_str();
+}
+
+void add_verify(CLI::App& app, Arguments& a) {
+  CLI::App& verify =
+      *app.add_subcommand("verify", "compare every checksum of a model's packed weights");
+  verify.add_option("MODEL", a.verify.model, "packed folder or file, or a model in the cache")
+      ->required();
+  verify.add_option("--dtype", a.verify_dtype, "of the file in the cache")->capture_default_str();
+}
+
 int dispatch(CLI::App& app, Arguments& a) {
   if (app.got_subcommand("serve")) return serve_command(resolve(a.serve));
   if (app.got_subcommand("run")) {
@@ -163,10 +183,16 @@ int dispatch(CLI::App& app, Arguments& a) {
     return logits_command(a.logits_options);
   }
   if (app.got_subcommand("inspect")) {
-    const auto format = weight_format(a.inspect_dtype);
-    if (!format) throw EnvironmentError("--dtype must be bfloat16 or float32");
-    a.inspect.format = *format;
+    a.inspect.format = parse_weight_format("--dtype", a.inspect_dtype);
     return inspect_command(a.inspect);
+  }
+  if (app.got_subcommand("pack")) {
+    a.pack.format = parse_weight_format("--format", a.pack_format);
+    return pack_command(a.pack);
+  }
+  if (app.got_subcommand("verify")) {
+    a.verify.format = parse_weight_format("--dtype", a.verify_dtype);
+    return verify_command(a.verify);
   }
   const auto launcher = launcher_kind(a.diff_launcher);
   if (!launcher) throw EnvironmentError("--launcher must be local, mpirun, srun or external");
@@ -213,6 +239,8 @@ int command_line_main(int argc, char** argv) {
   add_logits(app, arguments);
   add_inspect(app, arguments);
   add_diff(app, arguments);
+  add_pack(app, arguments);
+  add_verify(app, arguments);
   try {
     app.parse(argc, argv);
     return dispatch(app, arguments);

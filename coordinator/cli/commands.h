@@ -43,6 +43,19 @@ struct InspectCommandOptions {
 };
 int inspect_command(const InspectCommandOptions& options);
 
+struct PackOptions {
+  std::string model;
+  std::string out;  // a folder, or a file *.trireme
+  WeightFormat format = WeightFormat::kBF16;
+};
+int pack_command(const PackOptions& options);
+
+struct VerifyOptions {
+  std::string model;  // a packed folder or file, or a folder whose packed file is in the cache
+  WeightFormat format = WeightFormat::kBF16;  // of that one
+};
+int verify_command(const VerifyOptions& options);
+
 // One side of a comparison.
 struct DiffSide {
   Layout layout;

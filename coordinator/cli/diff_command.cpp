@@ -11,6 +11,7 @@
 #include "coordinator/cli/trace_compare.h"
 #include "kernels/result.h"
 #include "model/trace.h"
+#include "model/weight_format.h"
 
 namespace trireme {
 namespace {
@@ -105,9 +106,7 @@ DiffSide parse_diff_side(const std::string& text) {
   DiffSide side;
   side.layout = {parse_int(sizes[0], "number of shards"), parse_int(sizes[1], "number of stages")};
   if (parts.size() > 1) {
-    const auto format = weight_format(parts[1]);
-    if (!format) throw EnvironmentError("'" + parts[1] + "' must be bfloat16 or float32");
-    side.format = *format;
+    side.format = parse_weight_format("weight type", parts[1]);
   }
   if (parts.size() > 2) side.kernels = parts[2];
   return side;

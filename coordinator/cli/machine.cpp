@@ -32,7 +32,7 @@ std::string random_secret() {
   return out;
 }
 
-std::filesystem::path make_run_folder() {
+TemporaryFolder::TemporaryFolder() {
   const char* base = std::getenv("TMPDIR");
   std::string pattern =
       std::string(base != nullptr && *base != '\0' ? base : "/tmp") + "/trireme-XXXXXX";
@@ -40,7 +40,12 @@ std::filesystem::path make_run_folder() {
     throw EnvironmentError("cannot make a folder " + pattern + ": " + std::strerror(errno) +
                            "; set TMPDIR to a folder that can be written");
   }
-  return pattern;
+  path_ = pattern;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
 }
 
 std::filesystem::path own_executable() { return std::filesystem::read_symlink("/proc/self/exe"); }

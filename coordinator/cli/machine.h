@@ -9,8 +9,18 @@ namespace trireme {
 // 32 random hexadecimal digits from the system.
 std::string random_secret();
 
-// A new folder under TMPDIR (/tmp) that only this user can read. Throws EnvironmentError.
-std::filesystem::path make_run_folder();
+// A new folder under TMPDIR (/tmp) that only this user can read; removed with all that is in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();  // throws EnvironmentError
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
 
 // The running program's own file.
 std::filesystem::path own_executable();

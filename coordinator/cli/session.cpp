@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "coordinator/cli/machine.h"
 #include "coordinator/cli/say.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
@@ -14,6 +13,7 @@
 #include "model/packed_model.h"
 #include "model/partition.h"
 #include "model/rope_frequencies.h"
+#include "model/weight_format.h"
 
 namespace trireme {
 namespace {
@@ -52,21 +52,44 @@ int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const
 Session::Session(ClusterOptions options, ServingObserver observer)
     : options_(std::move(options)), secret_(shared_secret()) {
   resolve_model_and_limits();
-  Progress packing("packing the weights for the kernels (once)");
-  job_.packed_path =
-      cached_packed_model(model_folder_, options_.format, [&](uint64_t done, uint64_t total) {
-        packing.update(done, total);
-      }).string();
-  packing.complete();
-  run_folder_ = make_run_folder();
+  job_.packed_path = packed_file().string();
   served_.resize(static_cast<size_t>(options_.n_replicas));
   make_core(std::move(observer));
 }
 
-Session::~Session() {
-  stop();
-  std::error_code ignored;
-  std::filesystem::remove_all(run_folder_, ignored);
+Session::~Session() { stop(); }
+
+// Reads the config: of a packed model, from its packed file.
+void Session::resolve_model() {
+  place_ = model_place(trireme::resolve_model(options_.model));
+  if (place_.packed.empty()) {
+    config_ = read_model_config(place_.folder);
+    return;
+  }
+  const auto packed = PackedModel::open(place_.packed);
+  if (options_.format_given && options_.format != packed->format()) {
+    throw EnvironmentError(
+        fmt::format("{}: holds {} weights, not {}; leave --dtype out, or pack the model again with "
+                    "trireme pack MODEL OUT --format {}",
+                    place_.packed.string(), weight_format_name(packed->format()),
+                    weight_format_name(options_.format), weight_format_name(options_.format)));
+  }
+  options_.format = packed->format();
+  config_ = packed->config();
+}
+
+// The weights that the ranks map, packed now if need be. Ranks on this host also find what had to
+// go to the run's own folder.
+std::filesystem::path Session::packed_file() {
+  if (!place_.packed.empty()) return std::filesystem::absolute(place_.packed);
+  Progress packing("packing the weights for the kernels (once)");
+  const auto path = cached_packed_model(
+      place_.folder, options_.format,
+      {.fallback = run_folder_.path(),
+       .on_progress = [&](uint64_t done, uint64_t total) { packing.update(done, total); },
+       .on_note = [](const std::string& line) { say(stderr, "trireme: {}\n", line); }});
+  packing.complete();
+  return path;
 }
 
 void Session::resolve_model_and_limits() {
@@ -74,8 +97,7 @@ void Session::resolve_model_and_limits() {
   check_range("--threads", options_.n_threads, 0, 1024);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
-  model_folder_ = resolve_model(options_.model);
-  config_ = read_model_config(model_folder_);
+  resolve_model();
   const auto shard = make_shard_plan(config_, options_.layout, 0);
   if (!shard) throw EnvironmentError(shard.error().message);
 
@@ -94,7 +116,7 @@ void Session::resolve_model_and_limits() {
   if (options_.control_address.empty()) {
     options_.control_address = options_.hosts.empty() ? "127.0.0.1" : first_address();
   }
-  job_.model_path = model_folder_.string();
+  job_.model_path = place_.folder.string();
   job_.layout = options_.layout;
   job_.n_threads = options_.n_threads;
   job_.context_length = options_.context_length;
@@ -115,7 +137,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.control_port = options_.control_port;
   spec.executable = own_executable().string();
   spec.secret = secret_;
-  spec.run_folder = run_folder_.string();
+  spec.run_folder = run_folder_.path().string();
   spec.replica = replica;
   if (options_.joined) {
     spec.ranks_are_coming = true;
@@ -192,9 +214,8 @@ void Session::wait_serving() {
 void Session::stop() { core_->stop(); }
 
 std::string Session::banner() const {
-  std::string out =
-      fmt::format("model    {} ({}, {})\n", model_folder_.string(), config_.architecture,
-                  options_.format == WeightFormat::kF32 ? "float32" : "bfloat16");
+  std::string out = fmt::format("model    {} ({}, {})\n", place_.folder.string(),
+                                config_.architecture, weight_format_name(options_.format));
   out += fmt::format("layout   {} {} x TP {} x PP {}, launcher {}\n", options_.n_replicas,
                      options_.n_replicas == 1 ? "replica" : "replicas", options_.layout.tp,
                      options_.layout.pp, launcher_name(options_.launcher));

@@ -8,9 +8,11 @@
 #include <string>
 
 #include "coordinator/cli/cluster_options.h"
+#include "coordinator/cli/machine.h"
 #include "coordinator/cli/progress.h"
 #include "coordinator/serving/inference_core.h"
 #include "model/model_config.h"
+#include "model/packed_folder.h"
 
 namespace trireme {
 
@@ -39,7 +41,6 @@ class Session {
   InferenceCore& core() { return *core_; }
   const ClusterOptions& options() const { return options_; }
   const ModelConfig& config() const { return config_; }
-  const std::filesystem::path& model_folder() const { return model_folder_; }
   int32_t context_length() const { return job_.context_length; }
 
   // Model, layout, rank -> host -> device, context length, KV capacity; lines ended by \n. For a
@@ -47,14 +48,16 @@ class Session {
   std::string banner() const;
 
  private:
+  void resolve_model();
   void resolve_model_and_limits();
+  std::filesystem::path packed_file();
   LaunchSpec launch_spec(int replica) const;
   ReplicaListener listener();
   void make_core(ServingObserver observer);
 
   ClusterOptions options_;
-  std::filesystem::path model_folder_;
-  std::filesystem::path run_folder_;
+  ModelPlace place_;
+  TemporaryFolder run_folder_;
   ModelConfig config_;
   JobSpec job_;
   std::string secret_;

@@ -60,9 +60,11 @@ TEST(PackBlock, PanelsHoldTheBlockAndZeros) {
   };
 
   std::vector<float> f32(32 * 6, -1.0F);
-  pack_panels(source, block, WeightFormat::kF32, std::as_writable_bytes(std::span(f32)));
+  EXPECT_FALSE(pack_panels(source, block, default_encoding(WeightFormat::kF32),
+                           std::as_writable_bytes(std::span(f32))));
   std::vector<BF16> bf16(32 * 6, BF16{0xffff});
-  pack_panels(source, block, WeightFormat::kBF16, std::as_writable_bytes(std::span(bf16)));
+  EXPECT_FALSE(pack_panels(source, block, default_encoding(WeightFormat::kBF16),
+                           std::as_writable_bytes(std::span(bf16))));
   for (int64_t n = 0; n < 32; ++n) {
     for (int64_t k = 0; k < 6; ++k) {
       EXPECT_EQ(f32[static_cast<size_t>((n / 16 * 6 + k) * 16 + n % 16)], expected(n, k));

@@ -30,7 +30,10 @@ class PackedCache : public ::testing::Test {
   std::pair<fs::path, bool> get(WeightFormat format = WeightFormat::kBF16) {
     bool made = false;
     const fs::path path =
-        cached_packed_model(model_, format, [&made](uint64_t, uint64_t) { made = true; });
+        cached_packed_model(model_, format,
+                            {.fallback = fallback_,
+                             .on_progress = [&made](uint64_t, uint64_t) { made = true; },
+                             .on_note = [this](const std::string& line) { notes_ += line; }});
     return {path, made};
   }
   size_t n_packed() const {
@@ -41,6 +44,8 @@ class PackedCache : public ::testing::Test {
     return n;
   }
   testing::TempFolder folder_;
+  fs::path fallback_;
+  std::string notes_;
   fs::path cache_ = folder_.path() / "cache";
   fs::path model_ = folder_.path() / "model";
 };
@@ -88,7 +93,17 @@ TEST_F(PackedCache, ADamagedHeaderIsMadeAgain) {
   const auto [path, made] = get();
   fs::resize_file(path, 100);
   EXPECT_EQ(get(), std::pair(path, true));
+  EXPECT_THAT(notes_, AllOf(HasSubstr(path.string()), HasSubstr("made again")));
   PackedModel::open(path)->verify({});
+}
+
+TEST_F(PackedCache, AFileOfAnotherVersionIsMadeAgain) {
+  const auto [path, made] = get();
+  std::string bytes = testing::read_file(path);
+  bytes[8] = 1;
+  testing::write_file(path, bytes);
+  EXPECT_EQ(get(), std::pair(path, true));
+  EXPECT_EQ(get(), std::pair(path, false));
 }
 
 TEST_F(PackedCache, WhatAKilledProcessLeftIsRemoved) {
@@ -133,7 +148,32 @@ TEST_F(PackedCache, AFolderThatCannotBeMadeSaysWhatToSet) {
   testing::write_file(folder_.path() / "file", "");
   ::setenv("TRIREME_CACHE", (folder_.path() / "file").c_str(), 1);
   EXPECT_THAT(environment_error([this] { get(); }),
-              AllOf(HasSubstr("cannot be made"), HasSubstr("set TRIREME_CACHE")));
+              AllOf(HasSubstr("cannot be written"), HasSubstr("set TRIREME_CACHE")));
+}
+
+TEST_F(PackedCache, AFolderThatCannotBeWrittenFallsBackAndSaysSo) {
+  fallback_ = folder_.path() / "run";
+  fs::create_directories(fallback_);
+  ::setenv("TRIREME_CACHE", "/proc/no-such-folder", 1);
+  const auto [path, made] = get();
+  EXPECT_TRUE(made);
+  EXPECT_EQ(path.parent_path(), fallback_);
+  EXPECT_THAT(notes_, AllOf(HasSubstr("/proc/no-such-folder: cannot be written"),
+                            HasSubstr(fallback_.string()), HasSubstr("set TRIREME_CACHE")));
+  PackedModel::open(path)->verify({});
+}
+
+TEST_F(PackedCache, WithoutAHomeItFallsBackToo) {
+  fallback_ = folder_.path();
+  ::unsetenv("TRIREME_CACHE");
+  const std::string home = ::getenv("HOME") == nullptr ? "" : ::getenv("HOME");
+  const std::string xdg = ::getenv("XDG_CACHE_HOME") == nullptr ? "" : ::getenv("XDG_CACHE_HOME");
+  ::unsetenv("HOME");
+  ::unsetenv("XDG_CACHE_HOME");
+  EXPECT_EQ(get().first.parent_path(), fallback_);
+  EXPECT_THAT(notes_, HasSubstr("HOME is not set"));
+  if (!home.empty()) ::setenv("HOME", home.c_str(), 1);
+  if (!xdg.empty()) ::setenv("XDG_CACHE_HOME", xdg.c_str(), 1);
 }
 
 TEST_F(PackedCache, AMissingModelSaysSo) {

@@ -262,7 +262,7 @@ TEST_F(DamagedPackedModel, TruncatedAnywhere) {
   ASSERT_EQ(open_error(whole_), "");
   for (size_t size = 0; size < whole_.size(); size += size < 200 ? 1 : 1 + random() % 997) {
     EXPECT_THAT(open_error(whole_.substr(0, size)),
-                AllOf(HasSubstr("packed.trireme"), HasSubstr("delete the file")));
+                AllOf(HasSubstr("packed.trireme"), HasSubstr("trireme pack MODEL")));
   }
   EXPECT_THAT(open_error(whole_ + "x"), HasSubstr("its head says"));
 }
@@ -274,7 +274,7 @@ TEST_F(DamagedPackedModel, AnyByteOfTheHeader) {
   for (size_t i = 0; i < sizeof(PackedHead) + header_bytes; ++i) {
     const Damage damage(path_, i, static_cast<char>(1 + random() % 255));
     ASSERT_THAT(environment_error([this] { PackedModel::open(path_); }),
-                AllOf(HasSubstr("packed.trireme: at byte "), HasSubstr("delete the file")))
+                AllOf(HasSubstr("packed.trireme: at byte "), HasSubstr("trireme pack MODEL")))
         << i;
   }
 }
@@ -289,7 +289,7 @@ TEST_F(DamagedPackedModel, AnyByteOfABlockIsFoundByVerify) {
     const std::string error = environment_error([this] { PackedModel::open(path_)->verify({}); });
     EXPECT_THAT(error,
                 AllOf(HasSubstr("at byte " + std::to_string(header.data_begin + block.offset)),
-                      HasSubstr("is damaged"), HasSubstr("delete the file")));
+                      HasSubstr("is damaged"), HasSubstr("trireme pack MODEL")));
   }
 }
 
@@ -303,7 +303,7 @@ TEST_F(DamagedPackedModel, AForgedHeader) {
   };
   ASSERT_EQ(forge([](PackedHeader&) {}), "");
   const std::vector<std::function<void(PackedHeader&)>> changes = {
-      [](PackedHeader& h) { h.format = WeightFormat::kF32; },
+      [](PackedHeader& h) { h.encodings = WeightFormat::kF32; },
       [](PackedHeader& h) { h.config.hidden_size = 1 << 30; },
       [](PackedHeader& h) { h.config.n_layers = 0; },
       [](PackedHeader& h) { h.config.n_layers = 2; },
@@ -324,13 +324,15 @@ TEST_F(DamagedPackedModel, AForgedHeader) {
       [](PackedHeader& h) { h.layout.data_bytes = ~0ULL << 20; },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
-    EXPECT_THAT(forge(changes[i]), HasSubstr("delete the file")) << i;
+    EXPECT_THAT(forge(changes[i]), HasSubstr("trireme pack MODEL")) << i;
   }
 }
 
 TEST_F(DamagedPackedModel, AnotherVersionSaysSo) {
-  whole_[8] = 2;
-  EXPECT_THAT(open_error(whole_), HasSubstr("packed version 2, but this build reads version 1"));
+  whole_[8] = 1;
+  EXPECT_THAT(open_error(whole_),
+              AllOf(HasSubstr("packed version 1, but this build reads version 2"),
+                    HasSubstr("trireme pack MODEL " + path_.string() + " --format FORMAT")));
 }
 
 TEST(PackModel, LeavesNothingWhenItFails) {
