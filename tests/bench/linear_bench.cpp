@@ -85,7 +85,7 @@ void run_linear(benchmark::State& state, const Context& context, const Layer& la
   const GemmRows x(context, n_rows, layer.k, format.input);
   Floats out({1, n_rows, layer.n});
   const Tensor flat = make_tensor(out.memory.data(), DType::kF32, {n_rows, layer.n});
-  const TreeNode all[] = {{0, kLeaves}};
+  const std::vector<TreeNode> all = {{0, kLeaves}};
   for (auto _ : state) {
     if (layer.row_parallel) {
       context.kernels->linear_tree(context.stream(), out.tensor, x.tensor, weights.next(), 0, all);
