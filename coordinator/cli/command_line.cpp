@@ -79,9 +79,10 @@ ClusterOptions resolve(ClusterArguments& a) {
 }
 
 struct Arguments {
-  ClusterArguments serve, run, logits;
+  ClusterArguments serve, run, logits, bench;
   RunOptions run_options;
   LogitsOptions logits_options;
+  BenchOptions bench_options;
   InspectCommandOptions inspect;
   std::string inspect_dtype = "bfloat16";
   DiffOptions diff;
@@ -125,6 +126,27 @@ void add_logits(CLI::App& app, Arguments& a) {
   add_cluster_options(logits, a.logits);
   logits.add_option("--max-new", a.logits_options.max_new, "greedy tokens after each prompt")
       ->capture_default_str();
+}
+
+void add_bench(CLI::App& app, Arguments& a) {
+  CLI::App& bench = *app.add_subcommand(
+      "bench", "measure prefill and decode with random prompts; needs no tokenizer");
+  add_cluster_options(bench, a.bench);
+  BenchOptions& o = a.bench_options;
+  bench.add_option("--prompt", o.n_prompt_tokens, "prompt lengths in tokens, comma-separated")
+      ->delimiter(',')
+      ->capture_default_str();
+  bench.add_option("--streams", o.n_streams, "requests at once, comma-separated")
+      ->delimiter(',')
+      ->capture_default_str();
+  bench.add_option("--generate", o.n_generated, "tokens of each stream that are timed")
+      ->capture_default_str();
+  bench
+      .add_option("--context", o.context,
+                  "tokens in the cache when decoding begins (0: the prompt's)")
+      ->capture_default_str();
+  bench.add_option("--repeat", o.n_repeats, "runs of each row")->capture_default_str();
+  bench.add_flag("--json", o.json, "as one JSON object");
 }
 
 void add_inspect(CLI::App& app, Arguments& a) {
@@ -182,6 +204,10 @@ int dispatch(CLI::App& app, Arguments& a) {
     a.logits_options.cluster = resolve(a.logits);
     return logits_command(a.logits_options);
   }
+  if (app.got_subcommand("bench")) {
+    a.bench_options.cluster = resolve(a.bench);
+    return bench_command(a.bench_options);
+  }
   if (app.got_subcommand("inspect")) {
     a.inspect.format = parse_weight_format("--dtype", a.inspect_dtype);
     return inspect_command(a.inspect);
@@ -237,6 +263,7 @@ int command_line_main(int argc, char** argv) {
   add_serve(app, arguments);
   add_run(app, arguments);
   add_logits(app, arguments);
+  add_bench(app, arguments);
   add_inspect(app, arguments);
   add_diff(app, arguments);
   add_pack(app, arguments);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "comm/layout.h"
 #include "coordinator/cli/cluster_options.h"
@@ -32,6 +33,18 @@ struct LogitsOptions {
   int32_t max_new = 16;  // greedy tokens a line
 };
 int logits_command(const LogitsOptions& options);
+
+struct BenchOptions {
+  ClusterOptions cluster;
+  std::vector<int32_t> n_prompt_tokens = {512};  // a row for each, with
+  std::vector<int32_t> n_streams = {1};          // each of these
+  int32_t n_generated = 128;                     // tokens that are timed, of each stream
+  int32_t context = 0;  // tokens in the cache when decoding begins; 0: the prompt
+  int32_t n_repeats = 3;
+  bool json = false;
+};
+// Measures the ranks as serving drives them, with random prompts.
+int bench_command(const BenchOptions& options);
 
 struct InspectCommandOptions {
   std::string model;
