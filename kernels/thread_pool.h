@@ -2,15 +2,20 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace trireme {
 
 // A fixed set of threads that run one function over an index range at a time. The caller is one of
-// them. Work is cut by index only, so results never depend on which thread ran what.
+// them. Work is cut by index only, so results never depend on which thread ran what. Each thread
+// starts on a share of its own, the same one for the same range, and takes from the others' ends
+// when that is done: memory is streamed in order, and a thread that is late delays nobody.
 class ThreadPool {
  public:
-  // n_threads >= 1, the caller included. Starts n_threads - 1 threads.
-  explicit ThreadPool(int n_threads);
+  // n_threads >= 1, the caller included. Starts n_threads - 1 threads. `cpus`: where they may run,
+  // the constructing thread too: one each when there are as many as threads, all of them for all
+  // threads when there are more; empty: wherever the system puts them.
+  explicit ThreadPool(int n_threads, const std::vector<int>& cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
