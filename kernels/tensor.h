@@ -9,9 +9,11 @@
 
 namespace trireme {
 
-enum class DType : uint8_t { kF32, kBF16, kI32 };
+enum class DType : uint8_t { kF32, kBF16, kI32, kI8 };
 
-constexpr size_t dtype_size(DType dtype) { return dtype == DType::kBF16 ? 2 : 4; }
+constexpr size_t dtype_size(DType dtype) {
+  return dtype == DType::kI8 ? 1 : dtype == DType::kBF16 ? 2 : 4;
+}
 const char* dtype_name(DType dtype);
 
 enum class DeviceKind : uint8_t { kCpu, kCuda };

@@ -74,6 +74,7 @@ struct StageForward::Workspace {
   FloatBuffer q, k, v;       // [max_tokens, heads * head_dim]
   FloatBuffer cos, sin;      // [max_tokens, head_dim / 2]
   GemmBuffer attended;       // [max_tokens, n_heads * head_dim]
+  Buffer attention_scratch;  // attention_scratch_bytes()
   FloatBuffer gate, up;      // [max_tokens, mlp_columns]
   GemmBuffer activation;     // [max_tokens, mlp_columns]
   FloatBuffer partials;      // [max_nodes * max_tokens, hidden]
@@ -94,6 +95,8 @@ struct StageForward::Workspace {
         cos(tokens, c.head_dim / 2, d, kWhat),
         sin(tokens, c.head_dim / 2, d, kWhat),
         attended(tokens, int64_t{s.heads.size()} * c.head_dim, dtype, d, kWhat),
+        attention_scratch(attention_scratch_bytes(static_cast<int32_t>(tokens), c.head_dim), d,
+                          kWhat),
         gate(tokens, s.mlp_columns.size(), d, kWhat),
         up(tokens, s.mlp_columns.size(), d, kWhat),
         activation(tokens, s.mlp_columns.size(), dtype, d, kWhat),
@@ -107,7 +110,8 @@ struct StageForward::Workspace {
 
   uint64_t size_bytes() const {
     uint64_t n = normed.memory.size_bytes() + attended.memory.size_bytes() +
-                 activation.memory.size_bytes() + head_normed.memory.size_bytes();
+                 activation.memory.size_bytes() + head_normed.memory.size_bytes() +
+                 attention_scratch.size_bytes();
     for (const FloatBuffer* b : {&residual, &q, &k, &v, &cos, &sin, &gate, &up, &partials, &reduced,
                                  &head_rows, &local_logits, &gathered, &logits}) {
       n += b->memory.size_bytes();
@@ -222,7 +226,9 @@ void StageForward::attention(int32_t local_layer, const StepTokens& step, TraceS
                            .first_kv_head = shard.kv_heads.begin,
                            .heads_per_kv = div_exact(config.n_heads, config.n_kv_heads),
                            .window = config.layer_window[static_cast<size_t>(index)],
-                           .scale = config.attention_scale});
+                           .scale = config.attention_scale,
+                           .scratch = w.attention_scratch.data(),
+                           .scratch_bytes = w.attention_scratch.size_bytes()});
   const Tensor reduced =
       reduce_leaves(attended, layer.o, shard.attention_tree, shard.attention_leaves.begin);
   if (trace != nullptr) {

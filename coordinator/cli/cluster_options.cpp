@@ -79,6 +79,10 @@ constexpr std::array kFileKeys = {
               if (!format) throw EnvironmentError("dtype must be bfloat16 or float32");
               o.format = *format;
             }},
+    FileKey{"kv_dtype", "--kv-dtype",
+            [](const YAML::Node& n, ClusterOptions& o) {
+              o.kv_dtype = parse_kv_dtype("kv_dtype", n.as<std::string>());
+            }},
     FileKey{"context_length", "--context-length",
             [](const YAML::Node& n, ClusterOptions& o) { o.context_length = n.as<int>(); }},
     FileKey{"max_sequences", "--max-sequences",
@@ -143,6 +147,12 @@ std::optional<WeightFormat> weight_format(const std::string& dtype) {
   if (dtype == "bfloat16") return WeightFormat::kBF16;
   if (dtype == "float32") return WeightFormat::kF32;
   return std::nullopt;
+}
+
+DType parse_kv_dtype(const std::string& option, const std::string& name) {
+  if (name == "bfloat16") return DType::kBF16;
+  if (name == "int8") return DType::kI8;
+  throw EnvironmentError(option + " " + name + " is unknown: use bfloat16 or int8");
 }
 
 void read_cluster_file(const std::filesystem::path& path,
