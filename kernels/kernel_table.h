@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -15,13 +16,17 @@ constexpr int kKvBlockTokens = 16;    // tokens in one KV block
 constexpr int kAttentionChunk = 128;  // KV positions merged at a time, anchored at position 0
 constexpr int kVocabSumChunk = 1024;  // vocabulary columns summed together
 
-// One layer's KV cache on one rank. dtype float32 or bf16, the same for keys and values.
-//   k, float32: [n_blocks][n_kv_heads][head_dim][16 tokens]          (a token is a lane)
-//   k, bf16:    [n_blocks][n_kv_heads][head_dim / 2][16 tokens][2]
-//   v:          [n_blocks][n_kv_heads][16 tokens][head_dim]
+// One layer's KV cache on one rank. dtype float32, bf16 or int8, the same for keys and values.
+//   k, float32:    [n_blocks][n_kv_heads][head_dim][16 tokens]          (a token is a lane)
+//   k, bf16, int8: [n_blocks][n_kv_heads][head_dim / 2][16 tokens][2]
+//   v, float32:    [n_blocks][n_kv_heads][16 tokens][head_dim]
+//   v, bf16, int8: [n_blocks][n_kv_heads][8 pairs of tokens][head_dim][2]
+// int8 elements are whole numbers in [-127, 127] times their token's and head's scale.
 struct KvLayer {
   void* k = nullptr;
   void* v = nullptr;
+  float* k_scales = nullptr;  // int8 only: [n_blocks][n_kv_heads][16 tokens]
+  float* v_scales = nullptr;  // the same
   DType dtype = DType::kBF16;
   Device device;
   int32_t n_blocks = 0;
@@ -41,7 +46,12 @@ struct AttentionMeta {
   int32_t heads_per_kv = 1;
   int32_t window = 0;  // tokens a position sees, itself included; 0: all
   float scale = 1.0F;
+  void* scratch = nullptr;   // aligned to 64 bytes; nothing in it outlives the call
+  size_t scratch_bytes = 0;  // attention_scratch_bytes()
 };
+
+// Scratch that lets paged_attention() split the contexts of few rows over threads.
+size_t attention_scratch_bytes(int32_t max_tokens, int32_t head_dim);
 
 // The operators of one backend; every row is filled. Activations are float32 unless said otherwise.
 // An operator made of several gives the bits that these give one after another.
@@ -94,7 +104,11 @@ struct KernelTable {
   void (*rope_store_kv)(Stream, const KvLayer&, Tensor q, Tensor k, Tensor v, Tensor cos,
                         Tensor sin, Tensor slot_mapping);
 
-  // out [n_tokens, n_heads * head_dim] float32 or bf16; q [n_tokens, n_heads, head_dim].
+  // out [n_tokens, n_heads * head_dim] float32 or bf16; q [n_tokens, n_heads, head_dim]. For each
+  // token and head, each 128 positions from 0 on are taken alone: scores, weights exp(score - their
+  // maximum), sums; these are merged in ascending order. With a bf16 or int8 cache, q and the
+  // weights are rounded to bf16. Tokens of one sequence at consecutive positions should be
+  // neighbours: they share their reads of the cache.
   void (*paged_attention)(Stream, Tensor out, Tensor q, const KvLayer&, const AttentionMeta&);
 
   // out [n_tokens, n] = silu(gate) * up.

@@ -105,10 +105,10 @@ Json rank_json(const RankReport& rank) {
 
 std::string inspect_text(const InspectReport& r) {
   std::string out = model_text(r);
-  out +=
-      fmt::format("\nshard plan for --tp {} --pp {}: KV for {} x {} tokens, {} tokens in a step\n",
-                  r.options.layout.tp, r.options.layout.pp, r.options.n_sequences,
-                  r.options.context_length, r.options.max_step_tokens);
+  out += fmt::format(
+      "\nshard plan for --tp {} --pp {}: KV for {} x {} tokens in {}, {} tokens in a step\n",
+      r.options.layout.tp, r.options.layout.pp, r.options.n_sequences, r.options.context_length,
+      dtype_name(r.options.kv_dtype), r.options.max_step_tokens);
   constexpr const char* kRow =
       "{:>4} {:>5} {:>5} {:>8} {:>8} {:>8} {:>12} {:>14} {:>11} {:>11} {:>11} {:>11}\n";
   out += fmt::format(kRow, "rank", "stage", "shard", "layers", "heads", "KV heads", "MLP columns",

@@ -1,30 +1,54 @@
 #include "model/kv_pool.h"
 
 namespace trireme {
+namespace {
+
+// Bytes of the keys, or the values, of one block of one layer.
+struct BlockBytes {
+  uint64_t elements;
+  uint64_t scales;
+};
+
+BlockBytes one_side(const ModelConfig& config, const ShardPlan& shard, DType dtype) {
+  const uint64_t n_rows = static_cast<uint64_t>(shard.kv_heads.size()) * kKvBlockTokens;
+  return {.elements = n_rows * static_cast<uint64_t>(config.head_dim) * dtype_size(dtype),
+          .scales = dtype == DType::kI8 ? n_rows * sizeof(float) : 0};
+}
+
+}  // namespace
+
+DType KvPool::default_dtype(WeightFormat format) {
+  return format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+}
 
 uint64_t KvPool::block_bytes(const ModelConfig& config, const ShardPlan& shard, DType dtype) {
-  return 2ULL * static_cast<uint64_t>(shard.layers.size()) *
-         static_cast<uint64_t>(shard.kv_heads.size()) * kKvBlockTokens *
-         static_cast<uint64_t>(config.head_dim) * dtype_size(dtype);
+  const BlockBytes side = one_side(config, shard, dtype);
+  return 2ULL * static_cast<uint64_t>(shard.layers.size()) * (side.elements + side.scales);
 }
 
 KvPool::KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, int32_t n_blocks,
                Device device)
     : n_blocks_(n_blocks) {
   TRIREME_CHECK(n_blocks > 0);
-  const size_t bytes = static_cast<size_t>(n_blocks) * static_cast<size_t>(shard.kv_heads.size()) *
-                       kKvBlockTokens * static_cast<size_t>(config.head_dim) * dtype_size(dtype);
+  const BlockBytes side = one_side(config, shard, dtype);
+  const auto allocate = [&](uint64_t block_bytes) {
+    buffers_.emplace_back(block_bytes * static_cast<uint64_t>(n_blocks), device, "the KV cache");
+    size_bytes_ += buffers_.back().size_bytes();
+    return buffers_.back().data();
+  };
   for (int32_t i = 0; i < shard.layers.size(); ++i) {
-    buffers_.emplace_back(bytes, device, "the KV cache");
-    buffers_.emplace_back(bytes, device, "the KV cache");
-    layers_.push_back({.k = buffers_[buffers_.size() - 2].data(),
-                       .v = buffers_.back().data(),
-                       .dtype = dtype,
-                       .device = device,
-                       .n_blocks = n_blocks,
-                       .n_kv_heads = shard.kv_heads.size(),
-                       .head_dim = config.head_dim});
-    size_bytes_ += 2 * bytes;
+    KvLayer layer{.k = allocate(side.elements),
+                  .v = allocate(side.elements),
+                  .dtype = dtype,
+                  .device = device,
+                  .n_blocks = n_blocks,
+                  .n_kv_heads = shard.kv_heads.size(),
+                  .head_dim = config.head_dim};
+    if (side.scales > 0) {
+      layer.k_scales = static_cast<float*>(allocate(side.scales));
+      layer.v_scales = static_cast<float*>(allocate(side.scales));
+    }
+    layers_.push_back(layer);
   }
 }
 

@@ -9,7 +9,8 @@
 
 namespace trireme {
 
-// A rank's KV cache: one pool of fixed blocks per layer of its stage, allocated once.
+// A rank's KV cache: one pool of fixed blocks per layer of its stage, allocated once. dtype
+// float32, bf16 or int8.
 class KvPool {
  public:
   KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, int32_t n_blocks,
@@ -21,7 +22,9 @@ class KvPool {
   int32_t n_blocks() const { return n_blocks_; }
   uint64_t size_bytes() const { return size_bytes_; }
 
-  // Bytes of one block over all of the shard's layers.
+  // The type that goes with a weight format unless another is asked for: the GEMM inputs'.
+  static DType default_dtype(WeightFormat format);
+  // Bytes of one block over all of the shard's layers, scales included.
   static uint64_t block_bytes(const ModelConfig& config, const ShardPlan& shard, DType dtype);
 
  private:

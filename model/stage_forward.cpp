@@ -240,7 +240,9 @@ void StageForward::attend(const StageOp& op, const StepTokens& step, Tensor out)
                                    .first_kv_head = shard.kv_heads.begin,
                                    .heads_per_kv = div_exact(config.n_heads, config.n_kv_heads),
                                    .window = config.layer_window[index],
-                                   .scale = config.attention_scale});
+                                   .scale = config.attention_scale,
+                                   .scratch = workspace_->attention_scratch.data(),
+                                   .scratch_bytes = workspace_->attention_scratch.size_bytes()});
 }
 
 // x @ w.T of a row-parallel weight, summed over all ranks' leaves in tree order.

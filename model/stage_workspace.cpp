@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/kernel_table.h"
+
 namespace trireme {
 namespace {
 
@@ -93,6 +95,7 @@ StageWorkspace::StageWorkspace(const WorkspaceShape& s)
       cos(s.max_tokens, s.config->head_dim / 2, s.device),
       sin(s.max_tokens, s.config->head_dim / 2, s.device),
       attended(s.max_tokens, int64_t{s.shard->heads.size()} * s.config->head_dim, s.device),
+      attention_scratch(attention_scratch_bytes(s.max_tokens, s.config->head_dim), s.device, kWhat),
       attended_input(s.max_tokens, attention_widths(*s.config, *s.shard),
                      gemm_input_dtype(s.layer_format), s.device),
       gate(s.max_tokens, s.shard->mlp_columns.size(), s.device),
@@ -110,7 +113,7 @@ StageWorkspace::StageWorkspace(const WorkspaceShape& s)
       logits(s.max_logit_rows, s.config->vocab_size, s.device) {}
 
 uint64_t StageWorkspace::size_bytes() const {
-  uint64_t n = 0;
+  uint64_t n = attention_scratch.size_bytes();
   for (const GemmInputBuffer* b :
        {&hidden_input, &attended_input, &activation_input, &head_input}) {
     n += b->size_bytes();

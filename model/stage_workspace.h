@@ -69,6 +69,7 @@ struct StageWorkspace {
   FloatBuffer qkv;                   // [max_tokens, (heads + 2 * kv_heads) * head_dim]
   FloatBuffer cos, sin;              // [max_tokens, head_dim / 2]
   FloatBuffer attended;              // [max_tokens, n_heads * head_dim]
+  Buffer attention_scratch;          // attention_scratch_bytes()
   GemmInputBuffer attended_input;    // the same, a span for each attention leaf
   FloatBuffer gate, up;              // [max_tokens, mlp_columns]
   GemmInputBuffer activation_input;  // the same, a span for each MLP leaf

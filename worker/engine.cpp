@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/weight_format.h"
+
 namespace trireme {
 namespace {
 
@@ -24,19 +26,15 @@ StageParts stage_parts(const EngineParts& parts, const KvPool& kv, ThreadPool& p
 
 }  // namespace
 
-DType Engine::kv_dtype(WeightFormat format) {
-  return format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-}
-
-std::string Engine::numerics_id(const KernelTable& kernels, WeightFormat format) {
-  const char* name = dtype_name(kv_dtype(format));
-  return std::string("1/cpu/") + std::string(kernels.name) + "/" + name + "/kv-" + name;
+std::string Engine::numerics_id(const KernelTable& kernels, WeightFormat format, DType kv_dtype) {
+  return std::string("1/cpu/") + std::string(kernels.name) + "/" + weight_format_name(format) +
+         "/kv-" + dtype_name(kv_dtype);
 }
 
 Engine::Engine(EngineParts parts)
     : parts_(std::move(parts)),
       pool_(parts_.n_threads),
-      kv_(parts_.config, parts_.shard, kv_dtype(parts_.format), parts_.kv_blocks, {}),
+      kv_(parts_.config, parts_.shard, parts_.kv_dtype, parts_.kv_blocks, {}),
       forward_(stage_parts(parts_, kv_, pool_)),
       batch_(parts_.max_slots, parts_.max_batch_tokens, parts_.context_length, parts_.kv_blocks),
       feed_(parts_.shard, parts_.comms, parts_.max_slots, parts_.max_plans_in_flight),

@@ -31,6 +31,7 @@ struct EngineParts {
   int32_t max_batch_tokens = 0;
   int32_t max_plans_in_flight = 1;
   int32_t kv_blocks = 0;
+  DType kv_dtype = DType::kBF16;
 };
 
 // One rank's model: takes plans, steps its stage, samples on the last stage's first rank. A step
@@ -45,10 +46,8 @@ class Engine {
 
   uint64_t kv_bytes() const { return kv_.size_bytes(); }
 
-  // The type of the KV cache that goes with a weight format.
-  static DType kv_dtype(WeightFormat format);
   // Build, backend, instruction set, weight format and KV type: equal ids give equal bits.
-  static std::string numerics_id(const KernelTable& kernels, WeightFormat format);
+  static std::string numerics_id(const KernelTable& kernels, WeightFormat format, DType kv_dtype);
 
  private:
   // A row of the residual stream whose logits are wanted.

@@ -68,12 +68,10 @@ RankComms make_comms(const WorkerOptions& options, const JobSpec& job, MpiWorld*
 
 // KV blocks this rank has room for: what it was told, else enough for every slot's longest
 // sequence.
-int32_t kv_capacity(const JobSpec& job, const ModelConfig& config, const ShardPlan& shard,
-                    WeightFormat format) {
+int32_t kv_capacity(const JobSpec& job, const ModelConfig& config, const ShardPlan& shard) {
   const int64_t wanted = int64_t{job.max_slots} * div_ceil(job.context_length, kKvBlockTokens);
   if (job.kv_bytes == 0) return static_cast<int32_t>(wanted);
-  const auto block =
-      static_cast<int64_t>(KvPool::block_bytes(config, shard, Engine::kv_dtype(format)));
+  const auto block = static_cast<int64_t>(KvPool::block_bytes(config, shard, job.kv_dtype));
   return static_cast<int32_t>(std::min(wanted, job.kv_bytes / block));
 }
 
@@ -101,15 +99,15 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
       .context_length = job.context_length,
       .max_slots = job.max_slots,
       .max_batch_tokens = job.max_batch_tokens,
-      .max_plans_in_flight = job.max_plans_in_flight};
+      .max_plans_in_flight = job.max_plans_in_flight,
+      .kv_dtype = job.kv_dtype};
   parts.comms.tp = monitor(std::move(parts.comms.tp), link);
   parts.comms.pp = monitor(std::move(parts.comms.pp), link);
-  const int32_t capacity = kv_capacity(job, parts.config, parts.shard, parts.format);
-  const uint64_t block =
-      KvPool::block_bytes(parts.config, parts.shard, Engine::kv_dtype(parts.format));
+  const int32_t capacity = kv_capacity(job, parts.config, parts.shard);
+  const uint64_t block = KvPool::block_bytes(parts.config, parts.shard, parts.kv_dtype);
   const GroupStart start = link.ready_and_wait_start(
       {.kv_blocks = capacity,
-       .numerics_id = Engine::numerics_id(*kernels, parts.format),
+       .numerics_id = Engine::numerics_id(*kernels, parts.format, parts.kv_dtype),
        .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(job.n_threads) +
                  (job.n_threads == 1 ? " thread" : " threads"),
        .weight_bytes = parts.weights.size_bytes,

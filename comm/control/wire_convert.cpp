@@ -15,6 +15,11 @@ bool all_at_least(const Repeated& values, int32_t least) {
   return std::all_of(values.begin(), values.end(), [least](int32_t v) { return v >= least; });
 }
 
+bool is_kv_dtype(uint32_t value) {
+  return value == static_cast<uint32_t>(DType::kF32) ||
+         value == static_cast<uint32_t>(DType::kBF16) || value == static_cast<uint32_t>(DType::kI8);
+}
+
 void to_wire(const SequencePlan& in, wire::Sequence& out) {
   out.set_request_id(in.request_id);
   out.set_model_id(in.model_id);
@@ -140,6 +145,7 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_max_slots(in.max_slots);
   out.set_max_batch_tokens(in.max_batch_tokens);
   out.set_kv_bytes(in.kv_bytes);
+  out.set_kv_dtype(static_cast<uint32_t>(in.kv_dtype));
   out.set_max_plans_in_flight(in.max_plans_in_flight);
   out.set_heartbeat_ms(in.heartbeat_ms);
   out.set_silence_ms(in.silence_ms);
@@ -155,6 +161,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.max_slots() < 0) return "max_slots";
   if (in.max_batch_tokens() < 0) return "max_batch_tokens";
   if (in.kv_bytes() < 0) return "kv_bytes";
+  if (!is_kv_dtype(in.kv_dtype())) return "kv_dtype";
   if (in.max_plans_in_flight() < 1) return "max_plans_in_flight";
   if (in.heartbeat_ms() < 1) return "heartbeat_ms";
   if (in.silence_ms() < 1) return "silence_ms";
@@ -168,6 +175,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.max_slots = in.max_slots();
   out.max_batch_tokens = in.max_batch_tokens();
   out.kv_bytes = in.kv_bytes();
+  out.kv_dtype = static_cast<DType>(in.kv_dtype());
   out.max_plans_in_flight = in.max_plans_in_flight();
   out.heartbeat_ms = in.heartbeat_ms();
   out.silence_ms = in.silence_ms();

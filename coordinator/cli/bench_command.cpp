@@ -253,7 +253,7 @@ class Bench {
 
   void describe(BenchReport& report) {
     const ClusterOptions& cluster = session_.options();
-    report.model = session_.model_folder().string();
+    report.model = session_.options().model;
     report.tp = cluster.layout.tp;
     report.pp = cluster.layout.pp;
     report.n_replicas = cluster.n_replicas;

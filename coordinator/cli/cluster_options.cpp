@@ -79,6 +79,10 @@ constexpr std::array kFileKeys = {
               o.format = parse_weight_format("dtype", n.as<std::string>());
               o.format_given = true;
             }},
+    FileKey{"kv_dtype", "--kv-dtype",
+            [](const YAML::Node& n, ClusterOptions& o) {
+              o.kv_dtype = parse_kv_dtype("kv_dtype", n.as<std::string>());
+            }},
     FileKey{"context_length", "--context-length",
             [](const YAML::Node& n, ClusterOptions& o) { o.context_length = n.as<int>(); }},
     FileKey{"max_sequences", "--max-sequences",
@@ -137,6 +141,12 @@ const char* launcher_name(LauncherKind kind) {
     if (kind == known) return name;
   }
   return "unknown";
+}
+
+DType parse_kv_dtype(const std::string& option, const std::string& name) {
+  if (name == "bfloat16") return DType::kBF16;
+  if (name == "int8") return DType::kI8;
+  throw EnvironmentError(option + " " + name + " is unknown: use bfloat16 or int8");
 }
 
 void read_cluster_file(const std::filesystem::path& path,

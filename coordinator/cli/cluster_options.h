@@ -21,9 +21,10 @@ struct ClusterOptions {
   int32_t n_replicas = 1;
   int32_t n_threads = 0;  // of each rank; 0: this machine's cores over its ranks
   WeightFormat format = WeightFormat::kBF16;
-  bool format_given = false;   // by the user; else a packed model's own stands
-  int32_t context_length = 0;  // 0: the model's, at most kDefaultContext
-  int32_t max_sequences = 16;  // running at once in a replica
+  bool format_given = false;      // by the user; else a packed model's own stands
+  std::optional<DType> kv_dtype;  // none: the type that goes with `format`
+  int32_t context_length = 0;     // 0: the model's, at most kDefaultContext
+  int32_t max_sequences = 16;     // running at once in a replica
   int32_t max_batch_tokens = 512;
   double kv_gib = 0.0;  // KV cache of each rank; 0: what the sequences need, if it fits
   LauncherKind launcher = LauncherKind::kLocal;
@@ -38,8 +39,8 @@ struct ClusterOptions {
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
-//   model, served_model_name, tp, pp, replicas, threads, dtype, context_length, max_sequences,
-//   max_batch_tokens, kv_gib, host, port, control_address, control_port,
+//   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
+//   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 // Throws EnvironmentError naming file, key and what is allowed.
 void read_cluster_file(const std::filesystem::path& path,
@@ -48,5 +49,8 @@ void read_cluster_file(const std::filesystem::path& path,
 // "local", "mpirun", "srun", "external"; none when it is no launcher.
 std::optional<LauncherKind> launcher_kind(const std::string& name);
 const char* launcher_name(LauncherKind kind);
+
+// "bfloat16" or "int8". Throws EnvironmentError naming `option` otherwise.
+DType parse_kv_dtype(const std::string& option, const std::string& name);
 
 }  // namespace trireme

@@ -10,6 +10,7 @@
 #include "coordinator/cli/nearest.h"
 #include "coordinator/cli/say.h"
 #include "kernels/result.h"
+#include "model/kv_pool.h"
 #include "model/weight_format.h"
 
 namespace trireme {
@@ -20,6 +21,7 @@ struct ClusterArguments {
   ClusterOptions options;
   std::string launcher = "local";
   std::string dtype = "bfloat16";
+  std::string kv_dtype;
   std::string config;
   CLI::App* command = nullptr;
 };
@@ -35,6 +37,7 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
   app.add_option("--threads", o.n_threads, "threads of each rank (0: cores over ranks)")
       ->capture_default_str();
   app.add_option("--dtype", a.dtype, kWeightFormatNames)->capture_default_str();
+  app.add_option("--kv-dtype", a.kv_dtype, "of the KV cache: bfloat16 or int8 (as --dtype)");
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();
@@ -71,6 +74,7 @@ ClusterOptions resolve(ClusterArguments& a) {
   a.options.launcher = *launcher;
   a.options.format = parse_weight_format("--dtype", a.dtype);
   a.options.format_given = a.command->count("--dtype") > 0;
+  if (!a.kv_dtype.empty()) a.options.kv_dtype = parse_kv_dtype("--kv-dtype", a.kv_dtype);
   if (!a.config.empty()) read_cluster_file(a.config, given, a.options);
   if (a.options.model.empty()) {
     throw EnvironmentError("no model given: name a Hugging Face model folder, or 'demo'");
@@ -85,6 +89,7 @@ struct Arguments {
   BenchOptions bench_options;
   InspectCommandOptions inspect;
   std::string inspect_dtype = "bfloat16";
+  std::string inspect_kv_dtype;
   DiffOptions diff;
   std::string diff_launcher = "local";
   PackOptions pack;
@@ -156,6 +161,8 @@ void add_inspect(CLI::App& app, Arguments& a) {
   inspect.add_option("--tp", o.layout.tp, "tensor-parallel shards")->capture_default_str();
   inspect.add_option("--pp", o.layout.pp, "pipeline stages")->capture_default_str();
   inspect.add_option("--dtype", a.inspect_dtype, kWeightFormatNames)->capture_default_str();
+  inspect.add_option("--kv-dtype", a.inspect_kv_dtype,
+                     "of the KV cache: bfloat16 or int8 (as --dtype)");
   inspect.add_option("--context-length", o.context_length, "tokens the KV cache holds");
   inspect.add_option("--max-sequences", o.n_sequences, "sequences of that length")
       ->capture_default_str();
@@ -210,6 +217,9 @@ int dispatch(CLI::App& app, Arguments& a) {
   }
   if (app.got_subcommand("inspect")) {
     a.inspect.format = parse_weight_format("--dtype", a.inspect_dtype);
+    a.inspect.kv_dtype = a.inspect_kv_dtype.empty()
+                             ? KvPool::default_dtype(a.inspect.format)
+                             : parse_kv_dtype("--kv-dtype", a.inspect_kv_dtype);
     return inspect_command(a.inspect);
   }
   if (app.got_subcommand("pack")) {

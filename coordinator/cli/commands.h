@@ -50,6 +50,7 @@ struct InspectCommandOptions {
   std::string model;
   Layout layout;
   WeightFormat format = WeightFormat::kBF16;
+  DType kv_dtype = DType::kBF16;
   int32_t context_length = 0;
   int32_t n_sequences = 1;
   bool json = false;

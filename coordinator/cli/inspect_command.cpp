@@ -12,7 +12,7 @@ int inspect_command(const InspectCommandOptions& options) {
   InspectOptions inspect;
   inspect.layout = options.layout;
   inspect.format = options.format;
-  inspect.kv_dtype = options.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  inspect.kv_dtype = options.kv_dtype;
   inspect.context_length = options.context_length;
   inspect.n_sequences = options.n_sequences;
   const Result<InspectReport> report = inspect_model(resolve_model(options.model), inspect);

@@ -37,10 +37,9 @@ std::string shared_secret() {
 int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job) {
   if (options.kv_gib > 0) return static_cast<int64_t>(options.kv_gib * 1073741824.0);
   int64_t wanted = 0;
-  const DType dtype = options.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   for (int rank = 0; rank < options.layout.n_ranks(); ++rank) {
     const auto shard = make_shard_plan(config, options.layout, rank);
-    const auto block = static_cast<int64_t>(KvPool::block_bytes(config, *shard, dtype));
+    const auto block = static_cast<int64_t>(KvPool::block_bytes(config, *shard, job.kv_dtype));
     wanted = std::max(wanted, block * job.max_slots * div_ceil(job.context_length, kKvBlockTokens));
   }
   const int n_local = options.hosts.empty() ? options.layout.n_ranks() * options.n_replicas : 1;
@@ -124,6 +123,7 @@ void Session::resolve_model_and_limits() {
   job_.max_batch_tokens = options_.max_batch_tokens;
   job_.hidden_size = config_.hidden_size;
   job_.max_plans_in_flight = options_.layout.pp;
+  job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
   job_.kv_bytes = kv_bytes(options_, config_, job_);
 }
 
@@ -229,8 +229,9 @@ std::string Session::banner() const {
   }
   const ServiceStatus status = core_->status();
   out += fmt::format("context  {} tokens\n", job_.context_length);
-  out += fmt::format("KV       {} blocks of {} tokens: {} tokens in all\n", status.n_kv_blocks,
-                     kBlockSize, int64_t{status.n_kv_blocks} * kBlockSize);
+  out +=
+      fmt::format("KV       {} blocks of {} tokens: {} tokens in all, {}\n", status.n_kv_blocks,
+                  kBlockSize, int64_t{status.n_kv_blocks} * kBlockSize, dtype_name(job_.kv_dtype));
   return out;
 }
 

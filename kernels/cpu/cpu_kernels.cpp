@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels/int_math.h"
 #include "kernels/kernel_table.h"
 
 namespace trireme {
@@ -55,6 +56,15 @@ const KernelTable* cpu_kernels(std::string_view name) {
     if ((name.empty() || backend.table->name == name) && backend.runs_here()) return backend.table;
   }
   return nullptr;
+}
+
+size_t attention_scratch_bytes(int32_t max_tokens, int32_t head_dim) {
+  // Where each tile of tokens begins, then records of rows: as many as keep the threads of a large
+  // machine busy while a few sequences decode.
+  constexpr int64_t kRecords = 4096;
+  const int64_t record = round_up<int64_t>(head_dim, 16) + 32;
+  const int64_t table = round_up<int64_t>((int64_t{max_tokens} + 1) * 4, 64);
+  return static_cast<size_t>(table + kRecords * record * 4);
 }
 
 void set_float_mode() {

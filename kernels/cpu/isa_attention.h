@@ -1,188 +1,233 @@
 #pragma once
 
-// Paged attention and the KV cache's layout. KV positions are merged in chunks anchored at position
-// 0, so a token's result does not depend on how its sequence was cut into steps. Private to
-// isa_kernels.cpp.
+// Paged attention: cuts a step into tasks (tokens of one sequence, one KV head), and long contexts
+// of few tasks into chunks, too. A row's chunks are computed alone and merged in ascending order in
+// every case, so its bits do not depend on the cut. Private to isa_kernels.cpp.
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cpu/vec16.h"
+#include "kernels/check.h"
+#include "kernels/cpu/isa_attention_chunk.h"
+#include "kernels/int_math.h"
 #include "kernels/kernel_table.h"
 #include "kernels/thread_pool.h"
 
 namespace trireme::TRIREME_ISA {
 
-constexpr int kMaxHeadDim = 256;
-constexpr int kMaxHeadBatch = 8;  // query heads that share one pass over a KV head
-constexpr int kChunkBlocks = kAttentionChunk / kKvBlockTokens;
+struct AttentionJob {
+  Tensor q;
+  Tensor out;
+  const KvLayer& kv;
+  const AttentionMeta& meta;
+  int32_t* tile_begin = nullptr;  // [n_tiles + 1] first tokens
+  int32_t n_tiles = 0;
+  int32_t tile_heads = 0;    // query heads of a KV head in one task
+  int32_t n_head_sets = 0;   // tasks of one tile and KV head
+  float* records = nullptr;  // for chunks computed apart
+  int64_t n_records = 0;
 
-// Scores of 16 cached keys for one query: lanes are tokens.
-TRIREME_INLINE V16 key_scores(const float* q, const float* k, int head_dim) {
-  V16 s = zero();
-  for (int d = 0; d < head_dim; ++d) s = fma(splat(q[d]), load(k + d * 16), s);
-  return s;
-}
-TRIREME_INLINE V16 key_scores(const float* q, const BF16* k, int head_dim) {
-  V16 s = zero();
-  for (int d = 0; d < head_dim; d += 2) {
-    V16 even;
-    V16 odd;
-    load_pairs(k + d * 16, even, odd);
-    s = fma(splat(q[d]), even, s);
-    s = fma(splat(q[d + 1]), odd, s);
+  int64_t n_tasks() const { return int64_t{n_tiles} * kv.n_kv_heads * n_head_sets; }
+};
+
+struct AttentionTask {
+  TileRows rows;
+  int64_t token;  // first
+  int head;       // first, local
+  int first_chunk;
+  int end_chunk;
+};
+
+// Consecutive tokens of one sequence, at most so many that a KV head's rows fill a tile.
+inline void cut_tiles(AttentionJob& job) {
+  const AttentionMeta& meta = job.meta;
+  const int group = std::min(meta.heads_per_kv, meta.n_heads);
+  job.tile_heads = std::min(group, kMaxTileRows);
+  job.n_head_sets = (group + job.tile_heads - 1) / job.tile_heads;
+  const int64_t tile_tokens = kMaxTileRows / job.tile_heads;
+  const int64_t n_tokens = job.q.shape[0];
+  for (int64_t t = 0; t < n_tokens;) {
+    job.tile_begin[job.n_tiles++] = static_cast<int32_t>(t);
+    const int64_t begin = t++;
+    while (t < n_tokens && t - begin < tile_tokens && meta.slots[t] == meta.slots[begin] &&
+           meta.positions[t] == meta.positions[t - 1] + 1) {
+      ++t;
+    }
   }
-  return s;
+  job.tile_begin[job.n_tiles] = static_cast<int32_t>(n_tokens);
 }
 
-TRIREME_INLINE V16 load_value(const float* v, int n) { return load_n(v, n); }
-TRIREME_INLINE V16 load_value(const BF16* v, int n) { return load_bf16_n(v, n); }
+// Task 0 is the last tile's: late tokens have the most to do, so they come first.
+inline AttentionTask task_at(const AttentionJob& job, int64_t index) {
+  const AttentionMeta& meta = job.meta;
+  const auto tile = static_cast<int>(job.n_tiles - 1 - index % job.n_tiles);
+  const auto head_set = static_cast<int>(index / job.n_tiles % job.n_head_sets);
+  const auto kv_head = static_cast<int>(index / job.n_tiles / job.n_head_sets);
+  // Local query heads that read this KV head.
+  const int begin = (meta.first_kv_head + kv_head) * meta.heads_per_kv - meta.first_head;
+  const int end = std::min(begin + meta.heads_per_kv, meta.n_heads);
+  const int head = std::max(begin, 0) + head_set * job.tile_heads;
+  const int64_t token = job.tile_begin[tile];
+  AttentionTask task{
+      .rows = {.positions = meta.positions + token,
+               .blocks = meta.block_tables +
+                         static_cast<int64_t>(meta.slots[token]) * meta.block_table_stride,
+               .n_tokens = static_cast<int>(job.tile_begin[tile + 1] - token),
+               .group = std::clamp(end - head, 0, job.tile_heads),
+               .kv_head = kv_head,
+               .window = meta.window,
+               .scale = meta.scale},
+      .token = token,
+      .head = head,
+      .first_chunk = 0,
+      .end_chunk = 0};
+  if (task.rows.group == 0) return task;
+  task.first_chunk = task.rows.first_seen(0) / kAttentionChunk;
+  task.end_chunk = task.rows.positions[task.rows.n_tokens - 1] / kAttentionChunk + 1;
+  return task;
+}
 
-// The running softmax of one query head.
-struct HeadState {
-  float max;
-  V16 sum;                             // lane i: weights of tokens i mod 16
-  alignas(64) float acc[kMaxHeadDim];  // weighted values
-};
-
-// Which cached tokens a query sees in one chunk, and where they are.
-struct ChunkView {
-  const int32_t* blocks;  // block ids of the chunk
-  int first;              // tokens [first, last) of the chunk are seen
-  int last;
-};
-
+// The rows' queries, one after the other, as the products take them.
 template <typename T>
-void merge_chunk(HeadState& state, const float* q, const KvLayer& kv, int kv_head, float scale,
-                 const ChunkView& chunk) {
-  alignas(64) float weights[kAttentionChunk];
-  const int head_dim = kv.head_dim;
-  const int64_t tile = static_cast<int64_t>(head_dim) * kKvBlockTokens;
-  const int first_block = chunk.first / kKvBlockTokens;
-  const int end_block = (chunk.last + kKvBlockTokens - 1) / kKvBlockTokens;
-  float chunk_max = -std::numeric_limits<float>::infinity();
-  for (int b = first_block; b < end_block; ++b) {
-    const T* k = static_cast<const T*>(kv.k) +
-                 (static_cast<int64_t>(chunk.blocks[b]) * kv.n_kv_heads + kv_head) * tile;
-    float* s = weights + b * kKvBlockTokens;
-    store(s, key_scores(q, k, head_dim) * splat(scale));
-    for (int i = 0; i < kKvBlockTokens; ++i) {
-      const int token = b * kKvBlockTokens + i;
-      if (token < chunk.first || token >= chunk.last)
-        s[i] = -std::numeric_limits<float>::infinity();
-    }
-    chunk_max = std::max(chunk_max, max_lanes(load(s)));
-  }
-  const float new_max = std::max(state.max, chunk_max);
-  const V16 shrink = exp_lanes(splat(state.max - new_max));  // 0 at the first chunk
-  state.max = new_max;
-  state.sum = state.sum * shrink;
-  for (int d = 0; d < head_dim; d += 16) store(state.acc + d, load(state.acc + d) * shrink);
-  for (int b = first_block; b < end_block; ++b) {
-    float* s = weights + b * kKvBlockTokens;
-    const V16 p = exp_lanes(load(s) - splat(new_max));
-    store(s, p);
-    state.sum = state.sum + p;
-  }
-  for (int d = 0; d < head_dim; d += 16) {
-    const int n = std::min(16, head_dim - d);
-    V16 acc = load(state.acc + d);
-    for (int token = chunk.first; token < chunk.last; ++token) {
-      const int b = token / kKvBlockTokens;
-      const T* v = static_cast<const T*>(kv.v) +
-                   (static_cast<int64_t>(chunk.blocks[b]) * kv.n_kv_heads + kv_head) * tile +
-                   static_cast<int64_t>(token % kKvBlockTokens) * head_dim;
-      acc = fma(splat(weights[token]), load_value(v + d, n), acc);
-    }
-    store(state.acc + d, acc);
+void load_queries(TileScratch<T>& scratch, const AttentionJob& job, const AttentionTask& task) {
+  const int head_dim = job.kv.head_dim;
+  const auto n = static_cast<int64_t>(task.rows.group) * head_dim;
+  auto* to = scratch.q.values;
+  for (int t = 0; t < task.rows.n_tokens; ++t) {
+    const float* from = static_cast<const float*>(job.q.data) +
+                        (task.token + t) * job.q.row_stride +
+                        static_cast<int64_t>(task.head) * head_dim;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) store_operands(to + i, load(from + i));
+    for (; i < n; ++i) put(to + i, from[i]);
+    to += n;
   }
 }
 
-TRIREME_INLINE void store_row(float* out, const float* in, int n) { std::copy_n(in, n, out); }
-TRIREME_INLINE void store_row(BF16* out, const float* in, int n) {
-  for (int i = 0; i < n; ++i) out[i] = to_bf16(in[i]);
+TRIREME_INLINE void store_out(float* p, V16 a, int n) { store_n(p, a, n); }
+TRIREME_INLINE void store_out(BF16* p, V16 a, int n) { store_bf16_n(p, a, n); }
+
+// Weighted values over the sum of the weights, of the task's rows.
+template <typename Out>
+void write_rows(const AttentionJob& job, const AttentionTask& task, const float* states) {
+  const int head_dim = job.kv.head_dim;
+  const int n = padded_dim(head_dim);
+  for (int r = 0; r < task.rows.n(); ++r) {
+    const float* state = states + static_cast<int64_t>(r) * record_floats(head_dim);
+    Out* to = static_cast<Out*>(job.out.data) +
+              (task.token + r / task.rows.group) * job.out.row_stride +
+              static_cast<int64_t>(task.head + r % task.rows.group) * head_dim;
+    const V16 inverse = splat(1.0F / sum_lanes(load(state + n)));
+    for (int d = 0; d < head_dim; d += 16) {
+      store_out(to + d, load(state + d) * inverse, std::min(16, head_dim - d));
+    }
+  }
 }
 
-// One token's query heads [head_begin, head_end), all reading local KV head kv_head.
 template <typename T, typename Out>
-void attend(Tensor out, Tensor q, const KvLayer& kv, const AttentionMeta& meta, int64_t token,
-            int head_begin, int head_end, int kv_head) {
-  HeadState states[kMaxHeadBatch];
-  const int n_heads = head_end - head_begin;
-  for (int h = 0; h < n_heads; ++h) {
-    states[h].max = -std::numeric_limits<float>::infinity();
-    states[h].sum = zero();
-    std::fill_n(states[h].acc, kMaxHeadDim, 0.0F);
-  }
-  const int position = meta.positions[token];
-  const int seen_from = meta.window > 0 ? std::max(0, position - meta.window + 1) : 0;
-  const int32_t* blocks =
-      meta.block_tables + static_cast<int64_t>(meta.slots[token]) * meta.block_table_stride;
-  const float* q_row = static_cast<const float*>(q.data) + token * q.row_stride;
-  for (int c = seen_from / kAttentionChunk; c <= position / kAttentionChunk; ++c) {
-    const int base = c * kAttentionChunk;
-    const ChunkView chunk{blocks + static_cast<int64_t>(c) * kChunkBlocks,
-                          std::max(seen_from - base, 0),
-                          std::min(position + 1 - base, kAttentionChunk)};
-    for (int h = 0; h < n_heads; ++h) {
-      merge_chunk<T>(states[h], q_row + static_cast<int64_t>(head_begin + h) * kv.head_dim, kv,
-                     kv_head, meta.scale, chunk);
+void attend_whole(Stream stream, const AttentionJob& job) {
+  const int head_dim = job.kv.head_dim;
+  parallel_for(stream.pool, job.n_tasks(), 1, [&](int64_t begin, int64_t end) {
+    TileScratch<T> scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      const AttentionTask task = task_at(job, i);
+      load_queries(scratch, job, task);
+      for (int r = 0; r < task.rows.n(); ++r) {
+        start_record(scratch.states + r * record_floats(head_dim), head_dim);
+      }
+      for (int c = task.first_chunk; c < task.end_chunk; ++c) {
+        attend_chunk(scratch, task.rows, job.kv, c, true, scratch.states);
+      }
+      write_rows<Out>(job, task, scratch.states);
     }
+  });
+}
+
+// Records of a chunk that was computed apart into the states of the rows that see it.
+inline void merge_apart(const AttentionTask& task, int64_t chunk, const float* records,
+                        float* states, int head_dim) {
+  const int64_t stride = record_floats(head_dim);
+  for (int r = 0; r < task.rows.n(); ++r) {
+    const int t = r / task.rows.group;
+    if (task.rows.first_seen(t) / kAttentionChunk > chunk) continue;
+    if (task.rows.positions[t] / kAttentionChunk < chunk) continue;
+    merge_record(states + r * stride, records + r * stride, head_dim);
   }
-  Out* out_row = static_cast<Out*>(out.data) + token * out.row_stride;
-  for (int h = 0; h < n_heads; ++h) {
-    const V16 inverse = splat(1.0F) / splat(sum_lanes(states[h].sum));
-    for (int d = 0; d < kv.head_dim; d += 16) {
-      store(states[h].acc + d, load(states[h].acc + d) * inverse);
-    }
-    store_row(out_row + static_cast<int64_t>(head_begin + h) * kv.head_dim, states[h].acc,
-              kv.head_dim);
+}
+
+// Chunks apart: `wave` chunks of every task at a time into records, then merged in order.
+//   records [1 + wave][n_tokens * n_heads rows, a task's together]; the first holds the states
+template <typename T, typename Out>
+void attend_split(Stream stream, const AttentionJob& job, int64_t wave, int64_t most_chunks) {
+  const int head_dim = job.kv.head_dim;
+  const int64_t stride = record_floats(head_dim);
+  const int64_t n_rows = job.q.shape[0] * job.meta.n_heads;
+  const int64_t n_tasks = job.n_tasks();
+  const auto records_of = [&](const AttentionTask& task, int64_t slot) {
+    const int64_t row =
+        task.token * job.meta.n_heads + static_cast<int64_t>(task.head) * task.rows.n_tokens;
+    return job.records + (slot * n_rows + row) * stride;
+  };
+  for (int64_t first = 0; first < most_chunks; first += wave) {
+    parallel_for(stream.pool, n_tasks * wave, 1, [&](int64_t begin, int64_t end) {
+      TileScratch<T> scratch;
+      for (int64_t i = begin; i < end; ++i) {
+        const AttentionTask task = task_at(job, i % n_tasks);
+        const int64_t slot = i / n_tasks;
+        const int64_t chunk = task.first_chunk + first + slot;
+        if (chunk >= task.end_chunk) continue;
+        load_queries(scratch, job, task);
+        attend_chunk(scratch, task.rows, job.kv, static_cast<int>(chunk), false,
+                     records_of(task, slot + 1));
+      }
+    });
+    parallel_for(stream.pool, n_tasks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const AttentionTask task = task_at(job, i);
+        float* states = records_of(task, 0);
+        for (int r = 0; first == 0 && r < task.rows.n(); ++r) {
+          start_record(states + r * stride, head_dim);
+        }
+        for (int64_t slot = 0; slot < wave; ++slot) {
+          merge_apart(task, task.first_chunk + first + slot, records_of(task, slot + 1), states,
+                      head_dim);
+        }
+        if (first + wave >= most_chunks) write_rows<Out>(job, task, states);
+      }
+    });
   }
 }
 
 template <typename T, typename Out>
 void paged_attention_typed(Stream stream, Tensor out, Tensor q, const KvLayer& kv,
                            const AttentionMeta& meta) {
+  AttentionJob job{.q = q, .out = out, .kv = kv, .meta = meta};
   const int64_t n_tokens = q.shape[0];
-  parallel_for(stream.pool, n_tokens * kv.n_kv_heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t token = task / kv.n_kv_heads;
-      const auto kv_head = static_cast<int>(task % kv.n_kv_heads);
-      // Local query heads that read this KV head.
-      const int first = (meta.first_kv_head + kv_head) * meta.heads_per_kv - meta.first_head;
-      const int last = std::min(first + meta.heads_per_kv, meta.n_heads);
-      for (int h = std::max(first, 0); h < last; h += kMaxHeadBatch) {
-        attend<T, Out>(out, q, kv, meta, token, h, std::min(h + kMaxHeadBatch, last), kv_head);
-      }
-    }
-  });
-}
+  const auto table_bytes =
+      static_cast<size_t>(round_up<int64_t>((n_tokens + 1) * sizeof(int32_t), 64));
+  TRIREME_CHECK(meta.scratch != nullptr && meta.scratch_bytes >= table_bytes);
+  job.tile_begin = static_cast<int32_t*>(meta.scratch);
+  job.records = reinterpret_cast<float*>(static_cast<std::byte*>(meta.scratch) + table_bytes);
+  job.n_records = static_cast<int64_t>((meta.scratch_bytes - table_bytes) / sizeof(float)) /
+                  record_floats(kv.head_dim);
+  if (n_tokens == 0 || meta.n_heads == 0) return;
+  cut_tiles(job);
 
-TRIREME_INLINE void put(float* p, float x) { *p = x; }
-TRIREME_INLINE void put(BF16* p, float x) { *p = to_bf16(x); }
-
-// Place of dimension d of token i in one key tile.
-TRIREME_INLINE int key_index(const float*, int d, int i) { return d * 16 + i; }
-TRIREME_INLINE int key_index(const BF16*, int d, int i) { return (d / 2) * 32 + i * 2 + d % 2; }
-
-template <typename T>
-void store_kv_typed(const KvLayer& kv, Tensor k, Tensor v, Tensor slot_mapping) {
-  const int64_t tile = static_cast<int64_t>(kv.head_dim) * kKvBlockTokens;
-  const auto* slots = static_cast<const int32_t*>(slot_mapping.data);
-  for (int64_t t = 0; t < k.shape[0]; ++t) {
-    const int64_t block = slots[t] / kKvBlockTokens;
-    const int offset = slots[t] % kKvBlockTokens;
-    for (int h = 0; h < kv.n_kv_heads; ++h) {
-      const int64_t base = (block * kv.n_kv_heads + h) * tile;
-      T* k_tile = static_cast<T*>(kv.k) + base;
-      T* v_row = static_cast<T*>(kv.v) + base + static_cast<int64_t>(offset) * kv.head_dim;
-      const float* k_in = static_cast<const float*>(k.data) + t * k.row_stride + h * kv.head_dim;
-      const float* v_in = static_cast<const float*>(v.data) + t * v.row_stride + h * kv.head_dim;
-      for (int d = 0; d < kv.head_dim; ++d) {
-        put(k_tile + key_index(k_tile, d, offset), k_in[d]);
-        put(v_row + d, v_in[d]);
-      }
-    }
+  const int n_threads = stream.pool == nullptr ? 1 : stream.pool->n_threads();
+  int64_t all_chunks = 0;
+  int64_t most_chunks = 0;
+  for (int64_t i = 0; n_threads > 1 && i < job.n_tasks(); ++i) {
+    const AttentionTask task = task_at(job, i);
+    all_chunks += task.end_chunk - task.first_chunk;
+    most_chunks = std::max<int64_t>(most_chunks, task.end_chunk - task.first_chunk);
+  }
+  // Whole tasks leave threads waiting when the longest is a good part of one thread's share.
+  const bool uneven = n_threads > 1 && most_chunks * n_threads * 2 > all_chunks;
+  const int64_t wave = std::min(most_chunks, job.n_records / (n_tokens * meta.n_heads) - 1);
+  if (uneven && wave >= 2) {
+    attend_split<T, Out>(stream, job, wave, most_chunks);
+  } else {
+    attend_whole<T, Out>(stream, job);
   }
 }
 

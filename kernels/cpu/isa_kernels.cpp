@@ -141,15 +141,24 @@ void rope(Stream stream, Tensor x, Tensor cos, Tensor sin) {
   });
 }
 
-void store_kv(Stream, const KvLayer& kv, Tensor k, Tensor v, Tensor slot_mapping) {
+void store_kv(Stream stream, const KvLayer& kv, Tensor k, Tensor v, Tensor slot_mapping) {
   TRIREME_CHECK(k.rank == 3 && k.shape[1] == kv.n_kv_heads && k.shape[2] == kv.head_dim);
   TRIREME_CHECK(v.rank == 3 && v.shape[1] == kv.n_kv_heads && v.shape[2] == kv.head_dim);
   TRIREME_CHECK(slot_mapping.shape[0] == k.shape[0] && v.shape[0] == k.shape[0]);
-  if (kv.dtype == DType::kF32) {
-    store_kv_typed<float>(kv, k, v, slot_mapping);
-  } else {
-    store_kv_typed<BF16>(kv, k, v, slot_mapping);
-  }
+  TRIREME_CHECK(kv.head_dim <= kMaxHeadDim && kv.head_dim % 2 == 0);
+  if (kv.dtype == DType::kF32) return store_kv_typed<float>(stream, kv, k, v, slot_mapping);
+  if (kv.dtype == DType::kBF16) return store_kv_typed<BF16>(stream, kv, k, v, slot_mapping);
+  TRIREME_CHECK(kv.dtype == DType::kI8 && kv.k_scales != nullptr && kv.v_scales != nullptr);
+  store_kv_typed<int8_t>(stream, kv, k, v, slot_mapping);
+}
+
+template <typename Out>
+void paged_attention_to(Stream stream, Tensor out, Tensor q, const KvLayer& kv,
+                        const AttentionMeta& meta) {
+  if (kv.dtype == DType::kF32) return paged_attention_typed<float, Out>(stream, out, q, kv, meta);
+  if (kv.dtype == DType::kBF16) return paged_attention_typed<BF16, Out>(stream, out, q, kv, meta);
+  TRIREME_CHECK(kv.dtype == DType::kI8);
+  paged_attention_typed<int8_t, Out>(stream, out, q, kv, meta);
 }
 
 void rope_store_kv(Stream stream, const KvLayer& kv, Tensor q, Tensor k, Tensor v, Tensor cos,
@@ -171,12 +180,11 @@ void paged_attention(Stream stream, Tensor out, Tensor q, const KvLayer& kv,
   TRIREME_CHECK(q.shape[1] == meta.n_heads && kv.head_dim <= kMaxHeadDim && kv.head_dim % 2 == 0);
   TRIREME_CHECK(out.shape[0] == q.shape[0] && out.shape[1] == q.shape[1] * q.shape[2]);
   TRIREME_CHECK(meta.block_table_stride % kChunkBlocks == 0);
-  const bool f32_kv = kv.dtype == DType::kF32;
-  const bool f32_out = out.dtype == DType::kF32;
-  if (f32_kv && f32_out) return paged_attention_typed<float, float>(stream, out, q, kv, meta);
-  if (f32_kv) return paged_attention_typed<float, BF16>(stream, out, q, kv, meta);
-  if (f32_out) return paged_attention_typed<BF16, float>(stream, out, q, kv, meta);
-  paged_attention_typed<BF16, BF16>(stream, out, q, kv, meta);
+  if (out.dtype == DType::kF32) {
+    paged_attention_to<float>(stream, out, q, kv, meta);
+  } else {
+    paged_attention_to<BF16>(stream, out, q, kv, meta);
+  }
 }
 
 void silu_mul(Stream stream, Tensor out, Tensor gate, Tensor up) {

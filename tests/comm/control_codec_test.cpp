@@ -79,6 +79,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .max_slots = 8,
                                          .max_batch_tokens = 512,
                                          .kv_bytes = int64_t{1} << 40,
+                                         .kv_dtype = DType::kI8,
                                          .max_plans_in_flight = 3,
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
@@ -92,6 +93,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.max_slots, 8);
   EXPECT_EQ(job.max_batch_tokens, 512);
   EXPECT_EQ(job.kv_bytes, int64_t{1} << 40);
+  EXPECT_EQ(job.kv_dtype, DType::kI8);
   EXPECT_EQ(job.max_plans_in_flight, 3);
   EXPECT_EQ(job.heartbeat_ms, 51);
   EXPECT_EQ(job.silence_ms, 3001);

@@ -1,160 +1,188 @@
-#include <algorithm>
-#include <cmath>
-#include <numeric>
-
-#include "kernels/thread_pool.h"
-#include "tests/kernels/kernel_fixture.h"
+#include "tests/kernels/attention_fixture.h"
 
 namespace trireme::test {
 namespace {
 
+constexpr DType kDTypes[] = {DType::kF32, DType::kBF16, DType::kI8};
+
+// Of groups of 1, 3, 4 and 8 query heads, and more than share one pass; windows that begin in
+// another chunk than they end in; dimensions that fill no panel of 16.
+constexpr AttentionShape kShapes[] = {
+    {4, 1, 64, 300, 0},  {8, 1, 128, 150, 0}, {2, 2, 64, 290, 140}, {3, 1, 80, 270, 0},
+    {6, 2, 24, 150, 16}, {1, 1, 256, 140, 7}, {12, 1, 6, 20, 0},    {50, 1, 8, 37, 0},
+};
+
 class AttentionTest : public KernelTest {
  protected:
-  struct Shape {
-    int32_t n_heads;
-    int32_t n_kv_heads;
-    int32_t head_dim;
-    int32_t length;
-    int32_t window;
+  struct Sequence {
+    std::vector<float> q, k, v;
   };
-
-  // One sequence's keys and values in shuffled blocks, with NaN wherever nothing was written.
-  struct Cache {
-    std::vector<float> k_f32, v_f32;
-    std::vector<BF16> k_bf16, v_bf16;
-    std::vector<int32_t> table;
-    KvLayer layer;
-  };
-
-  Cache make_cache(const Shape& s, DType dtype) {
-    Cache cache;
-    const int32_t n_blocks = (s.length + 15) / 16 + 3;
-    const auto size = static_cast<size_t>(n_blocks * s.n_kv_heads * 16 * s.head_dim);
-    cache.k_f32.assign(size, NAN);
-    cache.v_f32.assign(size, NAN);
-    cache.k_bf16.assign(size, to_bf16(NAN));
-    cache.v_bf16.assign(size, to_bf16(NAN));
-    cache.table.resize(static_cast<size_t>(n_blocks));
-    std::iota(cache.table.begin(), cache.table.end(), 0);
-    std::shuffle(cache.table.begin(), cache.table.end(), random_);
-    cache.table.resize((cache.table.size() + 7) / 8 * 8, 0);
-    cache.layer = {.k = dtype == DType::kF32 ? static_cast<void*>(cache.k_f32.data())
-                                             : static_cast<void*>(cache.k_bf16.data()),
-                   .v = dtype == DType::kF32 ? static_cast<void*>(cache.v_f32.data())
-                                             : static_cast<void*>(cache.v_bf16.data()),
-                   .dtype = dtype,
-                   .device = {},
-                   .n_blocks = n_blocks,
-                   .n_kv_heads = s.n_kv_heads,
-                   .head_dim = s.head_dim};
-    return cache;
+  Sequence random_sequence(const AttentionShape& s) {
+    const auto kv_size = static_cast<size_t>(s.length * s.n_kv_heads * s.head_dim);
+    const float spread = 2.0F / std::sqrt(std::sqrt(static_cast<float>(s.head_dim)));
+    return {random_bf16_floats(static_cast<size_t>(s.length * s.n_heads * s.head_dim), spread),
+            random_floats(kv_size, spread), random_floats(kv_size)};
   }
-
-  void store(const Cache& cache, const Shape& s, std::vector<float>& k, std::vector<float>& v,
-             int32_t begin, int32_t end) {
-    std::vector<int32_t> mapping;
-    for (int32_t p = begin; p < end; ++p) {
-      mapping.push_back(cache.table[static_cast<size_t>(p / 16)] * 16 + p % 16);
-    }
-    const int64_t n = end - begin;
-    const int64_t row = s.n_kv_heads * s.head_dim;
-    kernels().store_kv(
-        {}, cache.layer,
-        make_tensor(k.data() + begin * row, DType::kF32, {n, s.n_kv_heads, s.head_dim}),
-        make_tensor(v.data() + begin * row, DType::kF32, {n, s.n_kv_heads, s.head_dim}),
-        make_tensor(mapping.data(), DType::kI32, {n}));
+  static std::vector<TestToken> tokens_of(int32_t slot, int32_t begin, int32_t end) {
+    std::vector<TestToken> tokens;
+    for (int32_t p = begin; p < end; ++p) tokens.push_back({slot, p, p});
+    return tokens;
   }
-
-  std::vector<float> attend(const Cache& cache, const Shape& s, std::vector<float>& q,
-                            int32_t begin, int32_t end, ThreadPool* pool = nullptr) {
-    const int64_t n = end - begin;
-    const int64_t width = s.n_heads * s.head_dim;
-    std::vector<int32_t> positions(static_cast<size_t>(n));
-    std::iota(positions.begin(), positions.end(), begin);
-    const std::vector<int32_t> slots(static_cast<size_t>(n), 0);
-    std::vector<float> out(static_cast<size_t>(n * width), NAN);
-    kernels().paged_attention(
-        {{}, pool, nullptr}, make_tensor(out.data(), DType::kF32, {n, width}),
-        make_tensor(q.data() + begin * width, DType::kF32, {n, s.n_heads, s.head_dim}), cache.layer,
-        {.positions = positions.data(),
-         .slots = slots.data(),
-         .block_tables = cache.table.data(),
-         .block_table_stride = static_cast<int32_t>(cache.table.size()),
-         .n_heads = s.n_heads,
-         .first_head = 0,
-         .first_kv_head = 0,
-         .heads_per_kv = s.n_heads / s.n_kv_heads,
-         .window = s.window,
-         .scale = 0.3F});
-    return out;
+  static void expect_same_bytes(const std::vector<float>& a, const std::vector<float>& b,
+                                const std::string& where) {
+    ASSERT_EQ(a.size(), b.size()) << where;
+    EXPECT_EQ(0, std::memcmp(a.data(), b.data(), a.size() * sizeof(float))) << where;
   }
 };
 
-double reference_value(const std::vector<float>& q, const std::vector<float>& k,
-                       const std::vector<float>& v, int32_t t, int32_t h, int32_t d, int32_t heads,
-                       int32_t kv_heads, int32_t dim, int32_t window) {
-  const int32_t g = h / (heads / kv_heads);
-  const int32_t from = window > 0 ? std::max(0, t - window + 1) : 0;
-  std::vector<double> w;
-  double max = -1e30;
-  for (int32_t p = from; p <= t; ++p) {
-    double s = 0;
-    for (int32_t i = 0; i < dim; ++i) {
-      s += static_cast<double>(q[static_cast<size_t>((t * heads + h) * dim + i)]) *
-           static_cast<double>(k[static_cast<size_t>((p * kv_heads + g) * dim + i)]);
-    }
-    w.push_back(s * 0.3);
-    max = std::max(max, w.back());
-  }
-  double sum = 0;
-  double out = 0;
-  for (size_t i = 0; i < w.size(); ++i) {
-    const double e = std::exp(w[i] - max);
-    sum += e;
-    out += e *
-           static_cast<double>(
-               v[static_cast<size_t>(((from + static_cast<int32_t>(i)) * kv_heads + g) * dim + d)]);
-  }
-  return out / sum;
+std::string name_of(const AttentionShape& s, DType dtype) {
+  return std::string(dtype_name(dtype)) + ", heads " + std::to_string(s.n_heads) + "/" +
+         std::to_string(s.n_kv_heads) + " of " + std::to_string(s.head_dim) + ", window " +
+         std::to_string(s.window);
 }
 
-TEST_P(AttentionTest, MatchesReferenceAndIgnoresHowTheSequenceWasCut) {
+TEST_P(AttentionTest, MatchesReference) {
   ThreadPool pool(2);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const Shape s : {Shape{4, 2, 8, 37, 0},
-                          {3, 1, 32, 300, 0},
-                          {6, 3, 24, 150, 16},
-                          {2, 2, 64, 290, 140},
-                          {12, 1, 6, 20, 0}}) {
-      const auto kv_size = static_cast<size_t>(s.length * s.n_kv_heads * s.head_dim);
-      auto q = random_floats(static_cast<size_t>(s.length * s.n_heads * s.head_dim));
-      auto k = random_bf16_floats(kv_size);
-      auto v = random_bf16_floats(kv_size);
-      const Cache cache = make_cache(s, dtype);
-      store(cache, s, k, v, 0, s.length);
-      const auto whole = attend(cache, s, q, 0, s.length, &pool);
+  for (const DType dtype : kDTypes) {
+    // bf16 rounds the weights, too: each to 2^-9 of itself.
+    const double tolerance = dtype == DType::kF32 ? 2e-5 : 8e-3;
+    for (const AttentionShape& s : kShapes) {
+      const Sequence x = random_sequence(s);
+      TestCache cache(s, dtype, 1, random_);
+      cache.store(kernels(), 0, x.k, x.v, 0, s.length, &pool);
+      const auto out = run_attention(kernels(), s, cache, x.q, tokens_of(0, 0, s.length), &pool);
+      const auto k = as_cached(x.k, s.head_dim, dtype);
+      const auto v = as_cached(x.v, s.head_dim, dtype);
       for (int32_t t = 0; t < s.length; t += 7) {
         for (int32_t h = 0; h < s.n_heads; ++h) {
           for (int32_t d = 0; d < s.head_dim; d += 5) {
-            ASSERT_NEAR(
-                whole[static_cast<size_t>((t * s.n_heads + h) * s.head_dim + d)],
-                reference_value(q, k, v, t, h, d, s.n_heads, s.n_kv_heads, s.head_dim, s.window),
-                2e-5)
-                << "token " << t << " head " << h;
+            ASSERT_NEAR(out[static_cast<size_t>((t * s.n_heads + h) * s.head_dim + d)],
+                        reference_attention(s, x.q, k, v, t, h, d), tolerance)
+                << name_of(s, dtype) << ", token " << t << " head " << h;
           }
         }
       }
-      // In chunks, with the cache holding nothing but what came before.
-      const Cache fresh = make_cache(s, dtype);
-      std::vector<float> pieces;
-      for (int32_t begin = 0; begin < s.length;) {
-        const int32_t end = std::min(s.length, begin + 1 + static_cast<int32_t>(random_() % 40));
-        store(fresh, s, k, v, begin, end);
-        const auto part = attend(fresh, s, q, begin, end);
-        pieces.insert(pieces.end(), part.begin(), part.end());
-        begin = end;
+    }
+  }
+}
+
+// The cache of the pieces holds nothing but what came before; three threads compute the chunks of
+// single tokens apart.
+TEST_P(AttentionTest, SameBytesHoweverTheSequenceIsCut) {
+  ThreadPool two(2);
+  ThreadPool three(3);
+  for (const DType dtype : kDTypes) {
+    for (const AttentionShape& s : kShapes) {
+      const Sequence x = random_sequence(s);
+      TestCache cache(s, dtype, 1, random_);
+      cache.store(kernels(), 0, x.k, x.v, 0, s.length);
+      const auto whole =
+          run_attention(kernels(), s, cache, x.q, tokens_of(0, 0, s.length), nullptr);
+      expect_same_bytes(whole,
+                        run_attention(kernels(), s, cache, x.q, tokens_of(0, 0, s.length), &three),
+                        name_of(s, dtype));
+      for (const int32_t longest : {1, 9, 60}) {
+        TestCache fresh(s, dtype, 1, random_);
+        std::vector<float> pieces;
+        for (int32_t begin = 0; begin < s.length;) {
+          const auto n = 1 + static_cast<int32_t>(random_() % static_cast<uint32_t>(longest));
+          const int32_t end = std::min(s.length, begin + n);
+          fresh.store(kernels(), 0, x.k, x.v, begin, end, &two);
+          const auto part = run_attention(kernels(), s, fresh, x.q, tokens_of(0, begin, end),
+                                          begin % 2 == 0 ? &three : &two);
+          pieces.insert(pieces.end(), part.begin(), part.end());
+          begin = end;
+        }
+        expect_same_bytes(whole, pieces,
+                          name_of(s, dtype) + ", at most " + std::to_string(longest));
       }
-      ASSERT_EQ(0, std::memcmp(pieces.data(), whole.data(), whole.size() * sizeof(float)));
+    }
+  }
+}
+
+TEST_P(AttentionTest, SameBytesInEveryBatch) {
+  ThreadPool pool(2);
+  for (const DType dtype : kDTypes) {
+    const AttentionShape s{4, 2, 64, 200, 0};
+    std::vector<Sequence> x;
+    TestCache cache(s, dtype, 3, random_);
+    std::vector<float> expected;
+    std::vector<float> queries;
+    std::vector<TestToken> batch;
+    for (int32_t slot = 0; slot < 3; ++slot) {
+      x.push_back(random_sequence(s));
+      const Sequence& own = x.back();
+      cache.store(kernels(), slot, own.k, own.v, 0, s.length);
+      const int32_t begin = 90 + 40 * slot;
+      const int32_t end = slot == 1 ? begin + 1 : begin + 17;
+      const auto alone =
+          run_attention(kernels(), s, cache, own.q, tokens_of(slot, begin, end), nullptr);
+      expected.insert(expected.end(), alone.begin(), alone.end());
+      queries.insert(queries.end(), own.q.begin(), own.q.end());
+      for (int32_t p = begin; p < end; ++p) batch.push_back({slot, p, slot * s.length + p});
+    }
+    expect_same_bytes(expected, run_attention(kernels(), s, cache, queries, batch, &pool),
+                      dtype_name(dtype));
+  }
+}
+
+// With scratch for few chunks at a time, a context is computed in several waves.
+TEST_P(AttentionTest, SameBytesWhateverTheScratch) {
+  ThreadPool pool(3);
+  for (const DType dtype : kDTypes) {
+    for (const AttentionShape& s :
+         {AttentionShape{4, 1, 64, 1000, 0}, AttentionShape{6, 2, 128, 900, 333}}) {
+      const Sequence x = random_sequence(s);
+      TestCache cache(s, dtype, 1, random_);
+      cache.store(kernels(), 0, x.k, x.v, 0, s.length);
+      // Tokens on both sides of a chunk's end, so that not all rows see all chunks.
+      const auto tokens = tokens_of(0, 890, 898);
+      const auto whole = run_attention(kernels(), s, cache, x.q, tokens, nullptr);
+      for (const int64_t waves : {0, 3, 4, 6, 100}) {
+        expect_same_bytes(
+            whole, run_attention(kernels(), s, cache, x.q, tokens, &pool, waves * 8 * s.n_heads),
+            name_of(s, dtype) + ", records " + std::to_string(waves));
+      }
+    }
+  }
+}
+
+// Positions before a window and after a token are not multiplied, whatever lies there.
+TEST_P(AttentionTest, WhatIsNotSeenDoesNotMatter) {
+  for (const DType dtype : kDTypes) {
+    for (const int32_t window : {0, 33, 34, 150}) {
+      const AttentionShape s{3, 1, 32, 300, window};
+      const Sequence x = random_sequence(s);
+      const std::vector<float> nans(x.k.size(), NAN);
+      TestCache cache(s, dtype, 1, random_);
+      cache.store(kernels(), 0, x.k, x.v, 0, s.length);
+      for (const auto& [begin, end] : {std::pair{200, 201}, {201, 202}, {250, 261}}) {
+        const auto tokens = tokens_of(0, begin, end);
+        const auto clean = run_attention(kernels(), s, cache, x.q, tokens, nullptr);
+        for (const float value : clean) ASSERT_TRUE(std::isfinite(value));
+        TestCache stale(s, dtype, 1, random_);
+        stale.store(kernels(), 0, x.k, x.v, 0, end);
+        if (window > 0) stale.store(kernels(), 0, nans, nans, 0, begin - window + 1);
+        expect_same_bytes(clean, run_attention(kernels(), s, stale, x.q, tokens, nullptr),
+                          name_of(s, dtype));
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, NotANumberStaysVisibleInTheCache) {
+  for (const DType dtype : kDTypes) {
+    for (const float bad : {NAN, INFINITY}) {
+      const AttentionShape s{2, 2, 16, 20, 0};
+      Sequence x = random_sequence(s);
+      x.v[static_cast<size_t>(9 * s.n_kv_heads * s.head_dim)] = bad;
+      TestCache cache(s, dtype, 1, random_);
+      cache.store(kernels(), 0, x.k, x.v, 0, s.length);
+      const auto out = run_attention(kernels(), s, cache, x.q, tokens_of(0, 0, s.length), nullptr);
+      const auto width = static_cast<size_t>(s.n_heads * s.head_dim);
+      EXPECT_TRUE(std::isfinite(out[8 * width])) << dtype_name(dtype);
+      EXPECT_FALSE(std::isfinite(out[9 * width])) << dtype_name(dtype);
+      EXPECT_FALSE(std::isfinite(out[12 * width])) << dtype_name(dtype);
     }
   }
 }

@@ -103,6 +103,7 @@ void expect_same(const std::map<RequestId, Answer>& expected,
 struct Case {
   const char* model;
   WeightFormat format;
+  std::optional<DType> kv_dtype = std::nullopt;
 };
 
 class LayoutIdentityTest : public testing::TestWithParam<Case> {
@@ -115,7 +116,7 @@ class LayoutIdentityTest : public testing::TestWithParam<Case> {
 
 TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
   const auto& file = packed_.file();
-  const ThreadGroup::Limits roomy;
+  const ThreadGroup::Limits roomy{.kv_dtype = GetParam().kv_dtype};
   const auto reference = run(file, {1, 1}, roomy, {});
   for (const auto& [id, answer] : reference) {
     ASSERT_EQ(answer.finish, FinishReason::kLength);
@@ -127,7 +128,7 @@ TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
   for (const int tp : {1, 2, 3, 4}) {
     for (const int pp : {1, 2, 3}) {
       if (tp > max_tp || pp > file->config().n_layers) continue;
-      ThreadGroup::Limits tight;
+      ThreadGroup::Limits tight = roomy;
       tight.kv_blocks = 20;  // one long request and little else: real preemption
       tight.n_threads = 1 + (tp + pp) % 2;
       const std::string where = "tp " + std::to_string(tp) + " pp " + std::to_string(pp);
@@ -147,11 +148,14 @@ INSTANTIATE_TEST_SUITE_P(
     Models, LayoutIdentityTest,
     testing::Values(Case{"llama", WeightFormat::kBF16}, Case{"llama", WeightFormat::kF32},
                     Case{"mistral-window", WeightFormat::kBF16}, Case{"qwen2", WeightFormat::kBF16},
-                    Case{"qwen3", WeightFormat::kF32}),
+                    Case{"qwen3", WeightFormat::kF32},
+                    Case{"llama-biases", WeightFormat::kBF16, DType::kI8},
+                    Case{"mistral-window", WeightFormat::kF32, DType::kI8}),
     [](const testing::TestParamInfo<Case>& param) {
       std::string name = param.param.model;
       for (char& c : name) c = c == '-' ? '_' : c;
-      return name + (param.param.format == WeightFormat::kF32 ? "_f32" : "_bf16");
+      name += param.param.format == WeightFormat::kF32 ? "_f32" : "_bf16";
+      return param.param.kv_dtype ? name + "_kv_" + dtype_name(*param.param.kv_dtype) : name;
     });
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -42,7 +43,8 @@ class ThreadGroup {
     int32_t max_plans_in_flight = 4;
     int32_t kv_blocks = 64;
     int32_t n_threads = 1;
-    std::string kernels;  // empty: the best here
+    std::optional<DType> kv_dtype;  // none: what goes with the format
+    std::string kernels;            // empty: the best here
   };
 
   ThreadGroup(std::shared_ptr<const PackedModel> file, Layout layout, const Limits& limits);

@@ -1,0 +1,317 @@
+#pragma once
+
+// Attention over one chunk of KV positions, alone: scores in units of ln 2, their maximum, weights
+// 2^(score - maximum), the sum of the weights, and the weighted values. Chunks are merged in
+// ascending order, so who computed them does not matter. Private to isa_kernels.cpp.
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cpu/isa_attention_dots.h"
+#include "kernels/cpu/isa_kv_store.h"
+#include "kernels/cpu/vec16.h"
+#include "kernels/kernel_table.h"
+
+namespace trireme::TRIREME_ISA {
+
+constexpr int kMaxTileRows = 96;  // (token, query head) pairs that share one pass over a KV head
+constexpr int kChunkBlocks = kAttentionChunk / kKvBlockTokens;
+
+// 2^x for x <= 0, relative error below 3e-7; NaN stays NaN. The polynomial is 1 at 0.
+TRIREME_INLINE V16 exp2_lanes(V16 x) {
+#if defined(TRIREME_ISA_avx512)
+  const V16 clamped = max(splat(-200.0F), x);
+  const V16 n = round_nearest(clamped);
+#else
+  const V16 clamped = max(splat(-126.0F), x);
+  const V16 n = round_nearest(max(clamped, splat(-126.0F)));  // a number in any case
+#endif
+  const V16 r = clamped - n;
+  V16 s = splat(1.33813021e-3F);
+  s = fma(s, r, splat(9.66636837e-3F));
+  s = fma(s, r, splat(5.55038117e-2F));
+  s = fma(s, r, splat(0.240223497F));
+  s = fma(s, r, splat(0.693147182F));
+  s = fma(s, r, splat(1.0F));
+#if defined(TRIREME_ISA_avx512)
+  return {_mm512_scalef_ps(s.v, n.v)};
+#elif defined(TRIREME_ISA_avx2)
+  const V16 y = scale_by_power_of_two(s, n);
+  const __m256 low = _mm256_set1_ps(-126.0F);
+  return {_mm256_and_ps(y.a, _mm256_cmp_ps(x.a, low, _CMP_NLT_UQ)),
+          _mm256_and_ps(y.b, _mm256_cmp_ps(x.b, low, _CMP_NLT_UQ))};
+#else
+  V16 y = scale_by_power_of_two(s, n);
+  TRIREME_LANES y.v[i] = x.v[i] < -126.0F ? 0.0F : y.v[i];
+  return y;
+#endif
+}
+
+// A row's result over one chunk, or over all chunks so far: one record of floats,
+// [round_up(head_dim, 16)] weighted values, [16] sums of weights (lane i: positions i mod 16),
+// [1] maximum, and padding.
+constexpr int kRecordTail = 32;
+TRIREME_INLINE int padded_dim(int head_dim) { return (head_dim + 15) / 16 * 16; }
+TRIREME_INLINE int record_floats(int head_dim) { return padded_dim(head_dim) + kRecordTail; }
+
+TRIREME_INLINE void start_record(float* record, int head_dim) {
+  const int n = padded_dim(head_dim);
+  for (int d = 0; d < n + 16; d += 16) store(record + d, zero());
+  record[n + 16] = -std::numeric_limits<float>::infinity();
+}
+
+// state, then chunk: the larger maximum stays, the other's sums shrink.
+inline void merge_record(float* state, const float* chunk, int head_dim) {
+  const int n = padded_dim(head_dim);
+  const float difference = chunk[n + 16] - state[n + 16];
+  const V16 shrink = exp2_lanes(splat(difference > 0.0F ? -difference : difference));
+  const V16 of_state = difference > 0.0F ? shrink : splat(1.0F);
+  const V16 of_chunk = difference > 0.0F ? splat(1.0F) : shrink;
+  for (int d = 0; d < n + 16; d += 16) {
+    store(state + d, fma(load(chunk + d), of_chunk, load(state + d) * of_state));
+  }
+  if (difference > 0.0F) state[n + 16] = chunk[n + 16];
+}
+
+// The rows that pass over one KV head together: row t * group + h is query head first_head + h of
+// the tile's token t. Tokens are consecutive positions of one sequence.
+struct TileRows {
+  const int32_t* positions;  // [n_tokens]
+  const int32_t* blocks;     // the sequence's row of the block table
+  int n_tokens;
+  int group;
+  int kv_head;
+  int window;
+  float scale;
+  int n() const { return n_tokens * group; }
+  int first_seen(int t) const { return window > 0 ? std::max(0, positions[t] - window + 1) : 0; }
+};
+
+// Memory that construction leaves as it is.
+template <typename T, size_t n>
+union Unset {
+  T values[n];
+  Unset() {}
+};
+
+// What one thread needs for a tile; too large to be zeroed each time.
+template <typename T>
+struct TileScratch {
+  using Operand = typename KvElement<T>::Operand;
+  static constexpr size_t kExpanded = sizeof(T) == 1 ? kAttentionChunk * kMaxHeadDim : 1;
+  alignas(64) Unset<Operand, kMaxTileRows * kMaxHeadDim> q;           // [rows, head_dim]
+  alignas(64) float scores[kDotRows * kAttentionChunk];               // of one register tile
+  alignas(64) Unset<Operand, kDotRows * kAttentionChunk> weights;     // the same
+  alignas(64) float records[kDotRows * (kMaxHeadDim + kRecordTail)];  // the same
+  alignas(64) float k_factors[kAttentionChunk];   // what a score is multiplied with
+  alignas(64) float v_scales[kAttentionChunk];    // int8 only
+  alignas(64) Unset<BF16, kExpanded> k_expanded;  // int8 only: a chunk's keys
+  alignas(64) Unset<BF16, kExpanded> v_expanded;  // and its values
+  alignas(64) float states[kMaxTileRows * (kMaxHeadDim + kRecordTail)];
+  SeenRange seen[kMaxTileRows];
+};
+
+// Lanes [begin, end) of a, the others `other`; begin and end may lie outside of [0, 16].
+TRIREME_INLINE V16 keep_lanes(V16 a, int begin, int end, float other) {
+#if defined(TRIREME_ISA_avx512)
+  const auto below = static_cast<unsigned>(first_lanes(std::clamp(begin, 0, 16)));
+  const auto wanted = static_cast<unsigned>(first_lanes(std::clamp(end, 0, 16))) & ~below;
+  return {_mm512_mask_mov_ps(_mm512_set1_ps(other), static_cast<__mmask16>(wanted), a.v)};
+#else
+  float t[16];
+  store(t, a);
+  for (int i = 0; i < 16; ++i) {
+    if (i < begin || i >= end) t[i] = other;
+  }
+  return load(t);
+#endif
+}
+
+TRIREME_INLINE float largest_lane(V16 a) {
+#if defined(TRIREME_ISA_avx512)
+  return _mm512_reduce_max_ps(a.v);
+#else
+  return max_lanes(a);
+#endif
+}
+
+// Stores 16 operands of the product with the values; returns them as they were stored.
+TRIREME_INLINE V16 store_operands(float* to, V16 a) {
+  store(to, a);
+  return a;
+}
+TRIREME_INLINE V16 store_operands(BF16* to, V16 a) {
+#if defined(TRIREME_ISA_avx512)
+  const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16))};
+#else
+  store_bf16_n(to, a, 16);
+  return load_bf16_n(to, 16);
+#endif
+}
+
+// A row's scores to weights. In bf16 the sum is that of the rounded weights, so that the weights
+// which are used add up to one; in int8 the product takes weight * scale of the value instead, and
+// the sum is that of the weights themselves.
+template <typename T>
+inline void softmax_row(TileScratch<T>& scratch, int row, SeenRange seen, float* record,
+                        int head_dim) {
+  float* s = scratch.scores + row * kAttentionChunk;
+  auto* operands = scratch.weights.values + row * kAttentionChunk;
+  const int begin = seen.begin & ~15;
+  V16 largest = splat(-std::numeric_limits<float>::infinity());
+  for (int i = begin; i < seen.end; i += 16) {
+    V16 score = load(s + i) * load(scratch.k_factors + i);
+    if (i < seen.begin || i + 16 > seen.end) {
+      score =
+          keep_lanes(score, seen.begin - i, seen.end - i, -std::numeric_limits<float>::infinity());
+    }
+    store(s + i, score);
+    largest = max(largest, score);
+  }
+  const float maximum = largest_lane(largest);
+  V16 sum = zero();
+  for (int i = begin; i < seen.end; i += 16) {
+    V16 weight = exp2_lanes(load(s + i) - splat(maximum));
+    if constexpr (sizeof(T) == 1) {
+      sum = sum + weight;
+      weight = weight * load(scratch.v_scales + i);
+      if (i < seen.begin || i + 16 > seen.end) {  // a scale that nobody wrote may be NaN
+        weight = keep_lanes(weight, seen.begin - i, seen.end - i, 0.0F);
+      }
+      store_operands(operands + i, weight);
+    } else {
+      sum = sum + store_operands(operands + i, weight);
+    }
+  }
+  const int n = padded_dim(head_dim);
+  store(record + n, sum);
+  record[n + 16] = maximum;
+}
+
+// Which of a chunk's positions each row sees; true when some row sees some.
+template <typename T>
+inline bool find_seen(TileScratch<T>& scratch, const TileRows& rows, int chunk) {
+  const int base = chunk * kAttentionChunk;
+  bool any = false;
+  for (int t = 0; t < rows.n_tokens; ++t) {
+    const SeenRange seen{std::max(rows.first_seen(t) - base, 0),
+                         std::min(rows.positions[t] + 1 - base, kAttentionChunk)};
+    for (int h = 0; h < rows.group; ++h) scratch.seen[t * rows.group + h] = seen;
+    any = any || seen.begin < seen.end;
+  }
+  return any;
+}
+
+// Blocks of a chunk that rows see: [begin, end).
+struct BlockRange {
+  int begin;
+  int end;
+};
+inline BlockRange blocks_of(const SeenRange* seen, int n_rows) {
+  BlockRange range{kChunkBlocks, 0};
+  for (int i = 0; i < n_rows; ++i) {
+    if (seen[i].begin >= seen[i].end) continue;
+    range.begin = std::min(range.begin, seen[i].begin / kKvBlockTokens);
+    range.end = std::max(range.end, (seen[i].end - 1) / kKvBlockTokens + 1);
+  }
+  return range;
+}
+
+template <typename T>
+void load_factors(TileScratch<T>& scratch, const TileRows& rows, const KvLayer& kv,
+                  BlockRange range, const int32_t* blocks) {
+  constexpr float kLog2E = 1.44269504F;
+  const V16 factor = splat(rows.scale * kLog2E);
+  for (int b = range.begin; b < range.end; ++b) {
+    const int at = b * kKvBlockTokens;
+    if constexpr (sizeof(T) == 1) {
+      const int64_t from =
+          (static_cast<int64_t>(blocks[b]) * kv.n_kv_heads + rows.kv_head) * kKvBlockTokens;
+      store(scratch.k_factors + at, load(kv.k_scales + from) * factor);
+      store(scratch.v_scales + at, load(kv.v_scales + from));
+    } else {
+      store(scratch.k_factors + at, factor);
+    }
+  }
+}
+
+// One register tile of rows that all see something of the chunk: their records of it.
+template <int MR, typename T, typename Tile>
+void attend_rows(TileScratch<T>& scratch, int row, const Tile* const* k_tiles,
+                 const Tile* const* v_tiles, int head_dim, float* records) {
+  const SeenRange* seen = scratch.seen + row;
+  const BlockRange range = blocks_of(seen, MR);
+  score_blocks<MR>(scratch.q.values + static_cast<int64_t>(row) * head_dim, k_tiles, range.begin,
+                   range.end, head_dim, scratch.scores);
+  const int stride = record_floats(head_dim);
+  for (int i = 0; i < MR; ++i) {
+    float* record = records + i * stride;
+    for (int d = 0; d < head_dim; d += 16) store(record + d, zero());
+    softmax_row(scratch, i, seen[i], record, head_dim);
+  }
+  using Operand = typename TileScratch<T>::Operand;
+  weigh_values<MR, Operand, Tile>({scratch.weights.values, seen, v_tiles, head_dim}, records,
+                                  stride);
+}
+
+// The rows that see something of the chunk, a register tile at a time. With `merges`, their records
+// are merged into `states`; else they are the states.
+template <typename T, typename Tile>
+void attend_tiles(TileScratch<T>& scratch, const TileRows& rows, const Tile* const* k_tiles,
+                  const Tile* const* v_tiles, int head_dim, bool merges, float* states) {
+  const int64_t stride = record_floats(head_dim);
+  const auto sees = [&](int r) { return scratch.seen[r].begin < scratch.seen[r].end; };
+  int end = rows.n();
+  int row = 0;
+  while (!sees(row)) ++row;
+  while (!sees(end - 1)) --end;
+  while (row < end) {
+    const int n = std::min(kDotRows, end - row);
+    float* state = states + row * stride;
+    with_rows<kDotRows>(n, [&](auto tile) {
+      attend_rows<decltype(tile)::value>(scratch, row, k_tiles, v_tiles, head_dim,
+                                         merges ? scratch.records : state);
+    });
+    for (int i = 0; merges && i < n; ++i) {
+      merge_record(state + i * stride, scratch.records + i * stride, head_dim);
+    }
+    row += n;
+  }
+}
+
+// One chunk of the tile's rows, whose queries are in the scratch.
+template <typename T>
+void attend_chunk(TileScratch<T>& scratch, const TileRows& rows, const KvLayer& kv, int chunk,
+                  bool merges, float* states) {
+  if (rows.n() == 0 || !find_seen(scratch, rows, chunk)) return;
+  const int head_dim = kv.head_dim;
+  const BlockRange range = blocks_of(scratch.seen, rows.n());
+  const int32_t* blocks = rows.blocks + static_cast<int64_t>(chunk) * kChunkBlocks;
+  const int64_t size = static_cast<int64_t>(head_dim) * kKvBlockTokens;
+  const T* k_tiles[kChunkBlocks];
+  const T* v_tiles[kChunkBlocks];
+  for (int b = range.begin; b < range.end; ++b) {
+    const int64_t at = (static_cast<int64_t>(blocks[b]) * kv.n_kv_heads + rows.kv_head) * size;
+    k_tiles[b] = static_cast<const T*>(kv.k) + at;
+    v_tiles[b] = static_cast<const T*>(kv.v) + at;
+  }
+  load_factors(scratch, rows, kv, range, blocks);
+  if constexpr (sizeof(T) == 1) {
+    if (rows.n() > kDotRows) {  // several register tiles: expand for all of them
+      const BF16* k_expanded[kChunkBlocks];
+      const BF16* v_expanded[kChunkBlocks];
+      for (int b = range.begin; b < range.end; ++b) {
+        expand(k_tiles[b], scratch.k_expanded.values + b * size, size);
+        expand(v_tiles[b], scratch.v_expanded.values + b * size, size);
+        k_expanded[b] = scratch.k_expanded.values + b * size;
+        v_expanded[b] = scratch.v_expanded.values + b * size;
+      }
+      return attend_tiles(scratch, rows, k_expanded, v_expanded, head_dim, merges, states);
+    }
+  }
+  attend_tiles(scratch, rows, k_tiles, v_tiles, head_dim, merges, states);
+}
+
+}  // namespace trireme::TRIREME_ISA
