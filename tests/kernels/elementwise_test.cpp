@@ -2,6 +2,7 @@
 
 #include "kernels/scalar_math.h"
 #include "tests/kernels/kernel_fixture.h"
+#include "tests/kernels/weight_fixture.h"
 
 namespace trireme::test {
 namespace {
@@ -103,22 +104,22 @@ TEST_P(ElementwiseTest, LogSumExpOverUnevenVocabularies) {
 }
 
 TEST_P(ElementwiseTest, EmbedTakesOwnRowsAndZeroesOthers) {
-  const int32_t hidden = 24;
-  for (const WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16}) {
-    const auto rows = random_bf16_floats(static_cast<size_t>(40 * hidden));
-    PackedBlock packed = pack_rows(rows, 40, hidden, hidden, format);
-    point_block(packed);
+  const int32_t hidden = 72;
+  for (const WeightEncoding encoding : all_encodings()) {
+    const PlainWeight plain = random_weight(encoding, 40, hidden, random_);
+    const PackedBlock packed = plain.pack(0, 40);
     std::vector<int32_t> ids = {1024, 1063, 0, 1064, 1037};
     std::vector<float> out(ids.size() * static_cast<size_t>(hidden), NAN);
     kernels().embed({}, make_tensor(out.data(), DType::kF32, {5, hidden}),
                     make_tensor(ids.data(), DType::kI32, {5}),
-                    {default_encoding(format), {}, {&packed.block, 1}, 40, hidden}, 1024);
+                    {encoding, {}, {&packed.block, 1}, 40, hidden}, 1024);
     for (size_t t = 0; t < ids.size(); ++t) {
-      for (size_t i = 0; i < static_cast<size_t>(hidden); ++i) {
+      for (int64_t i = 0; i < hidden; ++i) {
         const bool own = ids[t] >= 1024 && ids[t] < 1064;
-        const float want =
-            own ? rows[static_cast<size_t>(ids[t] - 1024) * static_cast<size_t>(hidden) + i] : 0.0F;
-        ASSERT_EQ(out[t * static_cast<size_t>(hidden) + i], want);
+        const double want = own ? plain.value(ids[t] - 1024, i) : 0.0;
+        ASSERT_EQ(out[t * static_cast<size_t>(hidden) + static_cast<size_t>(i)],
+                  static_cast<float>(want))
+            << encoding_text(encoding);
       }
     }
   }
