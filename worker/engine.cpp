@@ -28,9 +28,9 @@ DType Engine::kv_dtype(WeightFormat format) {
   return format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
 }
 
-std::string Engine::numerics_id(const KernelTable& kernels, WeightFormat format) {
-  const char* name = dtype_name(kv_dtype(format));
-  return std::string("1/cpu/") + std::string(kernels.name) + "/" + name + "/kv-" + name;
+std::string Engine::numerics_id(const KernelTable& kernels, const PackedEncodings& encodings) {
+  return std::string("1/cpu/") + std::string(kernels.name) + "/" + encodings_text(encodings) +
+         "/kv-" + dtype_name(kv_dtype(encodings.usual.format));
 }
 
 Engine::Engine(EngineParts parts)
