@@ -136,6 +136,7 @@ std::string PackedModel::find_damage(const ShardPlan* shard,
     total += state_->checked_bytes(id).size();
   }
   uint64_t done = 0;
+  uint64_t asked = 0;
   for (const PackedLayout::BlockId id : ids) {
     Checksum64 sum;
     for (auto bytes = state_->checked_bytes(id); !bytes.empty();) {
@@ -143,6 +144,8 @@ std::string PackedModel::find_damage(const ShardPlan* shard,
       sum.add(piece);
       bytes = bytes.subspan(piece.size());
       done += piece.size();
+      if (done - asked < kPieceBytes && done < total) continue;
+      asked = done;
       if (!go_on(done, total)) return "";
     }
     if (sum.value() != state_->checksum(id)) return state_->damage_text(id);

@@ -158,8 +158,8 @@ SupervisorActions Supervisor::on_failure(int64_t now_ms, uint64_t epoch, int ran
                                          const std::string& message) {
   if (!is_live(epoch)) return {};
   hopeless_ = state_ == State::kServing;
-  return lose(now_ms, "rank_exit", fmt::format("{}: {}", rank_name(rank), message),
-              Ending::kAfterGrace);
+  return lose(now_ms, hopeless_ ? "failure" : "rank_exit",
+              fmt::format("{}: {}", rank_name(rank), message), Ending::kAfterGrace);
 }
 
 SupervisorActions Supervisor::on_disconnect(int64_t now_ms, uint64_t epoch, int rank,
@@ -242,7 +242,7 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
   SupervisorActions actions;
   // Closes the connections too when the processes ended within the grace.
   if (!kill_sent_) actions.push_back(action(Kind::kKill));
-  if (!output.empty() && loss_text_.find(output) == std::string::npos) {
+  if (!hopeless_ && !output.empty() && loss_text_.find(output) == std::string::npos) {
     loss_text_ += "; it said: " + output;
   }
   while (!losses_ms_.empty() && losses_ms_.front() <= now_ms - spec_.crash_window_ms) {
