@@ -1,7 +1,9 @@
 #include "model/packed_model.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include <fmt/core.h>
 
@@ -13,6 +15,24 @@
 #include "model/packed_header.h"
 
 namespace trireme {
+
+namespace {
+
+// What a tensor's blocks are.
+const char* block_name(Split split) {
+  switch (split) {
+    case Split::kKvColumns: return "KV head";
+    case Split::kVocabColumns: return "vocabulary chunk";
+    case Split::kWhole: return "part";
+    case Split::kHeadColumns:
+    case Split::kHeadRows:
+    case Split::kMlpColumns:
+    case Split::kMlpRows: break;
+  }
+  return "leaf";
+}
+
+}  // namespace
 
 struct PackedModel::State {
   std::filesystem::path path;
@@ -30,6 +50,25 @@ struct PackedModel::State {
     return *found;
   }
   std::span<const std::byte> data() const { return file.bytes().subspan(header.data_begin); }
+
+  bool holds(const ShardPlan& shard, PackedLayout::BlockId id) const {
+    const WeightSpec& spec = header.layout.tensors[static_cast<size_t>(id.tensor)].spec;
+    return shard_blocks(spec, shard, header.config.tie_embeddings).contains(id.block);
+  }
+  std::span<const std::byte> checked_bytes(PackedLayout::BlockId id) const {
+    const PackedBlock& block = header.layout.at(id);
+    return data().subspan(block.offset, block.end - block.offset);
+  }
+  uint64_t checksum(PackedLayout::BlockId id) const {
+    return header.checksums[static_cast<size_t>(id.tensor)][static_cast<size_t>(id.block)];
+  }
+  std::string damage_text(PackedLayout::BlockId id) const {
+    const PackedTensor& damaged = header.layout.tensors[static_cast<size_t>(id.tensor)];
+    return fmt::format("{}: at byte {}: {} {} of \"{}\" is damaged (its checksum does not fit); {}",
+                       path.string(), header.data_begin + header.layout.at(id).offset,
+                       block_name(damaged.spec.split), id.block, damaged.spec.name,
+                       remake_hint(path));
+  }
 };
 
 PackedModel::PackedModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -85,20 +124,41 @@ int PackedModel::n_blocks(std::string_view tensor) const {
 
 bool PackedModel::has(std::string_view tensor) const { return state_->find(tensor) != nullptr; }
 
-void PackedModel::verify(const std::function<void(uint64_t, uint64_t)>& on_progress) const {
-  const PackedHeader& header = state_->header;
-  for (const PackedLayout::BlockId id : header.layout.order) {
-    const PackedBlock& block = header.layout.at(id);
-    const auto tensor = static_cast<size_t>(id.tensor);
-    const auto bytes = state_->data().subspan(block.offset, block.end - block.offset);
-    if (checksum64(bytes) != header.checksums[tensor][static_cast<size_t>(id.block)]) {
-      throw EnvironmentError(fmt::format(
-          "{}: at byte {}: block {} of \"{}\" is damaged (its checksum does not fit); {}",
-          state_->path.string(), header.data_begin + block.offset, id.block,
-          header.layout.tensors[tensor].spec.name, remake_hint(state_->path)));
-    }
-    if (on_progress) on_progress(block.end, header.layout.data_bytes);
+// Checksums are compared a piece at a time, so that it can be stopped and made to wait.
+std::string PackedModel::find_damage(const ShardPlan* shard,
+                                     const std::function<bool(uint64_t, uint64_t)>& go_on) const {
+  constexpr uint64_t kPieceBytes = 256U << 10U;
+  std::vector<PackedLayout::BlockId> ids;
+  uint64_t total = 0;
+  for (const PackedLayout::BlockId id : state_->header.layout.order) {
+    if (shard != nullptr && !state_->holds(*shard, id)) continue;
+    ids.push_back(id);
+    total += state_->checked_bytes(id).size();
   }
+  uint64_t done = 0;
+  uint64_t asked = 0;
+  for (const PackedLayout::BlockId id : ids) {
+    Checksum64 sum;
+    for (auto bytes = state_->checked_bytes(id); !bytes.empty();) {
+      const auto piece = bytes.first(std::min<uint64_t>(bytes.size(), kPieceBytes));
+      sum.add(piece);
+      bytes = bytes.subspan(piece.size());
+      done += piece.size();
+      if (done - asked < kPieceBytes && done < total) continue;
+      asked = done;
+      if (!go_on(done, total)) return "";
+    }
+    if (sum.value() != state_->checksum(id)) return state_->damage_text(id);
+  }
+  return "";
+}
+
+void PackedModel::verify(const std::function<void(uint64_t, uint64_t)>& on_progress) const {
+  const std::string damage = find_damage(nullptr, [&](uint64_t done, uint64_t total) {
+    if (on_progress) on_progress(done, total);
+    return true;
+  });
+  if (!damage.empty()) throw EnvironmentError(damage);
 }
 
 }  // namespace trireme

@@ -11,6 +11,7 @@
 #include "kernels/weight.h"
 #include "model/model_config.h"
 #include "model/packed_encodings.h"
+#include "model/partition.h"
 
 namespace trireme {
 
@@ -46,8 +47,13 @@ class PackedModel {
   int n_blocks(std::string_view tensor) const;
   bool has(std::string_view tensor) const;
 
-  // Reads the whole file and compares every block's checksum. Throws EnvironmentError naming the
-  // first block that is damaged.
+  // Compares the checksums of every block, or of those that `shard` holds. Returns one line that
+  // names the first that is damaged and the mend, else "". `go_on(done, total)` is asked after
+  // every few hundred KiB; false ends it.
+  std::string find_damage(const ShardPlan* shard,
+                          const std::function<bool(uint64_t, uint64_t)>& go_on) const;
+
+  // The whole file. Throws EnvironmentError naming the first block that is damaged.
   void verify(const std::function<void(uint64_t, uint64_t)>& on_progress) const;
 
  private:

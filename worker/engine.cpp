@@ -26,8 +26,9 @@ StageParts stage_parts(const EngineParts& parts, const KvPool& kv, ThreadPool& p
 
 }  // namespace
 
-std::string Engine::numerics_id(const KernelTable& kernels, WeightFormat format, DType kv_dtype) {
-  return std::string("1/cpu/") + std::string(kernels.name) + "/" + weight_format_name(format) +
+std::string Engine::numerics_id(const KernelTable& kernels, const PackedEncodings& encodings,
+                                DType kv_dtype) {
+  return std::string("1/cpu/") + std::string(kernels.name) + "/" + encodings_text(encodings) +
          "/kv-" + dtype_name(kv_dtype);
 }
 

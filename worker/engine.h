@@ -10,6 +10,7 @@
 #include "comm/control/step_plan.h"
 #include "kernels/thread_pool.h"
 #include "model/kv_pool.h"
+#include "model/packed_encodings.h"
 #include "model/stage_forward.h"
 #include "worker/sampler.h"
 #include "worker/step_batch.h"
@@ -44,10 +45,13 @@ class Engine {
   // overwritten; returns whether there is anything in it for the coordinator.
   bool step(const StepPlan& plan, StepResult& result);
 
+  const StageWeights& weights() const { return parts_.weights; }
+  const ShardPlan& shard() const { return parts_.shard; }
   uint64_t kv_bytes() const { return kv_.size_bytes(); }
 
-  // Build, backend, instruction set, weight format and KV type: equal ids give equal bits.
-  static std::string numerics_id(const KernelTable& kernels, WeightFormat format, DType kv_dtype);
+  // Build, backend, instruction set, weight encodings and KV type: equal ids give equal bits.
+  static std::string numerics_id(const KernelTable& kernels, const PackedEncodings& encodings,
+                                 DType kv_dtype);
 
  private:
   // A row of the residual stream whose logits are wanted.

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "comm/control/build_id.h"
 #include "comm/control/world_shape.h"
@@ -21,6 +22,7 @@
 #include "model/packed_model.h"
 #include "worker/engine.h"
 #include "worker/monitored_communicator.h"
+#include "worker/weight_verifier.h"
 #include "worker/worker_options.h"
 
 namespace trireme {
@@ -28,6 +30,8 @@ namespace {
 
 constexpr int kExitBadStart = 1;
 constexpr int kExitLostPeer = 76;
+constexpr int kVerifyDelayMs = 2000;
+constexpr std::chrono::seconds kDeathGrace{1};
 constexpr int kDialTimeoutMs = 10'000;
 constexpr int kJoinTimeoutMs = 1'800'000;  // a coordinator that joins a job may have to pack first
 
@@ -107,7 +111,7 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
   const uint64_t block = KvPool::block_bytes(parts.config, parts.shard, parts.kv_dtype);
   const GroupStart start = link.ready_and_wait_start(
       {.kv_blocks = capacity,
-       .numerics_id = Engine::numerics_id(*kernels, parts.format, parts.kv_dtype),
+       .numerics_id = Engine::numerics_id(*kernels, file->encodings(), parts.kv_dtype),
        .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(job.n_threads) +
                  (job.n_threads == 1 ? " thread" : " threads"),
        .weight_bytes = parts.weights.size_bytes,
@@ -117,18 +121,28 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
   return std::make_unique<Engine>(std::move(parts));
 }
 
-void serve_plans(RankLink& link, Engine& engine) {
+// Ends the rank for good: the coordinator kills the group as soon as it hears of it.
+[[noreturn]] void end_for_damage(RankLink& link, const std::string& damage) {
+  link.send_failure(damage);
+  std::this_thread::sleep_for(kDeathGrace);
+  std::fprintf(stderr, "trireme worker: %s\n", damage.c_str());
+  _exit(kExitBadStart);
+}
+
+void serve_plans(RankLink& link, Engine& engine, WeightVerifier& verifier) {
   StepPlan plan;
   StepResult result;
   link.set_activity(RankActivity::kIdle);
   while (link.next_plan(plan)) {
     const auto begin = std::chrono::steady_clock::now();
     link.set_activity(RankActivity::kComputing);
+    verifier.set_busy(true);
     const bool answers = engine.step(plan, result);
     const auto us = std::chrono::duration_cast<std::chrono::microseconds>(
         std::chrono::steady_clock::now() - begin);
     link.add_busy_us(static_cast<uint64_t>(us.count()));
     link.tick();
+    verifier.set_busy(false);
     link.set_activity(RankActivity::kIdle);
     if (answers) link.send_result(result);
   }
@@ -160,7 +174,11 @@ int run_rank(WorkerOptions options, const std::optional<std::string>& joined_end
     link->send_failure(error.what());
     throw;
   }
-  serve_plans(*link, *engine);
+  {
+    WeightVerifier verifier(engine->weights().file, engine->shard(), kVerifyDelayMs,
+                            [&link](const std::string& damage) { end_for_damage(*link, damage); });
+    serve_plans(*link, *engine, verifier);
+  }
   engine.reset();
   if (mpi) mpi->finalize(std::chrono::milliseconds(link->job().silence_ms));
   return 0;

@@ -39,7 +39,8 @@ class RankLink {
   // Says ready, then waits for the other ranks. Throws EnvironmentError when the group is given up.
   GroupStart ready_and_wait_start(const RankReady& ready);
 
-  // A fatal condition at start, told to the coordinator before the process exits.
+  // A fatal condition, told to the coordinator before the process exits. Of a group that serves:
+  // one that no other start would mend.
   void send_failure(const std::string& message);
 
   // Waits for the next plan; false when the coordinator asked to end (drain). `plan` is reused.

@@ -157,7 +157,9 @@ ReplicaListener Session::listener() {
     changed_.notify_all();
   };
   l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {
-    say(stderr, "replica {} lost ({}): {}; starting it again\n", replica, cause, detail);
+    // After a failure that the rank itself told of, the group is not started again.
+    say(stderr, "replica {} lost ({}): {}{}\n", replica, cause, detail,
+        cause == "failure" ? "" : "; starting it again");
   };
   l.on_broken = [this](int, const std::string& error) {
     std::function<void()> callback;

@@ -199,8 +199,8 @@ void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {
   if (const auto* failure = std::get_if<ControlFailure>(&frame)) {
     return perform(supervisor_.on_failure(now, peer.epoch, peer.rank, failure->message));
   }
-  perform(supervisor_.on_failure(now, peer.epoch, peer.rank,
-                                 "it sent a frame that only the coordinator sends"));
+  perform(supervisor_.on_disconnect(now, peer.epoch, peer.rank,
+                                    "it sent a frame that only the coordinator sends"));
 }
 
 void ProcessGroup::on_result(const Peer& peer, StepResult&& result) {

@@ -40,6 +40,7 @@ SupervisorActions Supervisor::launch(int64_t now_ms) {
   n_plans_in_flight_ = 0;
   kill_sent_ = false;
   loss_reported_ = false;
+  hopeless_ = false;
   for (size_t r = 0; r < ranks_.size(); ++r) {
     ranks_[r] = Rank{};
     ranks_[r].info.world_rank = static_cast<int>(r);
@@ -156,8 +157,9 @@ SupervisorActions Supervisor::all_ready(int64_t now_ms) {
 SupervisorActions Supervisor::on_failure(int64_t now_ms, uint64_t epoch, int rank,
                                          const std::string& message) {
   if (!is_live(epoch)) return {};
-  return lose(now_ms, "rank_exit", fmt::format("{}: {}", rank_name(rank), message),
-              Ending::kAfterGrace);
+  hopeless_ = state_ == State::kServing;
+  return lose(now_ms, hopeless_ ? "failure" : "rank_exit",
+              fmt::format("{}: {}", rank_name(rank), message), Ending::kAfterGrace);
 }
 
 SupervisorActions Supervisor::on_disconnect(int64_t now_ms, uint64_t epoch, int rank,
@@ -240,7 +242,7 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
   SupervisorActions actions;
   // Closes the connections too when the processes ended within the grace.
   if (!kill_sent_) actions.push_back(action(Kind::kKill));
-  if (!output.empty() && loss_text_.find(output) == std::string::npos) {
+  if (!hopeless_ && !output.empty() && loss_text_.find(output) == std::string::npos) {
     loss_text_ += "; it said: " + output;
   }
   while (!losses_ms_.empty() && losses_ms_.front() <= now_ms - spec_.crash_window_ms) {
@@ -253,14 +255,15 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
     actions.push_back(std::move(lost));
   }
   const int n_losses = static_cast<int>(losses_ms_.size());
-  if (!ever_served_ || n_losses >= spec_.max_crashes) {
+  if (!ever_served_ || hopeless_ || n_losses >= spec_.max_crashes) {
     state_ = State::kBroken;
     SupervisorAction broken = action(Kind::kReportBroken);
-    broken.text = ever_served_ ? fmt::format(
-                                     "{} crashes within {} s, no further tries; mend the "
-                                     "cause and start again. The last: {}",
-                                     n_losses, spec_.crash_window_ms / 1000, loss_text_)
-                               : loss_text_;
+    broken.text = ever_served_ && !hopeless_
+                      ? fmt::format(
+                            "{} crashes within {} s, no further tries; mend the "
+                            "cause and start again. The last: {}",
+                            n_losses, spec_.crash_window_ms / 1000, loss_text_)
+                      : loss_text_;
     actions.push_back(std::move(broken));
     return actions;
   }

@@ -68,7 +68,8 @@ class Supervisor {
   SupervisorActions on_hello(int64_t now_ms, const RankHello& hello, HelloAnswer& answer);
   SupervisorActions on_state(int64_t now_ms, uint64_t epoch, int rank, const RankState& state);
   SupervisorActions on_ready(int64_t now_ms, uint64_t epoch, int rank, const RankReady& ready);
-  // The rank told that it cannot go on.
+  // The rank told that it cannot go on. One that served would tell the same after another launch:
+  // the group is broken.
   SupervisorActions on_failure(int64_t now_ms, uint64_t epoch, int rank,
                                const std::string& message);
   // The rank's connection ended.
@@ -159,6 +160,7 @@ class Supervisor {
   bool ever_served_ = false;
   bool kill_sent_ = false;  // in kDying and kTerminating
 
+  bool hopeless_ = false;  // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
   std::string loss_cause_;
   std::string loss_text_;

@@ -107,6 +107,21 @@ class Drive {
   int n_ranks_;
 };
 
+TEST(ClusterSupervisor, AFailureThatAServingRankTellsIsForGood) {
+  Drive d;
+  d.bring_up();
+  d.take(d.supervisor.on_failure(d.now, d.supervisor.epoch(), 1, "its weights are damaged"));
+  EXPECT_EQ(d.n_asked(Kind::kKill), 1);
+  d.all_gone("the connection ended");
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kBroken);
+  const auto broken = d.last(Kind::kReportBroken);
+  ASSERT_TRUE(broken);
+  EXPECT_THAT(broken->text, testing::EndsWith("its weights are damaged"));
+  d.n_asked(Kind::kLaunch);
+  d.pass(100'000, std::vector<std::optional<RankState>>(2));
+  EXPECT_EQ(d.n_asked(Kind::kLaunch), 0);
+}
+
 TEST(ClusterSupervisor, ComesUpWithTheSmallestKvPool) {
   Drive d;
   d.take(d.supervisor.start(d.now));
@@ -387,7 +402,10 @@ TEST(ClusterSupervisor, RandomEventsNeverMakeTwoEpochsLiveAndAlwaysConverge) {
           break;
         }
         case 3: d.ready(rank); break;
-        case 4: d.take(d.supervisor.on_failure(d.now, epoch, rank, "failure")); break;
+        case 4:  // a group that serves would be broken for good
+          if (d.supervisor.status() == GroupStatus::kServing) break;
+          d.take(d.supervisor.on_failure(d.now, epoch, rank, "failure"));
+          break;
         case 5: d.supervisor.on_result(d.now, epoch, rank); break;
         case 6: d.take(d.supervisor.on_launch_failed(d.now, epoch, "failed")); break;
         case 7:
