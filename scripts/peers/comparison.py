@@ -63,7 +63,7 @@ def table(runs, base, others, works):
     """Markdown lines: a row for each work, and for memory and start-up."""
     heads = ["", base]
     for name in others:
-        heads += [name, f"{base} is better by"]
+        heads += [name, "ratio"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     rows = [(work["name"], f"{work['name']}, tokens/s", 1.0, False) for work in works]
     rows += [(key, f"{text}, {unit}", scale, True) for key, (text, unit, scale) in COSTS.items()]

@@ -27,7 +27,7 @@ class Engine:
     packages: tuple  # the first is the one whose version is reported
     runner: str
     from_source: tuple = ()  # packages that are built here
-    models: dict = field(default_factory=dict)  # --dtype of trireme -> file or folder of `make_model`
+    models: dict = field(default_factory=dict)  # --dtype of trireme -> name for make_model()
 
 
 ENGINES = {engine.name: engine for engine in (
@@ -138,6 +138,12 @@ def run_engine(cache, engine, dtype, n_threads, works):
     return json.loads(output.strip().splitlines()[-1])
 
 
+def pack_trireme(cache, binary, dtype):
+    """Makes the packed weights, so that no timed run does."""
+    cache.run([binary, "bench", cache.models / "hf", "--dtype", dtype, "--prompt", 1, "--generate",
+               1, "--repeat", 1], MODEL_DEADLINE_S)
+
+
 def run_trireme(cache, binary, dtype, n_threads, works, options=()):
     """The same of `trireme bench`, a process for each work."""
     results = {"rates": {}, "unsupported": {}}
@@ -145,7 +151,7 @@ def run_trireme(cache, binary, dtype, n_threads, works, options=()):
     for work in works:
         try:
             output = cache.run(
-                [binary, "bench", make_model(cache, "hf", print), "--dtype", dtype, "--json",
+                [binary, "bench", cache.models / "hf", "--dtype", dtype, "--json",
                  "--repeat", 1, "--prompt", work["prompt"], "--streams", work["streams"],
                  "--context", work["context"], "--generate", work["generate"], *threads, *options],
                 RUN_DEADLINE_S)

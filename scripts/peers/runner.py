@@ -1,4 +1,4 @@
-"""What every run_*.py shares: it is given works, times them in one process, and prints one JSON line.
+"""What every run_*.py shares: it is given works, times them in one process and prints JSON.
 
 A work is {"name", "kind": "prefill" or "decode", "prompt", "streams", "context", "generate"}; the
 figures are tokens per second of all streams together. Prompts are random token ids.
