@@ -24,7 +24,7 @@ namespace {
 constexpr size_t kReadBytes = size_t{512} << 20;  // of each thread; far more than any cache
 constexpr int kTries = 3;                         // the best one counts
 constexpr int64_t kRounds = 10'000'000;
-constexpr int kRoundTrips = 200'000;
+constexpr int kRoundTrips = 50'000;
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -85,14 +85,15 @@ void read_all(const std::byte* data, size_t n_bytes) {
   asm volatile("" : : "m"(a));
 }
 
-double rate(int n_threads, double amount_per_thread, const std::function<void(int)>& work) {
-  double best_s = 1e9;
-  for (int i = 0; i < kTries; ++i) best_s = std::min(best_s, time_threads(n_threads, work));
-  return amount_per_thread * n_threads / best_s;
+double best_seconds(int n_threads, const std::function<void(int)>& work) {
+  double best_s = time_threads(n_threads, work);
+  for (int i = 1; i < kTries; ++i) best_s = std::min(best_s, time_threads(n_threads, work));
+  return best_s;
 }
 
 Peak peak(int n_threads, double amount_per_thread, const std::function<void(int)>& work) {
-  return {rate(1, amount_per_thread, work), rate(n_threads, amount_per_thread, work)};
+  return {amount_per_thread / best_seconds(1, work),
+          amount_per_thread * n_threads / best_seconds(n_threads, work)};
 }
 
 Peak measure_dram(int n_threads) {
@@ -112,7 +113,7 @@ Peak measure_loop(int n_threads, Arithmetic::Loop loop, double operations_per_ro
 
 double measure_round_trip() {
   alignas(64) std::atomic<int> ball{0};
-  const double seconds = time_threads(2, [&](int side) {
+  const double seconds = best_seconds(2, [&](int side) {
     for (int i = 0; i < kRoundTrips; ++i) {
       while (ball.load(std::memory_order_acquire) != side) {
       }

@@ -1,0 +1,106 @@
+"""Ratios of alternating runs, and the document that tells them. Pure functions of the results."""
+
+import statistics
+
+NEAR_ROUND_TRIP_S = 200e-9  # below it two cores share a cache, and memory bandwidth is the smaller
+
+# A contestant's value that is no rate: less is better.
+COSTS = {"start_to_first_token_s": ("process start to first token", "s", 1.0),
+         "resident_bytes": ("resident memory", "GB", 1e-9)}
+
+
+def state_of(probe):
+    """Which of the machine's bandwidth states a probe saw."""
+    if probe["round_trip_s"] == 0:
+        return "one core"
+    return "near" if probe["round_trip_s"] < NEAR_ROUND_TRIP_S else "far"
+
+
+def values_of(runs, name, what):
+    """{round: (value, state)} of a contestant. A run that saw both states counts for neither."""
+    found = {}
+    for run in runs:
+        if run["name"] != name:
+            continue
+        value = run["result"].get(what, run["result"].get("rates", {}).get(what))
+        before, after = state_of(run["before"]), state_of(run["after"])
+        if value is not None:
+            found[run["round"]] = (value, before if before == after else "mixed")
+    return found
+
+
+def ratios(ours, theirs, less_is_better):
+    """How many times better ours is, of the rounds in which both ran in one state."""
+    pairs = []
+    for number in ours.keys() & theirs.keys():
+        (our_value, our_state), (their_value, their_state) = ours[number], theirs[number]
+        if our_state != their_state or our_state == "mixed":
+            continue
+        pairs.append(their_value / our_value if less_is_better else our_value / their_value)
+    return pairs
+
+
+def spread(values, digits):
+    text = f"{statistics.median(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    return text
+
+
+def cells(runs, base, name, what, scale, less_is_better):
+    """A contestant's value and, where it is not the base, how many times better the base is."""
+    theirs = values_of(runs, name, what)
+    if not theirs:
+        return ["-"] if name == base else ["-", "-"]
+    text = spread([value * scale for value, _ in theirs.values()], 2 if less_is_better else 1)
+    if name == base:
+        return [text]
+    pairs = ratios(values_of(runs, base, what), theirs, less_is_better)
+    return [text, f"{spread(pairs, 2)} n={len(pairs)}" if pairs else "no pair in one state"]
+
+
+def table(runs, base, others, works):
+    """Markdown lines: a row for each work, and for memory and start-up."""
+    heads = ["", base]
+    for name in others:
+        heads += [name, "ratio"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    rows = [(work["name"], f"{work['name']}, tokens/s", 1.0, False) for work in works]
+    rows += [(key, f"{text}, {unit}", scale, True) for key, (text, unit, scale) in COSTS.items()]
+    for what, text, scale, less_is_better in rows:
+        row = [text]
+        for name in [base, *others]:
+            row += cells(runs, base, name, what, scale, less_is_better)
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def probe_line(runs):
+    """The states and the bandwidth that the probes around the runs saw."""
+    probes = [run[when] for run in runs for when in ("before", "after")]
+    states = sorted({state_of(probe) for probe in probes})
+    return (f"Bandwidth state: {', '.join(states)}; DRAM read, all threads: "
+            f"{spread([p['dram_bytes_s']['all_threads'] / 1e9 for p in probes], 0)} GB/s; core to "
+            f"core and back: {spread([p['round_trip_s'] * 1e9 for p in probes], 0)} ns.")
+
+
+def failures(runs):
+    """One line for each thing that could not be measured."""
+    found = {}
+    for run in runs:
+        for work, reason in run["result"].get("unsupported", {}).items():
+            found[f"{run['name']}, {work}: {reason}"] = None
+        if "error" in run["result"]:
+            found[f"{run['name']}: {run['result']['error']}"] = None
+    return list(found)
+
+
+def document(header, results, works):
+    """results: {dtype: runs}, in order; a run is {name, round, before, after, result}."""
+    lines = [*header]
+    for dtype, runs in results.items():
+        names = list(dict.fromkeys(run["name"] for run in runs))
+        base, others = names[0], names[1:]
+        lines += ["", f"## {dtype}", "", *table(runs, base, others, works), "", probe_line(runs)]
+        lines += [f"- not measured: {line}" for line in failures(runs)]
+    return "\n".join(lines) + "\n"
