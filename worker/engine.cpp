@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "model/weight_format.h"
+#include "model/packed_encodings.h"
 
 namespace trireme {
 namespace {
@@ -21,7 +21,8 @@ StageParts stage_parts(const EngineParts& parts, const KvPool& kv, ThreadPool& p
           .format = parts.format,
           .context_length = parts.context_length,
           .max_tokens = parts.max_batch_tokens,
-          .max_logit_rows = kMaxHeadRows};
+          .max_logit_rows = kMaxHeadRows,
+          .fuse = parts.fuse};
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ struct EngineParts {
   int32_t max_plans_in_flight = 1;
   int32_t kv_blocks = 0;
   DType kv_dtype = DType::kBF16;
+  bool fuse = true;
 };
 
 // One rank's model: takes plans, steps its stage, samples on the last stage's first rank. A step

@@ -104,7 +104,8 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
       .max_slots = job.max_slots,
       .max_batch_tokens = job.max_batch_tokens,
       .max_plans_in_flight = job.max_plans_in_flight,
-      .kv_dtype = job.kv_dtype};
+      .kv_dtype = job.kv_dtype,
+      .fuse = job.fuse};
   parts.comms.tp = monitor(std::move(parts.comms.tp), link);
   parts.comms.pp = monitor(std::move(parts.comms.pp), link);
   const int32_t capacity = kv_capacity(job, parts.config, parts.shard);

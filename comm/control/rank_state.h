@@ -46,6 +46,7 @@ struct JobSpec {
   int32_t max_batch_tokens = 0;  // tokens in one step
   int64_t kv_bytes = 0;          // KV pool of this rank at most; 0: enough for max_slots * context
   DType kv_dtype = DType::kBF16;  // of the KV cache: float32, bf16 or int8
+  bool fuse = true;               // operators, with the same bits
   int32_t max_plans_in_flight = 1;
   int32_t heartbeat_ms = 50;
   int32_t silence_ms = 3000;  // a rank that hears nothing for this long exits

@@ -146,6 +146,7 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_max_batch_tokens(in.max_batch_tokens);
   out.set_kv_bytes(in.kv_bytes);
   out.set_kv_dtype(static_cast<uint32_t>(in.kv_dtype));
+  out.set_fuse(in.fuse);
   out.set_max_plans_in_flight(in.max_plans_in_flight);
   out.set_heartbeat_ms(in.heartbeat_ms);
   out.set_silence_ms(in.silence_ms);
@@ -176,6 +177,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.max_batch_tokens = in.max_batch_tokens();
   out.kv_bytes = in.kv_bytes();
   out.kv_dtype = static_cast<DType>(in.kv_dtype());
+  out.fuse = in.fuse();
   out.max_plans_in_flight = in.max_plans_in_flight();
   out.heartbeat_ms = in.heartbeat_ms();
   out.silence_ms = in.silence_ms();

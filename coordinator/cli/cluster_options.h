@@ -23,6 +23,7 @@ struct ClusterOptions {
   WeightFormat format = WeightFormat::kBF16;
   bool format_given = false;      // by the user; else a packed model's own stands
   std::optional<DType> kv_dtype;  // none: the type that goes with `format`
+  bool fuse = true;               // operators; the same bits either way
   int32_t context_length = 0;     // 0: the model's, at most kDefaultContext
   int32_t max_sequences = 16;     // running at once in a replica
   int32_t max_batch_tokens = 512;

@@ -38,6 +38,7 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
       ->capture_default_str();
   app.add_option("--dtype", a.dtype, kWeightFormatNames)->capture_default_str();
   app.add_option("--kv-dtype", a.kv_dtype, "of the KV cache: bfloat16 or int8 (as --dtype)");
+  app.add_flag("!--no-fuse", o.fuse, "run every operator by itself: the same output, slower");
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();

@@ -123,6 +123,7 @@ void Session::resolve_model_and_limits() {
   job_.max_batch_tokens = options_.max_batch_tokens;
   job_.hidden_size = config_.hidden_size;
   job_.max_plans_in_flight = options_.layout.pp;
+  job_.fuse = options_.fuse;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
   job_.kv_bytes = kv_bytes(options_, config_, job_);
 }

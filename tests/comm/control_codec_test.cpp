@@ -80,6 +80,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .max_batch_tokens = 512,
                                          .kv_bytes = int64_t{1} << 40,
                                          .kv_dtype = DType::kI8,
+                                         .fuse = false,
                                          .max_plans_in_flight = 3,
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
@@ -88,6 +89,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.model_path, "/m");
   EXPECT_EQ(job.layout, (Layout{.tp = 3, .pp = 2}));
   EXPECT_EQ(job.hidden_size, 896);
+  EXPECT_FALSE(job.fuse);
   EXPECT_EQ(job.n_threads, 5);
   EXPECT_EQ(job.context_length, 4096);
   EXPECT_EQ(job.max_slots, 8);

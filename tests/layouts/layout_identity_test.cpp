@@ -7,6 +7,7 @@
 #include <random>
 
 #include "coordinator/serving/scheduler.h"
+#include "model/weight_format.h"
 #include "tests/layouts/thread_group.h"
 
 namespace trireme::test {
@@ -123,6 +124,9 @@ TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
     ASSERT_EQ(answer.tokens.size(), 12U);
     ASSERT_EQ(answer.last_logits.size(), static_cast<size_t>(file->config().vocab_size));
   }
+  ThreadGroup::Limits unfused = roomy;
+  unfused.fuse = false;
+  expect_same(reference, run(file, {1, 1}, unfused, {}), "unfused");
   const int32_t max_tp = model_cuts(file->config()).max_tp();
   uint64_t seed = 1;
   for (const int tp : {1, 2, 3, 4}) {
@@ -148,13 +152,15 @@ INSTANTIATE_TEST_SUITE_P(
     Models, LayoutIdentityTest,
     testing::Values(Case{"llama", WeightFormat::kBF16}, Case{"llama", WeightFormat::kF32},
                     Case{"mistral-window", WeightFormat::kBF16}, Case{"qwen2", WeightFormat::kBF16},
-                    Case{"qwen3", WeightFormat::kF32},
+                    Case{"qwen3", WeightFormat::kF32}, Case{"qwen2", WeightFormat::kF16},
+                    Case{"llama", WeightFormat::kI8}, Case{"qwen3", WeightFormat::kI4},
+                    Case{"mistral-window", WeightFormat::kI8, DType::kI8},
                     Case{"llama-biases", WeightFormat::kBF16, DType::kI8},
                     Case{"mistral-window", WeightFormat::kF32, DType::kI8}),
     [](const testing::TestParamInfo<Case>& param) {
       std::string name = param.param.model;
       for (char& c : name) c = c == '-' ? '_' : c;
-      name += param.param.format == WeightFormat::kF32 ? "_f32" : "_bf16";
+      name += std::string("_") + weight_format_name(param.param.format);
       return param.param.kv_dtype ? name + "_kv_" + dtype_name(*param.param.kv_dtype) : name;
     });
 

@@ -89,7 +89,8 @@ void ThreadGroup::run_rank(int world_rank) {
                  .max_batch_tokens = limits_.max_batch_tokens,
                  .max_plans_in_flight = limits_.max_plans_in_flight,
                  .kv_blocks = limits_.kv_blocks,
-                 .kv_dtype = limits_.kv_dtype.value_or(KvPool::default_dtype(file_->format()))});
+                 .kv_dtype = limits_.kv_dtype.value_or(KvPool::default_dtype(file_->format())),
+                 .fuse = limits_.fuse});
   StepResult result;
   for (;;) {
     StepPlan plan;

@@ -44,6 +44,7 @@ class ThreadGroup {
     int32_t kv_blocks = 64;
     int32_t n_threads = 1;
     std::optional<DType> kv_dtype;  // none: what goes with the format
+    bool fuse = true;
     std::string kernels;            // empty: the best here
   };
 
