@@ -54,4 +54,9 @@ Result<InspectReport> inspect_model(const std::filesystem::path& model_folder,
 std::string inspect_text(const InspectReport& report);  // for a terminal, lines ended by \n
 std::string inspect_json(const InspectReport& report);  // one JSON object, indented
 
+// The operators of rank 0's layers in a step of n_tokens, before and after fusion, with their FLOPs
+// and bytes.
+std::string graph_text(const InspectReport& report, int32_t n_tokens);
+std::string graph_json(const InspectReport& report, int32_t n_tokens);
+
 }  // namespace trireme

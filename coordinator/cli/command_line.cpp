@@ -167,6 +167,13 @@ void add_inspect(CLI::App& app, Arguments& a) {
   inspect.add_option("--context-length", o.context_length, "tokens the KV cache holds");
   inspect.add_option("--max-sequences", o.n_sequences, "sequences of that length")
       ->capture_default_str();
+  inspect
+      .add_option("--graph", o.graph_tokens,
+                  "print the operators of a step of so many tokens (1 if none is given), before "
+                  "and after fusion, with FLOPs and bytes")
+      ->expected(0, 1)
+      ->default_str("1")
+      ->check(CLI::Range(1, 1 << 20));
   inspect.add_flag("--json", o.json, "as one JSON object");
 }
 

@@ -53,6 +53,7 @@ struct InspectCommandOptions {
   DType kv_dtype = DType::kBF16;
   int32_t context_length = 0;
   int32_t n_sequences = 1;
+  int32_t graph_tokens = 0;  // operators of a step of so many tokens; 0: the shard plan
   bool json = false;
 };
 int inspect_command(const InspectCommandOptions& options);

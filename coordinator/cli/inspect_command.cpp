@@ -17,6 +17,12 @@ int inspect_command(const InspectCommandOptions& options) {
   inspect.n_sequences = options.n_sequences;
   const Result<InspectReport> report = inspect_model(resolve_model(options.model), inspect);
   if (!report) throw EnvironmentError(report.error().message);
+  if (options.graph_tokens > 0) {
+    say(stdout, "{}",
+        options.json ? graph_json(*report, options.graph_tokens)
+                     : graph_text(*report, options.graph_tokens));
+    return 0;
+  }
   say(stdout, "{}", options.json ? inspect_json(*report) : inspect_text(*report));
   return 0;
 }
