@@ -1,5 +1,7 @@
 #include "model/kv_pool.h"
 
+#include <sys/mman.h>
+
 namespace trireme {
 namespace {
 
@@ -34,6 +36,9 @@ KvPool::KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, i
   const auto allocate = [&](uint64_t block_bytes) {
     buffers_.emplace_back(block_bytes * static_cast<uint64_t>(n_blocks), device, "the KV cache");
     size_bytes_ += buffers_.back().size_bytes();
+    // Large pages, where the system gives them: every head's tile of a block is a page of its own
+    // otherwise, and decoding would spend its time on address translation.
+    madvise(buffers_.back().data(), buffers_.back().size_bytes(), MADV_HUGEPAGE);
     return buffers_.back().data();
   };
   for (int32_t i = 0; i < shard.layers.size(); ++i) {

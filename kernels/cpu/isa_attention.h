@@ -105,7 +105,13 @@ void load_queries(TileScratch<T>& scratch, const AttentionJob& job, const Attent
 }
 
 TRIREME_INLINE void store_out(float* p, V16 a, int n) { store_n(p, a, n); }
-TRIREME_INLINE void store_out(BF16* p, V16 a, int n) { store_bf16_n(p, a, n); }
+TRIREME_INLINE void store_out(BF16* p, V16 a, int n) {
+  if (n == 16) {
+    store_operands(p, a);
+  } else {
+    store_bf16_n(p, a, n);
+  }
+}
 
 // Weighted values over the sum of the weights, of the task's rows.
 template <typename Out>
@@ -169,11 +175,12 @@ void attend_split(Stream stream, const AttentionJob& job, int64_t wave, int64_t 
     return job.records + (slot * n_rows + row) * stride;
   };
   for (int64_t first = 0; first < most_chunks; first += wave) {
-    parallel_for(stream.pool, n_tasks * wave, 1, [&](int64_t begin, int64_t end) {
+    const int64_t grain = std::max<int64_t>(1, n_tasks * wave / (stream.pool->n_threads() * 4));
+    parallel_for(stream.pool, n_tasks * wave, grain, [&](int64_t begin, int64_t end) {
       TileScratch<T> scratch;
       for (int64_t i = begin; i < end; ++i) {
-        const AttentionTask task = task_at(job, i % n_tasks);
-        const int64_t slot = i / n_tasks;
+        const AttentionTask task = task_at(job, i / wave);
+        const int64_t slot = i % wave;
         const int64_t chunk = task.first_chunk + first + slot;
         if (chunk >= task.end_chunk) continue;
         load_queries(scratch, job, task);

@@ -15,7 +15,6 @@
 namespace trireme::TRIREME_ISA {
 
 constexpr int kMaxTileRows = 96;  // (token, query head) pairs that share one pass over a KV head
-constexpr int kChunkBlocks = kAttentionChunk / kKvBlockTokens;
 
 // 2^x for x <= 0, relative error below 3e-7; NaN stays NaN. The polynomial is 1 at 0.
 TRIREME_INLINE V16 exp2_lanes(V16 x) {
@@ -238,13 +237,13 @@ void load_factors(TileScratch<T>& scratch, const TileRows& rows, const KvLayer& 
 }
 
 // One register tile of rows that all see something of the chunk: their records of it.
-template <int MR, typename T, typename Tile>
-void attend_rows(TileScratch<T>& scratch, int row, const Tile* const* k_tiles,
-                 const Tile* const* v_tiles, int head_dim, float* records) {
+template <int MR, bool kAhead, typename T, typename Tile>
+void attend_rows(TileScratch<T>& scratch, int row, const ChunkTiles<Tile>& tiles, int head_dim,
+                 float* records) {
   const SeenRange* seen = scratch.seen + row;
   const BlockRange range = blocks_of(seen, MR);
-  score_blocks<MR>(scratch.q.values + static_cast<int64_t>(row) * head_dim, k_tiles, range.begin,
-                   range.end, head_dim, scratch.scores);
+  score_blocks<MR, kAhead>(scratch.q.values + static_cast<int64_t>(row) * head_dim, tiles,
+                           range.begin, range.end, head_dim, scratch.scores);
   const int stride = record_floats(head_dim);
   for (int i = 0; i < MR; ++i) {
     float* record = records + i * stride;
@@ -252,15 +251,15 @@ void attend_rows(TileScratch<T>& scratch, int row, const Tile* const* k_tiles,
     softmax_row(scratch, i, seen[i], record, head_dim);
   }
   using Operand = typename TileScratch<T>::Operand;
-  weigh_values<MR, Operand, Tile>({scratch.weights.values, seen, v_tiles, head_dim}, records,
-                                  stride);
+  weigh_values<MR, kAhead, Operand, Tile>({scratch.weights.values, seen, tiles, head_dim}, records,
+                                          stride);
 }
 
 // The rows that see something of the chunk, a register tile at a time. With `merges`, their records
-// are merged into `states`; else they are the states.
-template <typename T, typename Tile>
-void attend_tiles(TileScratch<T>& scratch, const TileRows& rows, const Tile* const* k_tiles,
-                  const Tile* const* v_tiles, int head_dim, bool merges, float* states) {
+// are merged into `states`; else they are the states. kAhead: asks for the next chunk meanwhile.
+template <bool kAhead, typename T, typename Tile>
+void attend_tiles(TileScratch<T>& scratch, const TileRows& rows, const ChunkTiles<Tile>& tiles,
+                  int head_dim, bool merges, float* states) {
   const int64_t stride = record_floats(head_dim);
   const auto sees = [&](int r) { return scratch.seen[r].begin < scratch.seen[r].end; };
   int end = rows.n();
@@ -271,14 +270,36 @@ void attend_tiles(TileScratch<T>& scratch, const TileRows& rows, const Tile* con
     const int n = std::min(kDotRows, end - row);
     float* state = states + row * stride;
     with_rows<kDotRows>(n, [&](auto tile) {
-      attend_rows<decltype(tile)::value>(scratch, row, k_tiles, v_tiles, head_dim,
-                                         merges ? scratch.records : state);
+      attend_rows<decltype(tile)::value, kAhead>(scratch, row, tiles, head_dim,
+                                                 merges ? scratch.records : state);
     });
     for (int i = 0; merges && i < n; ++i) {
       merge_record(state + i * stride, scratch.records + i * stride, head_dim);
     }
     row += n;
   }
+}
+
+// Where the blocks of a chunk and of the one after it lie. Behind the last block there is nothing
+// to ask for: the chunk's own blocks stand in.
+template <typename T>
+ChunkTiles<T> find_tiles(const TileRows& rows, const KvLayer& kv, int chunk, BlockRange range) {
+  const int64_t size = static_cast<int64_t>(kv.head_dim) * kKvBlockTokens;
+  const int32_t* blocks = rows.blocks + static_cast<int64_t>(chunk) * kChunkBlocks;
+  const int last =
+      rows.positions[rows.n_tokens - 1] / kKvBlockTokens - chunk * kChunkBlocks;  // in `blocks`
+  ChunkTiles<T> tiles;
+  for (int b = range.begin; b < range.end; ++b) {
+    const auto offset = [&](int block) {
+      return (static_cast<int64_t>(blocks[block]) * kv.n_kv_heads + rows.kv_head) * size;
+    };
+    const int ahead = b + kChunkBlocks <= last ? b + kChunkBlocks : b;
+    tiles.k[b] = static_cast<const T*>(kv.k) + offset(b);
+    tiles.v[b] = static_cast<const T*>(kv.v) + offset(b);
+    tiles.k_ahead[b] = static_cast<const T*>(kv.k) + offset(ahead);
+    tiles.v_ahead[b] = static_cast<const T*>(kv.v) + offset(ahead);
+  }
+  return tiles;
 }
 
 // One chunk of the tile's rows, whose queries are in the scratch.
@@ -288,30 +309,24 @@ void attend_chunk(TileScratch<T>& scratch, const TileRows& rows, const KvLayer& 
   if (rows.n() == 0 || !find_seen(scratch, rows, chunk)) return;
   const int head_dim = kv.head_dim;
   const BlockRange range = blocks_of(scratch.seen, rows.n());
-  const int32_t* blocks = rows.blocks + static_cast<int64_t>(chunk) * kChunkBlocks;
-  const int64_t size = static_cast<int64_t>(head_dim) * kKvBlockTokens;
-  const T* k_tiles[kChunkBlocks];
-  const T* v_tiles[kChunkBlocks];
-  for (int b = range.begin; b < range.end; ++b) {
-    const int64_t at = (static_cast<int64_t>(blocks[b]) * kv.n_kv_heads + rows.kv_head) * size;
-    k_tiles[b] = static_cast<const T*>(kv.k) + at;
-    v_tiles[b] = static_cast<const T*>(kv.v) + at;
-  }
-  load_factors(scratch, rows, kv, range, blocks);
-  if constexpr (sizeof(T) == 1) {
-    if (rows.n() > kDotRows) {  // several register tiles: expand for all of them
-      const BF16* k_expanded[kChunkBlocks];
-      const BF16* v_expanded[kChunkBlocks];
-      for (int b = range.begin; b < range.end; ++b) {
-        expand(k_tiles[b], scratch.k_expanded.values + b * size, size);
-        expand(v_tiles[b], scratch.v_expanded.values + b * size, size);
-        k_expanded[b] = scratch.k_expanded.values + b * size;
-        v_expanded[b] = scratch.v_expanded.values + b * size;
-      }
-      return attend_tiles(scratch, rows, k_expanded, v_expanded, head_dim, merges, states);
+  const ChunkTiles<T> tiles = find_tiles<T>(rows, kv, chunk, range);
+  load_factors(scratch, rows, kv, range, rows.blocks + static_cast<int64_t>(chunk) * kChunkBlocks);
+  // One register tile waits for memory, if for anything; several wait for the products.
+  if (rows.n() <= kDotRows) {
+    attend_tiles<true>(scratch, rows, tiles, head_dim, merges, states);
+  } else if constexpr (sizeof(T) == 1) {  // expanded once for all of them
+    const int64_t size = static_cast<int64_t>(head_dim) * kKvBlockTokens;
+    ChunkTiles<BF16> expanded;
+    for (int b = range.begin; b < range.end; ++b) {
+      expand(tiles.k[b], scratch.k_expanded.values + b * size, size);
+      expand(tiles.v[b], scratch.v_expanded.values + b * size, size);
+      expanded.k[b] = expanded.k_ahead[b] = scratch.k_expanded.values + b * size;
+      expanded.v[b] = expanded.v_ahead[b] = scratch.v_expanded.values + b * size;
     }
+    attend_tiles<false>(scratch, rows, expanded, head_dim, merges, states);
+  } else {
+    attend_tiles<false>(scratch, rows, tiles, head_dim, merges, states);
   }
-  attend_tiles(scratch, rows, k_tiles, v_tiles, head_dim, merges, states);
 }
 
 }  // namespace trireme::TRIREME_ISA

@@ -27,6 +27,8 @@ constexpr int kDotRows = 2;
 constexpr int kDotPanels = 1;
 #endif
 
+constexpr int kChunkBlocks = kAttentionChunk / kKvBlockTokens;
+
 // What cached elements of type T are multiplied with, and how many of them in one step: bf16 and
 // int8 lie in pairs.
 template <typename T>
@@ -128,14 +130,22 @@ inline void expand(const int8_t* from, BF16* to, int64_t n) {
 #endif
 }
 
-// acc += rows x[MR] times panels w[NR], n_steps steps of each. kTail: only `lanes` of 16 exist.
-template <int MR, int NR, bool kTail, typename Op, typename T>
+// How a register tile reads the cache: whole panels; whole panels while it asks for those that
+// come next; or a panel of fewer than 16 lanes.
+enum class Panel { kWhole, kWholeAhead, kTail };
+
+// acc += rows x[MR] times panels w[NR], n_steps steps of each. kWholeAhead: `ahead` are the panels
+// to ask for, at the pace of these. kTail: only `lanes` of 16 exist.
+template <int MR, int NR, Panel kPanel, typename Op, typename T>
 TRIREME_INLINE void accumulate(V16 (&acc)[MR][NR], const Op* x, int64_t x_stride,
-                               const T* const (&w)[NR], int64_t w_step, int n_steps, int lanes) {
+                               const T* const (&w)[NR], const T* const (&ahead)[NR], int64_t w_step,
+                               int n_steps, int lanes) {
   for (int64_t s = 0; s < n_steps; ++s) {
     decltype(load_step(w[0])) panel[NR];
     TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
-      if constexpr (kTail) {
+      // Into the second cache: the first has too few outstanding misses to cover the latency.
+      if constexpr (kPanel == Panel::kWholeAhead) __builtin_prefetch(ahead[j] + s * w_step, 0, 2);
+      if constexpr (kPanel == Panel::kTail) {
         panel[j] = load_step_n(w[j] + s * w_step, lanes);
       } else {
         panel[j] = load_step(w[j] + s * w_step);
@@ -158,17 +168,21 @@ TRIREME_INLINE void with_rows(int n, const Body& body) {
 }
 
 // Scores of rows q with NR blocks of 16 cached keys: lanes are tokens.
-template <int MR, int NR, typename Op, typename T>
-void score_tile(const Op* q, int64_t q_stride, const T* const* k_tiles, int head_dim,
+template <int MR, int NR, Panel kPanel, typename Op, typename T>
+void score_tile(const Op* q, const T* const* k_tiles, const T* const* k_ahead, int head_dim,
                 float* scores) {
   V16 acc[MR][NR];
   const T* w[NR];
-  TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) w[j] = k_tiles[j];
+  const T* ahead[NR];
+  TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
+    w[j] = k_tiles[j];
+    ahead[j] = k_ahead[j];
+  }
   TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
     TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) acc[i][j] = zero();
   }
   constexpr int kStep = KvElement<T>::kStep;
-  accumulate<MR, NR, false>(acc, q, q_stride, w, kStep * 16, head_dim / kStep, 16);
+  accumulate<MR, NR, kPanel>(acc, q, head_dim, w, ahead, kStep * 16, head_dim / kStep, 16);
   TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
     TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
       store(scores + i * kAttentionChunk + j * kKvBlockTokens, acc[i][j]);
@@ -176,16 +190,28 @@ void score_tile(const Op* q, int64_t q_stride, const T* const* k_tiles, int head
   }
 }
 
+// One KV head's tiles of a chunk, and those of the chunk that comes after it.
+template <typename T>
+struct ChunkTiles {
+  const T* k[kChunkBlocks];
+  const T* v[kChunkBlocks];
+  const T* k_ahead[kChunkBlocks];
+  const T* v_ahead[kChunkBlocks];
+};
+
 // Scores of rows q [MR, head_dim] with blocks [block_begin, block_end) of a chunk.
-template <int MR, typename Op, typename T>
-void score_blocks(const Op* q, const T* const* k_tiles, int block_begin, int block_end,
+template <int MR, bool kAhead, typename Op, typename T>
+void score_blocks(const Op* q, const ChunkTiles<T>& tiles, int block_begin, int block_end,
                   int head_dim, float* scores) {
+  constexpr Panel kPanel = kAhead ? Panel::kWholeAhead : Panel::kWhole;
   int b = block_begin;
   for (; b + kDotPanels <= block_end; b += kDotPanels) {
-    score_tile<MR, kDotPanels>(q, head_dim, k_tiles + b, head_dim, scores + b * kKvBlockTokens);
+    score_tile<MR, kDotPanels, kPanel>(q, tiles.k + b, tiles.k_ahead + b, head_dim,
+                                       scores + b * kKvBlockTokens);
   }
   for (; b < block_end; ++b) {
-    score_tile<MR, 1>(q, head_dim, k_tiles + b, head_dim, scores + b * kKvBlockTokens);
+    score_tile<MR, 1, Panel::kWhole>(q, tiles.k + b, tiles.k + b, head_dim,
+                                     scores + b * kKvBlockTokens);
   }
 }
 
@@ -198,14 +224,14 @@ struct SeenRange {
 // Where the product with the values takes its operands from.
 template <typename Op, typename T>
 struct ValueSource {
-  const Op* weights;        // [rows, kAttentionChunk], zero at positions that are not seen
-  const SeenRange* seen;    // [rows]
-  const T* const* v_tiles;  // [blocks of the chunk]
+  const Op* weights;      // [rows, kAttentionChunk], zero at positions that are not seen
+  const SeenRange* seen;  // [rows]
+  const ChunkTiles<T>& tiles;
   int head_dim;
 };
 
 // acc [MR, NR * 16 from dimension d] += weights times values, whole steps [begin, end).
-template <int MR, int NR, bool kTail, typename Op, typename T>
+template <int MR, int NR, Panel kPanel, typename Op, typename T>
 void weigh_steps(const ValueSource<Op, T>& source, int row, int d, int begin, int end, float* to,
                  int64_t to_stride) {
   constexpr int kStep = KvElement<T>::kStep;
@@ -219,11 +245,20 @@ void weigh_steps(const ValueSource<Op, T>& source, int row, int d, int begin, in
   while (begin < end) {
     const int in_block = begin % kBlockSteps;
     const int n = std::min(end - begin, kBlockSteps - in_block);
-    const T* tile = source.v_tiles[begin / kBlockSteps] + in_block * w_step + d * kStep;
+    const int64_t at = in_block * w_step + d * kStep;
+    const T* tile = source.tiles.v[begin / kBlockSteps] + at;
+    const T* tile_ahead = tile;
+    if constexpr (kPanel == Panel::kWholeAhead) {
+      tile_ahead = source.tiles.v_ahead[begin / kBlockSteps] + at;
+    }
     const T* w[NR];
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) w[j] = tile + j * 16 * kStep;
-    accumulate<MR, NR, kTail>(acc, x + begin * kStep, kAttentionChunk, w, w_step, n,
-                              source.head_dim - d);
+    const T* ahead[NR];
+    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
+      w[j] = tile + j * 16 * kStep;
+      ahead[j] = tile_ahead + j * 16 * kStep;
+    }
+    accumulate<MR, NR, kPanel>(acc, x + begin * kStep, kAttentionChunk, w, ahead, w_step, n,
+                               source.head_dim - d);
     begin += n;
   }
   TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
@@ -232,17 +267,17 @@ void weigh_steps(const ValueSource<Op, T>& source, int row, int d, int begin, in
 }
 
 // One position whose neighbour in the pair is not seen: what lies there is not multiplied.
-template <int NR, bool kTail, typename Op, typename T>
+template <int NR, Panel kPanel, typename Op, typename T>
 void weigh_half_step(const ValueSource<Op, T>& source, int row, int d, int position, float* to) {
   if constexpr (KvElement<T>::kStep == 2) {
     const int in_block = position % kKvBlockTokens / 2;
-    const T* tile = source.v_tiles[position / kKvBlockTokens] +
+    const T* tile = source.tiles.v[position / kKvBlockTokens] +
                     (static_cast<int64_t>(in_block) * source.head_dim + d) * 2;
     const auto x =
         broadcast(source.weights + static_cast<int64_t>(row) * kAttentionChunk + (position & ~1));
     for (int j = 0; j < NR; ++j) {
       PairLanes w;
-      if constexpr (kTail) {
+      if constexpr (kPanel == Panel::kTail) {
         w = load_step_n(tile, source.head_dim - d);
       } else {
         w = load_step(tile + j * 32);
@@ -256,7 +291,7 @@ void weigh_half_step(const ValueSource<Op, T>& source, int row, int d, int posit
 
 // acc [MR, NR * 16 from dimension d] += weights times values of what each row sees, ascending: what
 // the rows have in common together, the rest of each row before and after that.
-template <int MR, int NR, bool kTail, typename Op, typename T>
+template <int MR, int NR, Panel kPanel, typename Op, typename T>
 void weigh_tile(const ValueSource<Op, T>& source, int d, float* acc, int64_t acc_stride) {
   constexpr int kStep = KvElement<T>::kStep;
   const SeenRange* seen = source.seen;
@@ -272,36 +307,37 @@ void weigh_tile(const ValueSource<Op, T>& source, int d, float* acc, int64_t acc
   for (int i = 0; i < MR; ++i) {
     float* to = acc + i * acc_stride;
     if (seen[i].begin % kStep != 0) {
-      weigh_half_step<NR, kTail>(source, i, d, seen[i].begin, to);
+      weigh_half_step<NR, kPanel>(source, i, d, seen[i].begin, to);
     }
     const int stop = std::min(begin, end_step(i));
     if (first_step(i) < stop) {
-      weigh_steps<1, NR, kTail>(source, i, d, first_step(i), stop, to, acc_stride);
+      weigh_steps<1, NR, kPanel>(source, i, d, first_step(i), stop, to, acc_stride);
     }
   }
-  if (begin < end) weigh_steps<MR, NR, kTail>(source, 0, d, begin, end, acc, acc_stride);
+  if (begin < end) weigh_steps<MR, NR, kPanel>(source, 0, d, begin, end, acc, acc_stride);
   for (int i = 0; i < MR; ++i) {
     float* to = acc + i * acc_stride;
     if (end < end_step(i)) {
-      weigh_steps<1, NR, kTail>(source, i, d, end, end_step(i), to, acc_stride);
+      weigh_steps<1, NR, kPanel>(source, i, d, end, end_step(i), to, acc_stride);
     }
     if (seen[i].end % kStep != 0) {
-      weigh_half_step<NR, kTail>(source, i, d, seen[i].end - 1, to);
+      weigh_half_step<NR, kPanel>(source, i, d, seen[i].end - 1, to);
     }
   }
 }
 
 // acc [MR, acc_stride] += the rows' weights times the chunk's values.
-template <int MR, typename Op, typename T>
+template <int MR, bool kAhead, typename Op, typename T>
 void weigh_values(const ValueSource<Op, T>& source, float* acc, int64_t acc_stride) {
+  constexpr Panel kPanel = kAhead ? Panel::kWholeAhead : Panel::kWhole;
   int d = 0;
   for (; d + kDotPanels * 16 <= source.head_dim; d += kDotPanels * 16) {
-    weigh_tile<MR, kDotPanels, false>(source, d, acc + d, acc_stride);
+    weigh_tile<MR, kDotPanels, kPanel>(source, d, acc + d, acc_stride);
   }
   for (; d + 16 <= source.head_dim; d += 16) {
-    weigh_tile<MR, 1, false>(source, d, acc + d, acc_stride);
+    weigh_tile<MR, 1, Panel::kWhole>(source, d, acc + d, acc_stride);
   }
-  if (d < source.head_dim) weigh_tile<MR, 1, true>(source, d, acc + d, acc_stride);
+  if (d < source.head_dim) weigh_tile<MR, 1, Panel::kTail>(source, d, acc + d, acc_stride);
 }
 
 }  // namespace trireme::TRIREME_ISA
