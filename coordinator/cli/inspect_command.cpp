@@ -5,17 +5,21 @@
 #include "kernels/result.h"
 #include "model/inspect_report.h"
 #include "model/model_folder.h"
+#include "model/packed_folder.h"
+#include "model/packed_model.h"
 
 namespace trireme {
 
 int inspect_command(const InspectCommandOptions& options) {
+  const std::filesystem::path model = resolve_model(options.model);
+  const std::filesystem::path packed = model_place(model).packed;
   InspectOptions inspect;
   inspect.layout = options.layout;
-  inspect.format = options.format;
-  inspect.kv_dtype = options.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  inspect.format = packed.empty() ? options.format : PackedModel::open(packed)->format();
+  inspect.kv_dtype = inspect.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   inspect.context_length = options.context_length;
   inspect.n_sequences = options.n_sequences;
-  const Result<InspectReport> report = inspect_model(resolve_model(options.model), inspect);
+  const Result<InspectReport> report = inspect_model(model, inspect);
   if (!report) throw EnvironmentError(report.error().message);
   say(stdout, "{}", options.json ? inspect_json(*report) : inspect_text(*report));
   return 0;
