@@ -80,7 +80,8 @@ TEST_F(InspectReportTest, APackedModelIsWhatItIs) {
   EXPECT_EQ(report->options.format, WeightFormat::kI4);
   EXPECT_EQ(report->packed_bytes, std::filesystem::file_size(path));
   EXPECT_EQ(report->n_source_tensors, 3U + 3U * 9U);
-  const auto source = inspect_model(folder_.path(), {.layout = {2, 2}, .format = WeightFormat::kI4});
+  const auto source =
+      inspect_model(folder_.path(), {.layout = {2, 2}, .format = WeightFormat::kI4});
   EXPECT_EQ(report->packed_bytes, source->packed_bytes);
   EXPECT_EQ(report->n_parameters, source->n_parameters);
   EXPECT_EQ(report->ranks[1].weight_bytes, source->ranks[1].weight_bytes);
