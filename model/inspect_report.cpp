@@ -9,8 +9,10 @@
 #include "model/kv_pool.h"
 #include "model/model_folder.h"
 #include "model/model_limits.h"
+#include "model/packed_folder.h"
 #include "model/packed_header.h"
 #include "model/packed_layout.h"
+#include "model/packed_model.h"
 #include "model/rope_frequencies.h"
 #include "model/source_model.h"
 #include "model/stage_forward.h"
@@ -57,6 +59,28 @@ RankReport report_rank(const InspectReport& report, const PackedLayout& packed,
   return out;
 }
 
+std::vector<WeightSpec> weights_of(const ModelConfig& config) {
+  return find_architecture(config.architecture)->weights(config);
+}
+
+void read_source(const std::filesystem::path& folder, InspectReport& report) {
+  report.config = read_model_config(folder);
+  const SourceModel source(folder);
+  source.check(weights_of(report.config));
+  report.n_source_tensors = source.n_tensors();
+  report.source_bytes = source.size_bytes();
+}
+
+PackedEncodings read_packed(const std::filesystem::path& path, InspectReport& report) {
+  const auto file = PackedModel::open(path);
+  report.config = file->config();
+  for (const WeightSpec& spec : weights_of(report.config)) {
+    report.n_source_tensors += spec.hf_bias.empty() ? 1 : 2;
+  }
+  report.source_bytes = file->size_bytes();
+  return file->encodings();
+}
+
 uint64_t count_parameters(const std::vector<WeightSpec>& specs) {
   uint64_t total = 0;
   for (const WeightSpec& spec : specs) {
@@ -68,26 +92,26 @@ uint64_t count_parameters(const std::vector<WeightSpec>& specs) {
 
 }  // namespace
 
-Result<InspectReport> inspect_model(const std::filesystem::path& model_folder,
+Result<InspectReport> inspect_model(const std::filesystem::path& model,
                                     const InspectOptions& options) {
   InspectReport report;
-  report.model = model_folder.string();
-  report.config = read_model_config(model_folder);
+  report.model = model.string();
+  PackedEncodings encodings = options.format;
+  const ModelPlace place = model_place(model);
+  if (place.packed.empty()) {
+    read_source(model, report);
+  } else {
+    encodings = read_packed(place.packed, report);
+  }
   report.cuts = model_cuts(report.config);
-
-  const std::vector<WeightSpec> specs =
-      find_architecture(report.config.architecture)->weights(report.config);
-  const SourceModel source(model_folder);
-  source.check(specs);
-  report.n_source_tensors = source.n_tensors();
-  report.source_bytes = source.size_bytes();
-  report.n_parameters = count_parameters(specs);
+  report.n_parameters = count_parameters(weights_of(report.config));
 
   const Result<InspectOptions> checked = checked_options(options, report.config);
   if (!checked) return checked.error();
   report.options = *checked;
-  const PackedLayout packed = plan_packed_layout(report.config, report.options.format);
-  report.packed_bytes = packed_file_bytes(report.config, report.options.format);
+  report.options.format = encodings.usual.format;
+  const PackedLayout packed = plan_packed_layout(report.config, encodings);
+  report.packed_bytes = packed_file_bytes(report.config, encodings);
   // The first rank's plan says whether the layout fits; then all of them do.
   for (int rank = 0; rank == 0 || rank < options.layout.n_ranks(); ++rank) {
     const Result<ShardPlan> shard = make_shard_plan(report.config, options.layout, rank);

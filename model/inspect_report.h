@@ -46,9 +46,10 @@ struct InspectReport {
   std::vector<RankReport> ranks;
 };
 
-// Reads and checks the folder's config and tensors (not their values). Throws EnvironmentError for
-// what is wrong with the folder; an Error for options that do not fit the model.
-Result<InspectReport> inspect_model(const std::filesystem::path& model_folder,
+// Reads and checks the config and tensors (not their values) of what resolve_model() gave; a packed
+// model's own format stands for that of the options. Throws EnvironmentError for what is wrong with
+// the files; an Error for options that do not fit the model.
+Result<InspectReport> inspect_model(const std::filesystem::path& model,
                                     const InspectOptions& options);
 
 std::string inspect_text(const InspectReport& report);  // for a terminal, lines ended by \n

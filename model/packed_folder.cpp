@@ -51,9 +51,11 @@ fs::path pack_model_to(const fs::path& model_folder, const fs::path& out,
   std::error_code code;
   fs::create_directories(out, code);
   if (code) fail(out, "made", code);
-  if (fs::equivalent(out, model_folder, code)) {
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+    if (!fs::exists(out / name, code)) continue;
     throw EnvironmentError(
-        fmt::format("{}: is the model's own folder; choose another to pack to", out.string()));
+        fmt::format("{}: holds a model already ({}); choose another folder to pack to",
+                    out.string(), name));
   }
   pack_model(model_folder, out / kPackedFolderFile, encodings, on_progress);
   for (const char* name : kCopiedFiles) {

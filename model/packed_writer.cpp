@@ -45,10 +45,10 @@ class BlockPacker {
   // Throws what the first thread that failed threw.
   void run() {
     const unsigned n_threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMaxThreads);
-    std::vector<std::thread> threads;
+    std::vector<std::jthread> threads;
     for (unsigned i = 1; i < n_threads; ++i) threads.emplace_back([this] { pack_until_done(); });
     pack_until_done();
-    for (std::thread& thread : threads) thread.join();
+    threads.clear();  // joins them
     if (failure_) std::rethrow_exception(failure_);
   }
 

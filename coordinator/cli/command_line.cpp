@@ -10,7 +10,6 @@
 #include "coordinator/cli/nearest.h"
 #include "coordinator/cli/say.h"
 #include "kernels/result.h"
-#include "model/kv_pool.h"
 #include "model/weight_format.h"
 
 namespace trireme {
@@ -225,9 +224,9 @@ int dispatch(CLI::App& app, Arguments& a) {
   }
   if (app.got_subcommand("inspect")) {
     a.inspect.format = parse_weight_format("--dtype", a.inspect_dtype);
-    a.inspect.kv_dtype = a.inspect_kv_dtype.empty()
-                             ? KvPool::default_dtype(a.inspect.format)
-                             : parse_kv_dtype("--kv-dtype", a.inspect_kv_dtype);
+    if (!a.inspect_kv_dtype.empty()) {
+      a.inspect.kv_dtype = parse_kv_dtype("--kv-dtype", a.inspect_kv_dtype);
+    }
     return inspect_command(a.inspect);
   }
   if (app.got_subcommand("pack")) {

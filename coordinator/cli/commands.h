@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,7 +51,7 @@ struct InspectCommandOptions {
   std::string model;
   Layout layout;
   WeightFormat format = WeightFormat::kBF16;
-  DType kv_dtype = DType::kBF16;
+  std::optional<DType> kv_dtype;  // none: the type that goes with the format
   int32_t context_length = 0;
   int32_t n_sequences = 1;
   int32_t graph_tokens = 0;  // operators of a step of so many tokens; 0: the shard plan

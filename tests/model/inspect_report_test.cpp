@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "model/packed_header.h"
+#include "model/packed_model.h"
 #include "tests/model/model_test_util.h"
 
 namespace trireme {
@@ -74,6 +75,21 @@ TEST_F(InspectReportTest, OptionsThatDoNotFit) {
   EXPECT_FALSE(inspect_model(folder_.path(), {.context_length = -1}).ok());
   EXPECT_FALSE(inspect_model(folder_.path(), {.n_sequences = 0}).ok());
   EXPECT_FALSE(inspect_model(folder_.path(), {.max_step_tokens = 0}).ok());
+}
+
+TEST_F(InspectReportTest, APackedModelIsWhatItIs) {
+  const auto path = folder_.path() / "x.trireme";
+  pack_model(folder_.path(), path, WeightFormat::kI4, {});
+  const auto report = inspect_model(path, {.layout = {2, 2}});
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->options.format, WeightFormat::kI4);
+  EXPECT_EQ(report->packed_bytes, std::filesystem::file_size(path));
+  EXPECT_EQ(report->n_source_tensors, 3U + 3U * 9U);
+  const auto source =
+      inspect_model(folder_.path(), {.layout = {2, 2}, .format = WeightFormat::kI4});
+  EXPECT_EQ(report->packed_bytes, source->packed_bytes);
+  EXPECT_EQ(report->n_parameters, source->n_parameters);
+  EXPECT_EQ(report->ranks[1].weight_bytes, source->ranks[1].weight_bytes);
 }
 
 TEST_F(InspectReportTest, AFolderThatIsWrong) {

@@ -340,6 +340,10 @@ TEST(ModelFolder, ResolveModel) {
               HasSubstr("no config.json"));
   write_file(folder.path() / "config.json", "{}");
   EXPECT_EQ(resolve_model(folder.path().string()), folder.path());
+  const std::string packed = (folder.path() / "x.trireme").string();
+  EXPECT_THAT(environment_error([&] { resolve_model(packed); }), HasSubstr("no such folder"));
+  write_file(packed, "");
+  EXPECT_EQ(resolve_model(packed), packed);
   ::setenv("TRIREME_DEMO_MODEL", folder.path().c_str(), 1);
   EXPECT_EQ(resolve_model("demo"), folder.path());
   ::setenv("TRIREME_DEMO_MODEL", "/nonexistent", 1);

@@ -216,7 +216,7 @@ TEST(PackedFolder, IsAModelOfItsOwn) {
             folder.path() / "x.trireme");
   EXPECT_EQ(testing::read_file(folder.path() / "x.trireme"), testing::read_file(file));
   EXPECT_THAT(environment_error([&] { pack_model_to(source, source, WeightFormat::kI8, {}); }),
-              HasSubstr("the model's own folder"));
+              HasSubstr("holds a model already (model.safetensors)"));
 }
 
 // A file whose header says anything, with checksum and sizes that fit.
