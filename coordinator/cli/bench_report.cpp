@@ -29,9 +29,9 @@ std::string bench_text(const BenchReport& report) {
   std::string out = fmt::format("{:>6} {:>7} {:>7}  {:<22} {:<24} {}\n", "prompt", "streams",
                                 "context", "prefill tokens/s", "first token ms", "decode tokens/s");
   for (const BenchRow& row : report.rows) {
-    out += fmt::format("{:>6} {:>7} {:>7}  {:<22} {:<24} {}\n", row.n_prompt_tokens,
-                       row.n_streams, row.context, cell(row.prefill_rates),
-                       cell(row.first_token_seconds, 1000.0), cell(row.decode_rates));
+    out += fmt::format("{:>6} {:>7} {:>7}  {:<22} {:<24} {}\n", row.n_prompt_tokens, row.n_streams,
+                       row.context, cell(row.prefill_rates), cell(row.first_token_seconds, 1000.0),
+                       cell(row.decode_rates));
   }
   out += fmt::format("process start to first token: {:.2f} s\n", report.start_to_first_token_s);
   for (const BenchRank& rank : report.ranks) {
