@@ -84,6 +84,45 @@ def probe_line(runs):
             f"core and back: {spread([p['round_trip_s'] * 1e9 for p in probes], 0)} ns.")
 
 
+# --dtype -> the probe's name of the instruction that its products need.
+INSTRUCTION = {"bfloat16": "bf16_op_s", "int8": "int8_op_s", "int4": "int8_op_s"}
+
+
+def operations_per_token(config, prompt):
+    """Of a prefill: linear layers, and attention over half of the prompt on average."""
+    heads = config["num_attention_heads"] * config["head_dim"]
+    kv = config["num_key_value_heads"] * config["head_dim"]
+    hidden, mlp = config["hidden_size"], config["intermediate_size"]
+    linear = 2 * (2 * hidden * heads + 2 * hidden * kv + 3 * hidden * mlp)
+    return config["num_hidden_layers"] * (linear + 4 * heads * prompt / 2)
+
+
+def shares(dtype, runs, works, config):
+    """Lines: how near the base came to the limits that the probes around its runs saw."""
+    base = [run for run in runs if run["name"] == runs[0]["name"]]
+
+    def line(work, need_per_s, limit, text):
+        found = []
+        for run in base:
+            rate = run["result"].get("rates", {}).get(work["name"])
+            peak = statistics.mean(run[when][limit]["all_threads"] for when in ("before", "after"))
+            if rate and peak:
+                found.append(100 * need_per_s(run, rate) / peak)
+        name = f"{runs[0]['name']}, {work['name']}"
+        return [f"- {name}: {spread(found, 0)} % of {text}"] if found else []
+
+    lines = []
+    for work in works:
+        if work["kind"] == "prefill" and dtype in INSTRUCTION:
+            need = operations_per_token(config, work["prompt"])
+            lines += line(work, lambda _, rate, need=need: need * rate, INSTRUCTION[dtype],
+                          f"the peak of {INSTRUCTION[dtype].split('_', maxsplit=1)[0]} arithmetic")
+        elif work["kind"] == "decode" and work["streams"] == 1:
+            lines += line(work, lambda run, rate: run["result"]["weight_bytes"] * rate,
+                          "dram_bytes_s", "the DRAM read rate, counting weights only")
+    return lines
+
+
 def failures(runs):
     """One line for each thing that could not be measured."""
     found = {}
@@ -95,12 +134,14 @@ def failures(runs):
     return list(found)
 
 
-def document(header, results, works):
-    """results: {dtype: runs}, in order; a run is {name, round, before, after, result}."""
+def document(header, results, works, config):
+    """results: {dtype: runs}, in order; a run is {name, round, before, after, result}. config: the
+    model's config.json."""
     lines = [*header]
     for dtype, runs in results.items():
         names = list(dict.fromkeys(run["name"] for run in runs))
         base, others = names[0], names[1:]
         lines += ["", f"## {dtype}", "", *table(runs, base, others, works), "", probe_line(runs)]
+        lines += ["", *shares(dtype, runs, works, config)]
         lines += [f"- not measured: {line}" for line in failures(runs)]
     return "\n".join(lines) + "\n"

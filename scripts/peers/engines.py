@@ -161,6 +161,7 @@ def run_trireme(cache, binary, dtype, n_threads, works, options=()):
         report = json.loads(output)
         results["rates"][work["name"]] = report["rows"][0][work["kind"]]["median"]
         results.setdefault("start_to_first_token_s", report["start_to_first_token_s"])
+        results["weight_bytes"] = sum(rank["weight_bytes"] for rank in report["ranks"])
         resident = sum(rank["resident_bytes"] for rank in report["ranks"])
         results["resident_bytes"] = max(results.get("resident_bytes", 0), resident)
     return results

@@ -17,17 +17,21 @@ void run_all_reduce(benchmark::State& state, const Context& context, int64_t n_b
   const int64_t n_elements = n_bytes / static_cast<int64_t>(sizeof(float));
   std::thread peer([&] {
     const RankComms comms = make_region_comms(region, 1, {});
-    const Floats partials({plan.n_nodes_of(1), n_elements});
-    const Floats out({n_elements});
+    const FloatBuffer partials = filled_floats(plan.n_nodes_of(1), n_elements);
+    const FloatBuffer out(1, n_elements, {});
     try {
-      for (;;) comms.tp->all_reduce_tree({}, plan, partials.tensor, out.tensor);
+      for (;;) {
+        comms.tp->all_reduce_tree({}, plan, partials.rows(plan.n_nodes_of(1)), out.rows(1));
+      }
     } catch (const CommError&) {  // aborted below
     }
   });
   const RankComms comms = make_region_comms(region, 0, {});
-  const Floats partials({plan.n_nodes_of(0), n_elements});
-  const Floats out({n_elements});
-  for (auto _ : state) comms.tp->all_reduce_tree({}, plan, partials.tensor, out.tensor);
+  const FloatBuffer partials = filled_floats(plan.n_nodes_of(0), n_elements);
+  const FloatBuffer out(1, n_elements, {});
+  for (auto _ : state) {
+    comms.tp->all_reduce_tree({}, plan, partials.rows(plan.n_nodes_of(0)), out.rows(1));
+  }
   comms.tp->abort();
   peer.join();
   set_cost(state, context, {.bytes = static_cast<double>(n_bytes)});

@@ -47,8 +47,12 @@ void run_attention(benchmark::State& state, const Context& context, const Attent
   const Buffer v(half, {}, "a benchmark's values");
   fill_with_numbers(k.data(), half);
   fill_with_numbers(v.data(), half);
+  // One scale for each token and head.
+  const FloatBuffer scales = filled_floats(n_blocks, kKvBlockTokens * kKvHeads);
   const KvLayer layer = {.k = k.data(),
                          .v = v.data(),
+                         .k_scales = dtype == DType::kI8 ? scales.data() : nullptr,
+                         .v_scales = dtype == DType::kI8 ? scales.data() : nullptr,
                          .dtype = dtype,
                          .device = {},
                          .n_blocks = n_blocks,
@@ -65,12 +69,14 @@ void run_attention(benchmark::State& state, const Context& context, const Attent
   }
   std::vector<int32_t> table(static_cast<size_t>(n_blocks));
   std::iota(table.begin(), table.end(), 0);
-  const Floats q({n_tokens, kHeads, kHeadDim});
-  const GemmRows out(context, n_tokens, kHeads * kHeadDim, dtype);
+  const FloatBuffer q = filled_floats(n_tokens, kHeads * kHeadDim);
+  const Tensor queries = make_tensor(q.data(), DType::kF32, {n_tokens, kHeads, kHeadDim});
+  const FloatBuffer out(n_tokens, kHeads * kHeadDim, {});
+  const Buffer scratch(attention_scratch_bytes(n_tokens, kHeadDim), {}, "attention's scratch");
   int32_t use = 0;
   for (auto _ : state) {
     const int32_t first_block = use++ % n_layers * blocks_each * c.n_streams;
-    context.kernels->paged_attention(context.stream(), out.tensor, q.tensor, layer,
+    context.kernels->paged_attention(context.stream(), out.rows(n_tokens), queries, layer,
                                      {.positions = positions.data(),
                                       .slots = slots.data(),
                                       .block_tables = table.data() + first_block,
@@ -80,7 +86,9 @@ void run_attention(benchmark::State& state, const Context& context, const Attent
                                       .first_kv_head = 0,
                                       .heads_per_kv = kHeads / kKvHeads,
                                       .window = 0,
-                                      .scale = 0.125F});
+                                      .scale = 0.125F,
+                                      .scratch = scratch.data(),
+                                      .scratch_bytes = scratch.size_bytes()});
   }
   set_cost(state, context,
            {.bytes = kv_bytes(c, dtype),
@@ -97,7 +105,9 @@ void register_attention(const Context& context) {
     const char* name;
     Peak Peaks::*arithmetic;
   };
-  static constexpr KvRow kKvRows[] = {{DType::kBF16, "bfloat16", &Peaks::bf16}};
+  static constexpr KvRow kKvRows[] = {{DType::kF32, "float32", &Peaks::f32},
+                                      {DType::kBF16, "bfloat16", &Peaks::bf16},
+                                      {DType::kI8, "int8", &Peaks::bf16}};
   for (const KvRow& row : kKvRows) {
     for (const AttentionCase& c : kCases) {
       benchmark::RegisterBenchmark(fmt::format("attention {} {} context {} streams {}", row.name,

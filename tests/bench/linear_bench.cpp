@@ -18,14 +18,22 @@ struct Layer {
   std::vector<int64_t> rows;
 };
 
+const std::vector<int64_t> kAllRows = {1, 2, 8, 16, 96, 512};
+
+const Layer kGate = {"gate", kIntermediate, kHidden, kLeaves, false, kAllRows};
+
 const Layer kLayers[] = {
-    {"query", kHeads* kHeadDim, kHidden, kLeaves, false, {1, 2, 8, 16, 96, 512}},
+    {"query", kHeads* kHeadDim, kHidden, kLeaves, false, kAllRows},
     {"key", kKvHeads* kHeadDim, kHidden, kKvHeads, false, {1, 16, 512}},
     {"output", kHidden, kHeads* kHeadDim, kLeaves, true, {1, 16, 512}},
-    {"gate", kIntermediate, kHidden, kLeaves, false, {1, 2, 8, 16, 96, 512}},
-    {"down", kHidden, kIntermediate, kLeaves, true, {1, 2, 8, 16, 96, 512}},
+    kGate,
+    {"down", kHidden, kIntermediate, kLeaves, true, kAllRows},
     {"head", kVocab, kHidden, div_ceil(kVocab, kVocabSumChunk), false, {1, 16}},
 };
+
+int32_t block_k(const Layer& layer) {
+  return layer.row_parallel ? layer.k / layer.n_blocks : layer.k;
+}
 
 int32_t block_n(const Layer& layer, int32_t block) {
   if (layer.row_parallel) return layer.n;
@@ -36,8 +44,8 @@ int32_t block_n(const Layer& layer, int32_t block) {
 // Copies of one layer's weight, enough that each is used from memory and not from a cache.
 class ColdWeights {
  public:
-  ColdWeights(const Layer& layer, WeightFormat format)
-      : one_bytes_(bytes_of(layer, format)),
+  ColdWeights(const Layer& layer, WeightEncoding encoding)
+      : one_bytes_(bytes_of(layer, encoding)),
         n_copies_(std::max<size_t>(1, div_ceil(kColdBytes, one_bytes_))),
         memory_(one_bytes_ * n_copies_, {}, "the weights of a benchmark") {
     fill_with_numbers(memory_.data(), memory_.size_bytes());
@@ -45,16 +53,18 @@ class ColdWeights {
     blocks_.resize(n_copies_);
     for (std::vector<WeightBlock>& blocks : blocks_) {
       for (int32_t i = 0; i < layer.n_blocks; ++i) {
+        const BlockParts parts = block_parts_of(encoding, block_n(layer, i), block_k(layer));
         WeightBlock block;
         block.data = next;
+        if (encoding.group > 0) block.scales = reinterpret_cast<const BF16*>(next + parts.scales);
         block.n = block_n(layer, i);
-        block.k = layer.row_parallel ? layer.k / layer.n_blocks : layer.k;
+        block.k = block_k(layer);
         block.out_begin = layer.row_parallel ? 0 : i * block_n(layer, 0);
         block.k_begin = layer.row_parallel ? i * block.k : 0;
         blocks.push_back(block);
-        next += packed_block_bytes(format, block.n, block.k);
+        next += round_up<int64_t>(parts.size, kBlockAlignment);
       }
-      weights_.push_back({format, {}, blocks, layer.n, layer.k});
+      weights_.push_back({encoding, {}, blocks, layer.n, layer.k});
     }
   }
 
@@ -62,11 +72,13 @@ class ColdWeights {
   size_t one_bytes() const { return one_bytes_; }
 
  private:
-  static size_t bytes_of(const Layer& layer, WeightFormat format) {
+  static constexpr int64_t kBlockAlignment = 64;
+
+  static size_t bytes_of(const Layer& layer, WeightEncoding encoding) {
     int64_t bytes = 0;
     for (int32_t i = 0; i < layer.n_blocks; ++i) {
-      const int32_t k = layer.row_parallel ? layer.k / layer.n_blocks : layer.k;
-      bytes += packed_block_bytes(format, block_n(layer, i), k);
+      bytes += round_up<int64_t>(block_parts_of(encoding, block_n(layer, i), block_k(layer)).size,
+                                 kBlockAlignment);
     }
     return static_cast<size_t>(bytes);
   }
@@ -79,26 +91,57 @@ class ColdWeights {
   std::vector<Weight> weights_;
 };
 
+void set_linear_cost(benchmark::State& state, const Context& context, const FormatRow& format,
+                     double weight_bytes, double n_products) {
+  set_cost(state, context,
+           {.bytes = weight_bytes,
+            .operations = 2 * n_products,
+            .arithmetic = (context.peaks.*format.arithmetic).of(context.n_threads)});
+}
+
+double n_products(const Layer& layer, int64_t n_rows) {
+  return static_cast<double>(n_rows) * static_cast<double>(layer.n) * static_cast<double>(layer.k);
+}
+
 void run_linear(benchmark::State& state, const Context& context, const Layer& layer,
                 const FormatRow& format, int64_t n_rows) {
-  ColdWeights weights(layer, format.format);
-  const GemmRows x(context, n_rows, layer.k, format.input);
-  Floats out({1, n_rows, layer.n});
-  const Tensor flat = make_tensor(out.memory.data(), DType::kF32, {n_rows, layer.n});
+  ColdWeights weights(layer, format.encoding);
+  const auto n_spans = static_cast<size_t>(layer.row_parallel ? layer.n_blocks : 1);
+  const GemmInputBuffer input = filled_input(
+      context, n_rows, std::vector<int32_t>(n_spans, block_k(layer)), format.encoding.format);
+  const FloatBuffer out(n_rows, layer.n, {});
+  const Tensor sums = make_tensor(out.data(), DType::kF32, {1, n_rows, layer.n});
   const std::vector<TreeNode> all = {{0, kLeaves}};
   for (auto _ : state) {
     if (layer.row_parallel) {
-      context.kernels->linear_tree(context.stream(), out.tensor, x.tensor, weights.next(), 0, all);
+      context.kernels->linear_tree(context.stream(), sums, input.rows(n_rows), weights.next(), 0,
+                                   all);
     } else {
-      context.kernels->linear(context.stream(), flat, x.tensor, weights.next());
+      context.kernels->linear(context.stream(), out.rows(n_rows), input.rows(n_rows),
+                              weights.next());
     }
   }
-  const double n_products =
-      static_cast<double>(n_rows) * static_cast<double>(layer.n) * static_cast<double>(layer.k);
-  set_cost(state, context,
-           {.bytes = static_cast<double>(weights.one_bytes()),
-            .operations = 2 * n_products,
-            .arithmetic = (context.peaks.*format.arithmetic).of(context.n_threads)});
+  set_linear_cost(state, context, format, static_cast<double>(weights.one_bytes()),
+                  n_products(layer, n_rows));
+}
+
+// The fused half of an MLP: gate, up, silu, and the input of down.
+void run_gate_up(benchmark::State& state, const Context& context, const FormatRow& format,
+                 int64_t n_rows) {
+  const Layer& layer = kGate;
+  ColdWeights gate(layer, format.encoding);
+  ColdWeights up(layer, format.encoding);
+  const GemmInputBuffer input = filled_input(context, n_rows, {layer.k}, format.encoding.format);
+  const GemmInputBuffer out(n_rows, std::vector<int32_t>(kLeaves, layer.n / kLeaves),
+                            gemm_input_dtype(format.encoding.format), {});
+  const FloatBuffer gate_out(n_rows, layer.n, {});
+  const FloatBuffer up_out(n_rows, layer.n, {});
+  for (auto _ : state) {
+    context.kernels->gate_up(context.stream(), out.rows(n_rows), input.rows(n_rows), gate.next(),
+                             up.next(), gate_out.rows(n_rows), up_out.rows(n_rows));
+  }
+  set_linear_cost(state, context, format, 2.0 * static_cast<double>(gate.one_bytes()),
+                  2 * n_products(layer, n_rows));
 }
 
 }  // namespace
@@ -117,6 +160,13 @@ void register_linear(const Context& context) {
             n_rows)
             ->UseRealTime();
       }
+    }
+    for (const int64_t n_rows : kAllRows) {
+      benchmark::RegisterBenchmark(
+          fmt::format("gate_up {} 2x{}x{} rows {}", format.name, kGate.n, kGate.k, n_rows).c_str(),
+          [&](benchmark::State& state, int64_t rows) { run_gate_up(state, context, format, rows); },
+          n_rows)
+          ->UseRealTime();
     }
   }
 }

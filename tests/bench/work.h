@@ -10,20 +10,23 @@
 #include "kernels/buffer.h"
 #include "kernels/kernel_table.h"
 #include "kernels/thread_pool.h"
+#include "model/stage_workspace.h"
 #include "tests/bench/peaks.h"
 
 namespace trireme::bench {
 
-// A weight format, with what its kernels take and what bounds them. A new format is a line here.
+// A weight format, with the instruction that its products need. A new format is a line here.
 struct FormatRow {
-  WeightFormat format;
+  WeightEncoding encoding;
   const char* name;
-  DType input;              // of a GEMM input
-  Peak Peaks::*arithmetic;  // the instruction that its products need
+  Peak Peaks::*arithmetic;
 };
-constexpr FormatRow kFormats[] = {
-    {WeightFormat::kF32, "float32", DType::kF32, &Peaks::f32},
-    {WeightFormat::kBF16, "bfloat16", DType::kBF16, &Peaks::bf16},
+inline const FormatRow kFormats[] = {
+    {default_encoding(WeightFormat::kF32), "float32", &Peaks::f32},
+    {default_encoding(WeightFormat::kF16), "float16", &Peaks::f32},
+    {default_encoding(WeightFormat::kBF16), "bfloat16", &Peaks::bf16},
+    {default_encoding(WeightFormat::kI8), "int8", &Peaks::int8},
+    {default_encoding(WeightFormat::kI4), "int4", &Peaks::int8},
 };
 
 // What every benchmark works with.
@@ -60,8 +63,8 @@ constexpr int32_t kHeadDim = 64;
 constexpr int32_t kVocab = 128256;
 constexpr int32_t kLeaves = 16;
 
-// Bytes that are small positive numbers in every format: 0.01 to 0.8 as float32 and bfloat16, 60 to
-// 63 as int8. No denormals, no infinities.
+// Bytes that are small positive numbers in every format: 0.01 to 0.8 as float32 and bfloat16, 1 to
+// 2 as a half, 60 to 63 as int8. No denormals, no infinities.
 inline void fill_with_numbers(void* data, size_t n_bytes) {
   auto* bytes = static_cast<uint8_t*>(data);
   uint32_t state = 1;
@@ -71,35 +74,22 @@ inline void fill_with_numbers(void* data, size_t n_bytes) {
   }
 }
 
-// Filled memory as a float32 tensor.
-struct Floats {
-  Buffer memory;
-  Tensor tensor;
-  Floats(std::initializer_list<int64_t> shape) : memory(bytes(shape), {}, "a benchmark") {
-    tensor = make_tensor(memory.data(), DType::kF32, shape);
-    fill_with_numbers(memory.data(), memory.size_bytes());
-  }
-  static size_t bytes(std::initializer_list<int64_t> shape) {
-    size_t n = sizeof(float);
-    for (const int64_t size : shape) n *= static_cast<size_t>(size);
-    return n;
-  }
-};
+// Rows of numbers.
+inline FloatBuffer filled_floats(int64_t n_rows, int64_t n_columns) {
+  FloatBuffer floats(n_rows, n_columns, {});
+  fill_with_numbers(floats.data(), floats.size_bytes());
+  return floats;
+}
 
-// A GEMM input [n_rows, k], written by the kernel that a forward pass uses for it.
-struct GemmRows {
-  Buffer memory;
-  Tensor tensor;
-  GemmRows(const Context& context, int64_t n_rows, int64_t k, DType dtype)
-      : memory(static_cast<size_t>(n_rows * gemm_row_stride(k)) * dtype_size(dtype), {},
-               "a benchmark") {
-    tensor = make_tensor(memory.data(), dtype, {n_rows, k});
-    tensor.row_stride = gemm_row_stride(k);
-    const Floats x({n_rows, k});
-    const Floats weight({k});
-    context.kernels->rms_norm(context.stream(), tensor, x.tensor, weight.tensor.as<float>(), 1e-5F);
-  }
-};
+// A GEMM input of numbers for weights of a format. `widths`: columns of each span.
+inline GemmInputBuffer filled_input(const Context& context, int64_t n_rows,
+                                    const std::vector<int32_t>& widths, WeightFormat format) {
+  GemmInputBuffer input(n_rows, widths, gemm_input_dtype(format), {});
+  const int64_t k = input.rows(n_rows).values.dim(1);
+  context.kernels->to_gemm_input(context.stream(), input.rows(n_rows),
+                                 filled_floats(n_rows, k).rows(n_rows));
+  return input;
+}
 
 void register_linear(const Context& context);
 void register_attention(const Context& context);

@@ -12,11 +12,15 @@ import comparison  # noqa: E402
 from shell import Failed, run  # noqa: E402
 
 NEAR, FAR = 80e-9, 400e-9
-WORK = {"name": "decode 1"}
+WORK = {"name": "decode 1", "kind": "decode", "streams": 1}
+PREFILL = {"name": "prefill 512", "kind": "prefill", "streams": 1, "prompt": 512}
+CONFIG = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "hidden_size": 2048,
+          "intermediate_size": 8192, "num_hidden_layers": 16}
 
 
 def probe(round_trip_s):
-    return {"round_trip_s": round_trip_s, "dram_bytes_s": {"one_thread": 4e10, "all_threads": 8e10}}
+    return {"round_trip_s": round_trip_s, "dram_bytes_s": {"one_thread": 4e10, "all_threads": 8e10},
+            "int8_op_s": {"one_thread": 1e12, "all_threads": 2e12}}
 
 
 def run_of(name, number, rate, before=NEAR, after=NEAR, **more):
@@ -47,13 +51,22 @@ def test_of_memory_and_start_less_is_better():
 
 
 def test_the_document_names_what_is_missing():
-    runs = [run_of("trireme", 0, 20), run_of("other", 0, 10),
+    runs = [run_of("trireme", 0, 20, weight_bytes=2e9), run_of("other", 0, 10),
             {**run_of("third", 0, 0), "result": {"error": "exit status 1: no such processor"}}]
-    text = comparison.document(["# Title"], {"int8": runs}, [WORK])
+    text = comparison.document(["# Title"], {"int8": runs}, [WORK], CONFIG)
     assert text.startswith("# Title\n\n## int8\n")
     assert "| decode 1, tokens/s | 20.0 | 10.0 | 2.00 n=1 | - | - |" in text
     assert "- not measured: third: exit status 1: no such processor" in text
     assert "Bandwidth state: near; DRAM read, all threads: 80" in text
+
+
+def test_shares_are_of_the_limits_around_the_run():
+    runs = [run_of("trireme", 0, 20, weight_bytes=2e9)]
+    runs[0]["result"]["rates"]["prefill 512"] = 500
+    assert abs(comparison.operations_per_token(CONFIG, 512) - 1.98e9) < 5e6
+    assert comparison.shares("int8", runs, [PREFILL, WORK], CONFIG) == [
+        "- trireme, prefill 512: 49 % of the peak of int8 arithmetic",
+        "- trireme, decode 1: 50 % of the DRAM read rate, counting weights only"]
 
 
 def test_spread_shows_a_range_only_of_several():
