@@ -4,6 +4,7 @@
 #include <mpi.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 
@@ -20,6 +21,11 @@ constexpr int kAbortTag = 1;
 // A wait polls and yields this long; then it sleeps between polls, to leave the core to others.
 constexpr microseconds kYieldTime{2000};
 constexpr microseconds kSleepTime{50};
+// The progress thread looks after posted receives each 1/64 of the time since the rank's last call,
+// within these: often while a stage computes one plan, hardly while the rank is idle.
+constexpr microseconds kShortestLook{100};
+constexpr microseconds kLongestLook{1000};
+constexpr int kLookPart = 64;
 constexpr milliseconds kAbortSendTime{100};
 
 double seconds(std::chrono::steady_clock::duration duration) {
@@ -77,6 +83,17 @@ std::vector<MpiSendBuffer*> MpiEngine::make_send_buffers(int n, size_t size_byte
   return out;
 }
 
+std::vector<MpiRecvBuffer*> MpiEngine::make_recv_buffers(int n, size_t size_bytes) {
+  const std::lock_guard lock(mutex_);
+  std::vector<MpiRecvBuffer*> out;
+  for (int i = 0; i < n; ++i) {
+    MpiRecvBuffer& buffer = recv_buffers_.emplace_back();
+    buffer.data.reset(new std::byte[size_bytes]);
+    out.push_back(&buffer);
+  }
+  return out;
+}
+
 MpiPending MpiEngine::post_send(const char* op, const void* data, const MpiRoute& route) {
   const std::lock_guard lock(mutex_);
   MpiPending pending{.peer = route.peer};
@@ -121,6 +138,22 @@ void MpiEngine::start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute
   wake_.notify_one();
 }
 
+void MpiEngine::start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute& route) {
+  TRIREME_CHECK(!buffer.busy);
+  buffer.pending = post_recv(op, buffer.data.get(), route);
+  buffer.pending.expected_bytes = -1;
+  {
+    const std::lock_guard lock(mutex_);
+    buffer.busy = true;
+    ++n_posted_;
+  }
+  wake_.notify_one();
+}
+
+void MpiEngine::wait_received(const char* op, const MpiRecvBuffer& buffer, milliseconds deadline) {
+  poll(op, deadline, [&] { return buffer.busy ? buffer.pending.peer : kNobody; });
+}
+
 void MpiEngine::throw_if_aborted(const char* op) const {
   if (aborted_.load(std::memory_order_acquire)) {
     throw CommError(fmt::format("{}: the group was aborted", op));
@@ -141,6 +174,7 @@ void MpiEngine::poll(const char* op, milliseconds deadline, MissingPeer missing_
     {
       const std::lock_guard lock(mutex_);
       progress();
+      last_call_ = Clock::now();
       if (!aborted_.load(std::memory_order_acquire)) {
         peer = missing_peer();
         if (peer == kNobody) return;
@@ -179,17 +213,19 @@ void MpiEngine::check(const char* op, int code) const {
                               std::string_view(text.data(), static_cast<size_t>(length))));
 }
 
-bool MpiEngine::test(const char* op, MpiPending& pending) {
+bool MpiEngine::test(const char* op, MpiPending& pending, int* size_bytes) {
   int done = 0;
   MPI_Status status;
   check(op, mpi_.test(&pending.request, &done, &status));
   if (done == 0) return false;
   pending.done = true;
-  if (pending.expected_bytes >= 0) {
-    int count = -1;
+  int count = -1;
+  if (pending.expected_bytes >= 0 || size_bytes != nullptr) {
     check(op, mpi_.get_count(&status, mpi_.byte, &count));
-    TRIREME_CHECK_MSG(count == pending.expected_bytes, "sender and receiver disagree on the size");
   }
+  TRIREME_CHECK_MSG(pending.expected_bytes < 0 || count == pending.expected_bytes,
+                    "sender and receiver disagree on the size");
+  if (size_bytes != nullptr) *size_bytes = count;
   return true;
 }
 
@@ -203,6 +239,12 @@ void MpiEngine::progress() {
     if (!buffer.busy || !test("send", buffer.pending)) continue;
     buffer.busy = false;
     --n_busy_;
+  }
+  for (size_t i = 0; n_posted_ > 0 && i < recv_buffers_.size(); ++i) {
+    MpiRecvBuffer& buffer = recv_buffers_[i];
+    if (!buffer.busy || !test("recv", buffer.pending, &buffer.size_bytes)) continue;
+    buffer.busy = false;
+    --n_posted_;
   }
 }
 
@@ -229,7 +271,7 @@ void MpiEngine::run_progress_thread() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto must_tell = [this] { return aborted_.load() && !told_others_; };
-    wake_.wait(lock, [&] { return stop_ || n_busy_ > 0 || must_tell(); });
+    wake_.wait(lock, [&] { return stop_ || n_busy_ > 0 || n_posted_ > 0 || must_tell(); });
     if (stop_) return;
     if (must_tell()) {
       tell_others();
@@ -241,10 +283,14 @@ void MpiEngine::run_progress_thread() {
       aborted_.store(true, std::memory_order_release);  // the rank's own next call reports it
       return;
     }
-    lock.unlock();
-    std::this_thread::sleep_for(kSleepTime);
-    lock.lock();
+    wake_.wait_for(lock, time_to_next_look(), [&] { return stop_ || must_tell(); });
   }
+}
+
+MpiEngine::Clock::duration MpiEngine::time_to_next_look() const {
+  if (n_busy_ > 0) return kSleepTime;
+  return std::clamp<Clock::duration>((Clock::now() - last_call_) / kLookPart, kShortestLook,
+                                     kLongestLook);
 }
 
 void MpiEngine::stop_progress_thread() {
@@ -272,12 +318,19 @@ bool MpiEngine::finalize(milliseconds deadline) {
     return false;
   }
   stop_progress_thread();
-  mpi_.cancel(&abort_recv_.request);
+  const Clock::time_point end = Clock::now() + deadline;
+  cancel(abort_recv_, end);
+  for (MpiRecvBuffer& buffer : recv_buffers_) {
+    if (buffer.busy) cancel(buffer.pending, end);
+  }
+  return mpi_.finalize() == MPI_SUCCESS;
+}
+
+void MpiEngine::cancel(MpiPending& receive, Clock::time_point end) {
+  mpi_.cancel(&receive.request);
   int done = 0;
   MPI_Status status;
-  const Clock::time_point end = Clock::now() + deadline;
-  while (done == 0 && Clock::now() < end) mpi_.test(&abort_recv_.request, &done, &status);
-  return mpi_.finalize() == MPI_SUCCESS;
+  while (done == 0 && Clock::now() < end) mpi_.test(&receive.request, &done, &status);
 }
 
 }  // namespace trireme::detail

@@ -20,7 +20,7 @@ namespace trireme::detail {
 struct MpiPending {
   MpiLibrary::Request request = nullptr;
   int peer = 0;
-  int expected_bytes = -1;  // of a receive; a shorter message is a bug
+  int expected_bytes = -1;  // of a receive of a known size; a shorter message is a bug
   bool done = false;
 };
 
@@ -31,6 +31,14 @@ struct MpiSendBuffer {
   bool busy = false;
 };
 
+// A receive that is posted before anybody asks for it. The engine owns it until it is done.
+struct MpiRecvBuffer {
+  std::unique_ptr<std::byte[]> data;  // touched only when used
+  MpiPending pending;
+  int size_bytes = 0;  // of the message, once done
+  bool busy = false;   // posted and not done
+};
+
 // Who exchanges how many bytes with this rank.
 struct MpiRoute {
   MpiLibrary::Comm comm = nullptr;
@@ -39,10 +47,11 @@ struct MpiRoute {
   size_t size_bytes = 0;
 };
 
-// All calls into libmpi of one process, one at a time under one lock. A small thread keeps sends
-// moving while the rank computes or waits for its coordinator: OpenMPI moves large messages only
-// inside calls, so a peer could otherwise wait for data that was "sent" long ago. It also carries
-// abort() to the other ranks.
+// All calls into libmpi of one process, one at a time under one lock: by the rank's own thread
+// while it is in a collective, which is the fastest for small messages, and by a small thread while
+// it computes. OpenMPI moves large messages only inside calls, so that thread keeps sends and
+// posted receives moving; it looks ever more rarely the longer the rank has not communicated, and
+// sleeps when nothing is under way. It also carries abort() to the other ranks.
 class MpiEngine {
  public:
   MpiEngine();
@@ -59,6 +68,7 @@ class MpiEngine {
   MpiLibrary::Comm split(int color, int key);
   // n buffers of size_bytes each, valid as long as the engine.
   std::vector<MpiSendBuffer*> make_send_buffers(int n, size_t size_bytes);
+  std::vector<MpiRecvBuffer*> make_recv_buffers(int n, size_t size_bytes);
 
   // op, here and below: what the caller is doing, for messages.
   MpiPending post_send(const char* op, const void* data, const MpiRoute& route);
@@ -72,6 +82,12 @@ class MpiEngine {
   // Sends the first route.size_bytes of the buffer and returns; the engine finishes it.
   void start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute& route);
 
+  // Posts a receive of at most route.size_bytes; the engine keeps it moving.
+  void start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute& route);
+  // Waits until the buffer holds its message.
+  void wait_received(const char* op, const MpiRecvBuffer& buffer,
+                     std::chrono::milliseconds deadline);
+
   void throw_if_aborted(const char* op) const;
   void abort() noexcept;
   bool finalize(std::chrono::milliseconds deadline);
@@ -84,7 +100,9 @@ class MpiEngine {
   void poll(const char* op, std::chrono::milliseconds deadline, MissingPeer missing_peer);
   [[noreturn]] void give_up(const char* op, int peer, Clock::duration waited);
   void check(const char* op, int code) const;
-  bool test(const char* op, MpiPending& pending);
+  bool test(const char* op, MpiPending& pending, int* size_bytes = nullptr);
+  void cancel(MpiPending& receive, Clock::time_point end);
+  Clock::duration time_to_next_look() const;
   void progress();
   void tell_others() noexcept;
   void run_progress_thread();
@@ -101,7 +119,10 @@ class MpiEngine {
   std::mutex mutex_;  // held for every call into libmpi after construction, and the fields below
   std::condition_variable wake_;
   std::deque<MpiSendBuffer> buffers_;
-  int n_busy_ = 0;
+  std::deque<MpiRecvBuffer> recv_buffers_;
+  int n_busy_ = 0;               // sends
+  int n_posted_ = 0;             // receives of recv_buffers_
+  Clock::time_point last_call_;  // of the rank's own thread
   MpiPending abort_recv_;
   int abort_notice_ = 0;  // the world rank that gave up, as received
   bool told_others_ = false;

@@ -6,16 +6,8 @@
 namespace trireme::detail {
 namespace {
 
-using std::chrono::microseconds;
-
 // Bytes handed over at a time: the peer copies them out while the next are copied in.
 constexpr size_t kStreamChunk = size_t{256} << 10;
-
-// A spinning rank that shares its core with the peer it waits for only delays it.
-microseconds spin_time(const WorldShape& shape, const CommOptions& options) {
-  const bool core_each = shape.size() * options.threads_per_rank <= available_cores();
-  return core_each ? microseconds(100) : RegionWaiter::kShortestSpin;
-}
 
 // Where node j of a piece starts in a slot, in floats: rows begin on whole cache lines.
 int64_t slot_row(int j, int64_t n) { return j * round_up(n, kRangeStep); }
@@ -28,8 +20,7 @@ RegionCommunicator::RegionCommunicator(std::shared_ptr<RegionMapping> mapping, R
       seat_(seat),
       size_(mapping_->layout().groups[static_cast<size_t>(seat.group)].n_members),
       sliced_from_bytes_(options.sliced_from_bytes),
-      waiter_(*mapping_, member(seat.rank), seat.kind, options.deadline,
-              spin_time(mapping_->shape(), options)),
+      waiter_(*mapping_, member(seat.rank), seat.kind, options.deadline),
       step_(member(seat.rank).step.load(std::memory_order_acquire)) {
   TRIREME_CHECK(seat.rank >= 0 && seat.rank < size_);
 }
