@@ -21,11 +21,7 @@ constexpr int kAbortTag = 1;
 // A wait polls and yields this long; then it sleeps between polls, to leave the core to others.
 constexpr microseconds kYieldTime{2000};
 constexpr microseconds kSleepTime{50};
-// The progress thread looks after posted receives each 1/64 of the time since the rank's last call,
-// within these: often while a stage computes one plan, hardly while the rank is idle.
-constexpr microseconds kShortestLook{100};
-constexpr microseconds kLongestLook{1000};
-constexpr int kLookPart = 64;
+constexpr int kLooksPerRound = 16;  // looks at what is waited for to one at everything else
 constexpr milliseconds kAbortSendTime{100};
 
 double seconds(std::chrono::steady_clock::duration duration) {
@@ -120,9 +116,8 @@ void MpiEngine::wait(const char* op, std::span<MpiPending> pending, milliseconds
   });
 }
 
-void MpiEngine::wait_free(const char* op, const MpiSendBuffer& buffer, int peer,
-                          milliseconds deadline) {
-  poll(op, deadline, [&] { return buffer.busy ? peer : kNobody; });
+void MpiEngine::wait_free(const char* op, MpiSendBuffer& buffer, int peer, milliseconds deadline) {
+  poll(op, deadline, [&] { return sent(op, buffer) ? kNobody : peer; });
 }
 
 void MpiEngine::start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute& route) {
@@ -132,10 +127,8 @@ void MpiEngine::start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute
     const std::lock_guard lock(mutex_);
     buffer.busy = true;
     ++n_busy_;
-    progress();
-    if (n_busy_ == 0) return;  // a small message has left at once
+    if (!sent(op, buffer)) call_progress_thread();  // a small message has left at once
   }
-  wake_.notify_one();
 }
 
 void MpiEngine::start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute& route) {
@@ -146,12 +139,12 @@ void MpiEngine::start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute
     const std::lock_guard lock(mutex_);
     buffer.busy = true;
     ++n_posted_;
+    call_progress_thread();
   }
-  wake_.notify_one();
 }
 
-void MpiEngine::wait_received(const char* op, const MpiRecvBuffer& buffer, milliseconds deadline) {
-  poll(op, deadline, [&] { return buffer.busy ? buffer.pending.peer : kNobody; });
+void MpiEngine::wait_received(const char* op, MpiRecvBuffer& buffer, milliseconds deadline) {
+  poll(op, deadline, [&] { return received(op, buffer) ? kNobody : buffer.pending.peer; });
 }
 
 void MpiEngine::throw_if_aborted(const char* op) const {
@@ -169,11 +162,11 @@ void MpiEngine::abort() noexcept {
 template <typename MissingPeer>
 void MpiEngine::poll(const char* op, milliseconds deadline, MissingPeer missing_peer) {
   const Clock::time_point start = Clock::now();
-  while (true) {
+  for (int look = 1;; ++look) {
     int peer = kNobody;
     {
       const std::lock_guard lock(mutex_);
-      progress();
+      if (look % kLooksPerRound == 0) progress();
       last_call_ = Clock::now();
       if (!aborted_.load(std::memory_order_acquire)) {
         peer = missing_peer();
@@ -234,18 +227,26 @@ void MpiEngine::progress() {
     told_others_ = true;  // whoever gave up told everyone
     aborted_.store(true, std::memory_order_release);
   }
-  for (size_t i = 0; n_busy_ > 0 && i < buffers_.size(); ++i) {
-    MpiSendBuffer& buffer = buffers_[i];
-    if (!buffer.busy || !test("send", buffer.pending)) continue;
-    buffer.busy = false;
-    --n_busy_;
-  }
+  for (size_t i = 0; n_busy_ > 0 && i < buffers_.size(); ++i) sent("send", buffers_[i]);
   for (size_t i = 0; n_posted_ > 0 && i < recv_buffers_.size(); ++i) {
-    MpiRecvBuffer& buffer = recv_buffers_[i];
-    if (!buffer.busy || !test("recv", buffer.pending, &buffer.size_bytes)) continue;
-    buffer.busy = false;
-    --n_posted_;
+    received("recv", recv_buffers_[i]);
   }
+}
+
+bool MpiEngine::sent(const char* op, MpiSendBuffer& buffer) {
+  if (!buffer.busy) return true;
+  if (!test(op, buffer.pending)) return false;
+  buffer.busy = false;
+  --n_busy_;
+  return true;
+}
+
+bool MpiEngine::received(const char* op, MpiRecvBuffer& buffer) {
+  if (!buffer.busy) return true;
+  if (!test(op, buffer.pending, &buffer.size_bytes)) return false;
+  buffer.busy = false;
+  --n_posted_;
+  return true;
 }
 
 // Tiny messages leave at once where the peer lives; where it does not, mpirun is about to end us.
@@ -271,6 +272,7 @@ void MpiEngine::run_progress_thread() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto must_tell = [this] { return aborted_.load() && !told_others_; };
+    thread_sleeps_for_ = Clock::duration::max();
     wake_.wait(lock, [&] { return stop_ || n_busy_ > 0 || n_posted_ > 0 || must_tell(); });
     if (stop_) return;
     if (must_tell()) {
@@ -283,7 +285,8 @@ void MpiEngine::run_progress_thread() {
       aborted_.store(true, std::memory_order_release);  // the rank's own next call reports it
       return;
     }
-    wake_.wait_for(lock, time_to_next_look(), [&] { return stop_ || must_tell(); });
+    thread_sleeps_for_ = time_to_next_look();
+    wake_.wait_for(lock, thread_sleeps_for_);
   }
 }
 

@@ -77,7 +77,7 @@ class MpiEngine {
   void wait(const char* op, std::span<MpiPending> pending, std::chrono::milliseconds deadline);
 
   // Waits until the buffer, whose last message goes to `peer`, may be written again.
-  void wait_free(const char* op, const MpiSendBuffer& buffer, int peer,
+  void wait_free(const char* op, MpiSendBuffer& buffer, int peer,
                  std::chrono::milliseconds deadline);
   // Sends the first route.size_bytes of the buffer and returns; the engine finishes it.
   void start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute& route);
@@ -85,8 +85,7 @@ class MpiEngine {
   // Posts a receive of at most route.size_bytes; the engine keeps it moving.
   void start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute& route);
   // Waits until the buffer holds its message.
-  void wait_received(const char* op, const MpiRecvBuffer& buffer,
-                     std::chrono::milliseconds deadline);
+  void wait_received(const char* op, MpiRecvBuffer& buffer, std::chrono::milliseconds deadline);
 
   void throw_if_aborted(const char* op) const;
   void abort() noexcept;
@@ -95,20 +94,32 @@ class MpiEngine {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // Makes rounds of progress until missing_peer(), called under the lock, is kNobody.
+  // Looks until missing_peer(), called under the lock, is kNobody. Any test of a request moves all
+  // transfers, so what else is under way is looked at now and then only.
   template <typename MissingPeer>
   void poll(const char* op, std::chrono::milliseconds deadline, MissingPeer missing_peer);
   [[noreturn]] void give_up(const char* op, int peer, Clock::duration waited);
   void check(const char* op, int code) const;
   bool test(const char* op, MpiPending& pending, int* size_bytes = nullptr);
+  bool sent(const char* op, MpiSendBuffer& buffer);
+  bool received(const char* op, MpiRecvBuffer& buffer);
   void cancel(MpiPending& receive, Clock::time_point end);
   Clock::duration time_to_next_look() const;
+  // Makes the progress thread look soon; costs nothing where it will anyway. Under the lock.
+  void call_progress_thread() {
+    if (thread_sleeps_for_ > kShortestLook) wake_.notify_one();
+  }
   void progress();
   void tell_others() noexcept;
   void run_progress_thread();
   void stop_progress_thread();
 
   static constexpr int kNobody = -1;
+  // The progress thread looks after posted receives each 1/64 of the time since the rank's last
+  // call, within these: often while a stage computes one plan, hardly while the rank is idle.
+  static constexpr std::chrono::microseconds kShortestLook{100};
+  static constexpr std::chrono::microseconds kLongestLook{1000};
+  static constexpr int kLookPart = 64;
 
   MpiLibrary mpi_;
   int rank_ = 0;
@@ -120,8 +131,9 @@ class MpiEngine {
   std::condition_variable wake_;
   std::deque<MpiSendBuffer> buffers_;
   std::deque<MpiRecvBuffer> recv_buffers_;
-  int n_busy_ = 0;               // sends
-  int n_posted_ = 0;             // receives of recv_buffers_
+  int n_busy_ = 0;    // sends
+  int n_posted_ = 0;  // receives of recv_buffers_
+  Clock::duration thread_sleeps_for_{0};
   Clock::time_point last_call_;  // of the rank's own thread
   MpiPending abort_recv_;
   int abort_notice_ = 0;  // the world rank that gave up, as received
