@@ -31,8 +31,6 @@ struct CommOptions {
   // all_reduce_tree: from this size of one partial on, each rank sums a slice and hands it out;
   // below it, every rank sums everything. The bits are the same.
   int64_t sliced_from_bytes = int64_t{256} << 10;
-  // Threads each rank computes with: decides how long a wait may spin before it sleeps.
-  int threads_per_rank = 1;
 };
 
 inline void check_shape(const WorldShape& shape) {

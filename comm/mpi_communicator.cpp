@@ -31,6 +31,7 @@ MpiCommunicator::MpiCommunicator(std::shared_ptr<MpiEngine> engine, MpiLibrary::
   recv_staging_.reset(new float[n_floats]);
   posted_.reserve(2 * static_cast<size_t>(size_));
   outboxes_.resize(static_cast<size_t>(size_));
+  inboxes_.resize(static_cast<size_t>(size_));
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
     outboxes_[static_cast<size_t>(peer)].buffers =
@@ -161,11 +162,22 @@ void MpiCommunicator::recv(Stream, Tensor tensor, int peer) {
   check_host_dense(tensor);
   TRIREME_CHECK(peer >= 0 && peer < size_ && peer != rank_);
   engine_->throw_if_aborted(ops_.recv);
+  const MpiRoute route{comm_, peer, kMessageTag, max_message_bytes_};
+  Inbox& inbox = inboxes_[static_cast<size_t>(peer)];
+  if (inbox.buffers.empty()) {
+    inbox.buffers = engine_->make_recv_buffers(kBuffersPerPeer, max_message_bytes_);
+    for (MpiRecvBuffer* buffer : inbox.buffers) engine_->start_recv(ops_.recv, *buffer, route);
+  }
   auto* to = static_cast<std::byte*>(tensor.data);
   for (size_t begin = 0; begin < tensor.size_bytes(); begin += max_message_bytes_) {
     const size_t n = std::min(max_message_bytes_, tensor.size_bytes() - begin);
-    MpiPending pending = engine_->post_recv(ops_.recv, to + begin, {comm_, peer, kMessageTag, n});
-    engine_->wait(ops_.recv, {&pending, 1}, options_.deadline);
+    MpiRecvBuffer& buffer = *inbox.buffers[inbox.next];
+    inbox.next = (inbox.next + 1) % kBuffersPerPeer;
+    engine_->wait_received(ops_.recv, buffer, options_.deadline);
+    TRIREME_CHECK_MSG(buffer.size_bytes == static_cast<int64_t>(n),
+                      "sender and receiver disagree on the size");
+    std::memcpy(to + begin, buffer.data.get(), n);
+    engine_->start_recv(ops_.recv, buffer, route);
   }
 }
 

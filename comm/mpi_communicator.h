@@ -39,9 +39,14 @@ class MpiCommunicator final : public Communicator {
   void abort() noexcept override { engine_->abort(); }
 
  private:
-  // The two buffers between this rank and one peer, used in turn.
+  // The two buffers each way between this rank and one peer, used in turn. Receives are posted
+  // ahead, from the first message of a peer on.
   struct Outbox {
     std::vector<MpiSendBuffer*> buffers;
+    size_t next = 0;
+  };
+  struct Inbox {
+    std::vector<MpiRecvBuffer*> buffers;
     size_t next = 0;
   };
 
@@ -65,6 +70,7 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<float[]> recv_staging_;  // all ranks' partials: [n_nodes, elements]
   std::vector<MpiPending> posted_;         // at most one send and one receive per peer
   std::vector<Outbox> outboxes_;           // [size]
+  std::vector<Inbox> inboxes_;             // [size]
 };
 
 }  // namespace trireme::detail

@@ -4,6 +4,7 @@
 #include <mpi.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <array>
 #include <climits>
 
@@ -20,6 +21,7 @@ constexpr int kAbortTag = 1;
 // A wait polls and yields this long; then it sleeps between polls, to leave the core to others.
 constexpr microseconds kYieldTime{2000};
 constexpr microseconds kSleepTime{50};
+constexpr int kLooksPerRound = 16;  // looks at what is waited for to one at everything else
 constexpr milliseconds kAbortSendTime{100};
 
 double seconds(std::chrono::steady_clock::duration duration) {
@@ -77,6 +79,17 @@ std::vector<MpiSendBuffer*> MpiEngine::make_send_buffers(int n, size_t size_byte
   return out;
 }
 
+std::vector<MpiRecvBuffer*> MpiEngine::make_recv_buffers(int n, size_t size_bytes) {
+  const std::lock_guard lock(mutex_);
+  std::vector<MpiRecvBuffer*> out;
+  for (int i = 0; i < n; ++i) {
+    MpiRecvBuffer& buffer = recv_buffers_.emplace_back();
+    buffer.data.reset(new std::byte[size_bytes]);
+    out.push_back(&buffer);
+  }
+  return out;
+}
+
 MpiPending MpiEngine::post_send(const char* op, const void* data, const MpiRoute& route) {
   const std::lock_guard lock(mutex_);
   MpiPending pending{.peer = route.peer};
@@ -103,9 +116,8 @@ void MpiEngine::wait(const char* op, std::span<MpiPending> pending, milliseconds
   });
 }
 
-void MpiEngine::wait_free(const char* op, const MpiSendBuffer& buffer, int peer,
-                          milliseconds deadline) {
-  poll(op, deadline, [&] { return buffer.busy ? peer : kNobody; });
+void MpiEngine::wait_free(const char* op, MpiSendBuffer& buffer, int peer, milliseconds deadline) {
+  poll(op, deadline, [&] { return sent(op, buffer) ? kNobody : peer; });
 }
 
 void MpiEngine::start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute& route) {
@@ -115,10 +127,24 @@ void MpiEngine::start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute
     const std::lock_guard lock(mutex_);
     buffer.busy = true;
     ++n_busy_;
-    progress();
-    if (n_busy_ == 0) return;  // a small message has left at once
+    if (!sent(op, buffer)) call_progress_thread();  // a small message has left at once
   }
-  wake_.notify_one();
+}
+
+void MpiEngine::start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute& route) {
+  TRIREME_CHECK(!buffer.busy);
+  buffer.pending = post_recv(op, buffer.data.get(), route);
+  buffer.pending.expected_bytes = -1;
+  {
+    const std::lock_guard lock(mutex_);
+    buffer.busy = true;
+    ++n_posted_;
+    call_progress_thread();
+  }
+}
+
+void MpiEngine::wait_received(const char* op, MpiRecvBuffer& buffer, milliseconds deadline) {
+  poll(op, deadline, [&] { return received(op, buffer) ? kNobody : buffer.pending.peer; });
 }
 
 void MpiEngine::throw_if_aborted(const char* op) const {
@@ -136,11 +162,12 @@ void MpiEngine::abort() noexcept {
 template <typename MissingPeer>
 void MpiEngine::poll(const char* op, milliseconds deadline, MissingPeer missing_peer) {
   const Clock::time_point start = Clock::now();
-  while (true) {
+  for (int look = 1;; ++look) {
     int peer = kNobody;
     {
       const std::lock_guard lock(mutex_);
-      progress();
+      if (look % kLooksPerRound == 0) progress();
+      last_call_ = Clock::now();
       if (!aborted_.load(std::memory_order_acquire)) {
         peer = missing_peer();
         if (peer == kNobody) return;
@@ -179,17 +206,19 @@ void MpiEngine::check(const char* op, int code) const {
                               std::string_view(text.data(), static_cast<size_t>(length))));
 }
 
-bool MpiEngine::test(const char* op, MpiPending& pending) {
+bool MpiEngine::test(const char* op, MpiPending& pending, int* size_bytes) {
   int done = 0;
   MPI_Status status;
   check(op, mpi_.test(&pending.request, &done, &status));
   if (done == 0) return false;
   pending.done = true;
-  if (pending.expected_bytes >= 0) {
-    int count = -1;
+  int count = -1;
+  if (pending.expected_bytes >= 0 || size_bytes != nullptr) {
     check(op, mpi_.get_count(&status, mpi_.byte, &count));
-    TRIREME_CHECK_MSG(count == pending.expected_bytes, "sender and receiver disagree on the size");
   }
+  TRIREME_CHECK_MSG(pending.expected_bytes < 0 || count == pending.expected_bytes,
+                    "sender and receiver disagree on the size");
+  if (size_bytes != nullptr) *size_bytes = count;
   return true;
 }
 
@@ -198,12 +227,26 @@ void MpiEngine::progress() {
     told_others_ = true;  // whoever gave up told everyone
     aborted_.store(true, std::memory_order_release);
   }
-  for (size_t i = 0; n_busy_ > 0 && i < buffers_.size(); ++i) {
-    MpiSendBuffer& buffer = buffers_[i];
-    if (!buffer.busy || !test("send", buffer.pending)) continue;
-    buffer.busy = false;
-    --n_busy_;
+  for (size_t i = 0; n_busy_ > 0 && i < buffers_.size(); ++i) sent("send", buffers_[i]);
+  for (size_t i = 0; n_posted_ > 0 && i < recv_buffers_.size(); ++i) {
+    received("recv", recv_buffers_[i]);
   }
+}
+
+bool MpiEngine::sent(const char* op, MpiSendBuffer& buffer) {
+  if (!buffer.busy) return true;
+  if (!test(op, buffer.pending)) return false;
+  buffer.busy = false;
+  --n_busy_;
+  return true;
+}
+
+bool MpiEngine::received(const char* op, MpiRecvBuffer& buffer) {
+  if (!buffer.busy) return true;
+  if (!test(op, buffer.pending, &buffer.size_bytes)) return false;
+  buffer.busy = false;
+  --n_posted_;
+  return true;
 }
 
 // Tiny messages leave at once where the peer lives; where it does not, mpirun is about to end us.
@@ -229,7 +272,8 @@ void MpiEngine::run_progress_thread() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto must_tell = [this] { return aborted_.load() && !told_others_; };
-    wake_.wait(lock, [&] { return stop_ || n_busy_ > 0 || must_tell(); });
+    thread_sleeps_for_ = Clock::duration::max();
+    wake_.wait(lock, [&] { return stop_ || n_busy_ > 0 || n_posted_ > 0 || must_tell(); });
     if (stop_) return;
     if (must_tell()) {
       tell_others();
@@ -241,10 +285,15 @@ void MpiEngine::run_progress_thread() {
       aborted_.store(true, std::memory_order_release);  // the rank's own next call reports it
       return;
     }
-    lock.unlock();
-    std::this_thread::sleep_for(kSleepTime);
-    lock.lock();
+    thread_sleeps_for_ = time_to_next_look();
+    wake_.wait_for(lock, thread_sleeps_for_);
   }
+}
+
+MpiEngine::Clock::duration MpiEngine::time_to_next_look() const {
+  if (n_busy_ > 0) return kSleepTime;
+  return std::clamp<Clock::duration>((Clock::now() - last_call_) / kLookPart, kShortestLook,
+                                     kLongestLook);
 }
 
 void MpiEngine::stop_progress_thread() {
@@ -272,12 +321,19 @@ bool MpiEngine::finalize(milliseconds deadline) {
     return false;
   }
   stop_progress_thread();
-  mpi_.cancel(&abort_recv_.request);
+  const Clock::time_point end = Clock::now() + deadline;
+  cancel(abort_recv_, end);
+  for (MpiRecvBuffer& buffer : recv_buffers_) {
+    if (buffer.busy) cancel(buffer.pending, end);
+  }
+  return mpi_.finalize() == MPI_SUCCESS;
+}
+
+void MpiEngine::cancel(MpiPending& receive, Clock::time_point end) {
+  mpi_.cancel(&receive.request);
   int done = 0;
   MPI_Status status;
-  const Clock::time_point end = Clock::now() + deadline;
-  while (done == 0 && Clock::now() < end) mpi_.test(&abort_recv_.request, &done, &status);
-  return mpi_.finalize() == MPI_SUCCESS;
+  while (done == 0 && Clock::now() < end) mpi_.test(&receive.request, &done, &status);
 }
 
 }  // namespace trireme::detail

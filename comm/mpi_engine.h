@@ -20,7 +20,7 @@ namespace trireme::detail {
 struct MpiPending {
   MpiLibrary::Request request = nullptr;
   int peer = 0;
-  int expected_bytes = -1;  // of a receive; a shorter message is a bug
+  int expected_bytes = -1;  // of a receive of a known size; a shorter message is a bug
   bool done = false;
 };
 
@@ -31,6 +31,14 @@ struct MpiSendBuffer {
   bool busy = false;
 };
 
+// A receive that is posted before anybody asks for it. The engine owns it until it is done.
+struct MpiRecvBuffer {
+  std::unique_ptr<std::byte[]> data;  // touched only when used
+  MpiPending pending;
+  int size_bytes = 0;  // of the message, once done
+  bool busy = false;   // posted and not done
+};
+
 // Who exchanges how many bytes with this rank.
 struct MpiRoute {
   MpiLibrary::Comm comm = nullptr;
@@ -39,10 +47,11 @@ struct MpiRoute {
   size_t size_bytes = 0;
 };
 
-// All calls into libmpi of one process, one at a time under one lock. A small thread keeps sends
-// moving while the rank computes or waits for its coordinator: OpenMPI moves large messages only
-// inside calls, so a peer could otherwise wait for data that was "sent" long ago. It also carries
-// abort() to the other ranks.
+// All calls into libmpi of one process, one at a time under one lock: by the rank's own thread
+// while it is in a collective, which is the fastest for small messages, and by a small thread while
+// it computes. OpenMPI moves large messages only inside calls, so that thread keeps sends and
+// posted receives moving; it looks ever more rarely the longer the rank has not communicated, and
+// sleeps when nothing is under way. It also carries abort() to the other ranks.
 class MpiEngine {
  public:
   MpiEngine();
@@ -59,6 +68,7 @@ class MpiEngine {
   MpiLibrary::Comm split(int color, int key);
   // n buffers of size_bytes each, valid as long as the engine.
   std::vector<MpiSendBuffer*> make_send_buffers(int n, size_t size_bytes);
+  std::vector<MpiRecvBuffer*> make_recv_buffers(int n, size_t size_bytes);
 
   // op, here and below: what the caller is doing, for messages.
   MpiPending post_send(const char* op, const void* data, const MpiRoute& route);
@@ -67,10 +77,15 @@ class MpiEngine {
   void wait(const char* op, std::span<MpiPending> pending, std::chrono::milliseconds deadline);
 
   // Waits until the buffer, whose last message goes to `peer`, may be written again.
-  void wait_free(const char* op, const MpiSendBuffer& buffer, int peer,
+  void wait_free(const char* op, MpiSendBuffer& buffer, int peer,
                  std::chrono::milliseconds deadline);
   // Sends the first route.size_bytes of the buffer and returns; the engine finishes it.
   void start_send(const char* op, MpiSendBuffer& buffer, const MpiRoute& route);
+
+  // Posts a receive of at most route.size_bytes; the engine keeps it moving.
+  void start_recv(const char* op, MpiRecvBuffer& buffer, const MpiRoute& route);
+  // Waits until the buffer holds its message.
+  void wait_received(const char* op, MpiRecvBuffer& buffer, std::chrono::milliseconds deadline);
 
   void throw_if_aborted(const char* op) const;
   void abort() noexcept;
@@ -79,18 +94,32 @@ class MpiEngine {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // Makes rounds of progress until missing_peer(), called under the lock, is kNobody.
+  // Looks until missing_peer(), called under the lock, is kNobody. Any test of a request moves all
+  // transfers, so what else is under way is looked at now and then only.
   template <typename MissingPeer>
   void poll(const char* op, std::chrono::milliseconds deadline, MissingPeer missing_peer);
   [[noreturn]] void give_up(const char* op, int peer, Clock::duration waited);
   void check(const char* op, int code) const;
-  bool test(const char* op, MpiPending& pending);
+  bool test(const char* op, MpiPending& pending, int* size_bytes = nullptr);
+  bool sent(const char* op, MpiSendBuffer& buffer);
+  bool received(const char* op, MpiRecvBuffer& buffer);
+  void cancel(MpiPending& receive, Clock::time_point end);
+  Clock::duration time_to_next_look() const;
+  // Makes the progress thread look soon; costs nothing where it will anyway. Under the lock.
+  void call_progress_thread() {
+    if (thread_sleeps_for_ > kShortestLook) wake_.notify_one();
+  }
   void progress();
   void tell_others() noexcept;
   void run_progress_thread();
   void stop_progress_thread();
 
   static constexpr int kNobody = -1;
+  // The progress thread looks after posted receives each 1/64 of the time since the rank's last
+  // call, within these: often while a stage computes one plan, hardly while the rank is idle.
+  static constexpr std::chrono::microseconds kShortestLook{100};
+  static constexpr std::chrono::microseconds kLongestLook{1000};
+  static constexpr int kLookPart = 64;
 
   MpiLibrary mpi_;
   int rank_ = 0;
@@ -101,7 +130,11 @@ class MpiEngine {
   std::mutex mutex_;  // held for every call into libmpi after construction, and the fields below
   std::condition_variable wake_;
   std::deque<MpiSendBuffer> buffers_;
-  int n_busy_ = 0;
+  std::deque<MpiRecvBuffer> recv_buffers_;
+  int n_busy_ = 0;    // sends
+  int n_posted_ = 0;  // receives of recv_buffers_
+  Clock::duration thread_sleeps_for_{0};
+  Clock::time_point last_call_;  // of the rank's own thread
   MpiPending abort_recv_;
   int abort_notice_ = 0;  // the world rank that gave up, as received
   bool told_others_ = false;

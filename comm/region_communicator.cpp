@@ -3,19 +3,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "comm/stream_copy.h"
+
 namespace trireme::detail {
 namespace {
-
-using std::chrono::microseconds;
 
 // Bytes handed over at a time: the peer copies them out while the next are copied in.
 constexpr size_t kStreamChunk = size_t{256} << 10;
 
-// A spinning rank that shares its core with the peer it waits for only delays it.
-microseconds spin_time(const WorldShape& shape, const CommOptions& options) {
-  const bool core_each = shape.size() * options.threads_per_rank <= available_cores();
-  return core_each ? microseconds(100) : RegionWaiter::kShortestSpin;
-}
+size_t bytes_of(ElementRange range) { return static_cast<size_t>(range.size()) * sizeof(float); }
 
 // Where node j of a piece starts in a slot, in floats: rows begin on whole cache lines.
 int64_t slot_row(int j, int64_t n) { return j * round_up(n, kRangeStep); }
@@ -28,8 +24,7 @@ RegionCommunicator::RegionCommunicator(std::shared_ptr<RegionMapping> mapping, R
       seat_(seat),
       size_(mapping_->layout().groups[static_cast<size_t>(seat.group)].n_members),
       sliced_from_bytes_(options.sliced_from_bytes),
-      waiter_(*mapping_, member(seat.rank), seat.kind, options.deadline,
-              spin_time(mapping_->shape(), options)),
+      waiter_(*mapping_, member(seat.rank), seat.kind, options.deadline),
       step_(member(seat.rank).step.load(std::memory_order_acquire)) {
   TRIREME_CHECK(seat.rank >= 0 && seat.rank < size_);
 }
@@ -77,7 +72,7 @@ void RegionCommunicator::reduce_sliced(const ReducePiece& piece) {
   sum_tree(piece.plan, partials.data(), out + mine.begin, mine.size());
 
   ++step_;
-  std::copy_n(out + mine.begin, mine.size(), reinterpret_cast<float*>(slot(rank(), step_)));
+  stream_copy(slot(rank(), step_), out + mine.begin, bytes_of(mine));
   publish_step();
   wait_for_step("all_reduce_tree");
   for (int peer = 0; peer < size_; ++peer) {
@@ -92,8 +87,8 @@ void RegionCommunicator::copy_partials(const ReducePiece& piece, ElementRange ra
                                        float* to) const {
   const float* from = piece.partials + piece.elements.begin;
   for (int j = 0; j < piece.plan.n_nodes_of(rank()); ++j) {
-    std::copy_n(from + j * piece.n_elements + range.begin, range.size(),
-                to + slot_row(j, piece.elements.size()) + range.begin);
+    stream_copy(to + slot_row(j, piece.elements.size()) + range.begin,
+                from + j * piece.n_elements + range.begin, bytes_of(range));
   }
 }
 
@@ -123,7 +118,7 @@ void RegionCommunicator::all_gather(Stream, Tensor out, Tensor in) {
   for (size_t begin = 0; begin < n_bytes; begin += step_bytes) {
     const size_t n = std::min(step_bytes, n_bytes - begin);
     ++step_;
-    std::memcpy(slot(rank(), step_), from + begin, n);
+    stream_copy(slot(rank(), step_), from + begin, n);
     publish_step();
     wait_for_step("all_gather");
     for (int peer = 0; peer < size_; ++peer) {
@@ -185,7 +180,7 @@ void RegionCommunicator::stream_out(int peer, const std::byte* data, size_t size
     });
     const size_t at = static_cast<size_t>(written % capacity);
     const size_t n = std::min({room, capacity - at, size_bytes - done, kStreamChunk});
-    std::memcpy(ring + at, data + done, n);
+    stream_copy(ring + at, data + done, n);
     done += n;
     // Room is freed and taken in whole lines, so the next header never wraps.
     written += done == size_bytes ? round_up(n, kCacheLine) : n;

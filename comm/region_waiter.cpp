@@ -2,12 +2,9 @@
 
 #include <fmt/format.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include <algorithm>
 
 #include "comm/communicator.h"
 
@@ -19,12 +16,6 @@ double seconds(std::chrono::steady_clock::duration duration) {
 }
 
 }  // namespace
-
-int available_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
 
 void RegionWaiter::throw_if_aborted(const char* op) const {
   if (mapping_.aborted()) throw CommError(fmt::format("{} ({}): the group was aborted", op, kind_));

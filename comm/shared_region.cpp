@@ -1,5 +1,6 @@
 #include "comm/shared_region.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -99,6 +100,35 @@ SharedRegion SharedRegion::create(const WorldShape& shape) {
 }
 
 SharedRegion SharedRegion::attach(int fd, const WorldShape& shape) {
+  return attach(fd, false, shape);
+}
+
+SharedRegion SharedRegion::open(const RegionAddress& address, const WorldShape& shape) {
+  const std::string path = fmt::format("/proc/{}/fd/{}", address.pid, address.fd);
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) {
+    throw EnvironmentError(
+        fmt::format("the shared memory {} cannot be opened ({}); run the ranks "
+                    "of a host as one user in one container",
+                    path, std::strerror(errno)));
+  }
+  struct stat status {};
+  if (fstat(fd, &status) != 0 || status.st_dev != address.device ||
+      status.st_ino != address.inode) {
+    close(fd);
+    throw EnvironmentError(fmt::format(
+        "{} is not the shared memory of the ranks; run those of a host in one container", path));
+  }
+  return attach(fd, true, shape);
+}
+
+RegionAddress SharedRegion::address() const {
+  struct stat status {};
+  TRIREME_CHECK(fstat(fd(), &status) == 0);
+  return {.pid = getpid(), .fd = fd(), .device = status.st_dev, .inode = status.st_ino};
+}
+
+SharedRegion SharedRegion::attach(int fd, bool owns_fd, const WorldShape& shape) {
   struct stat status {};
   const size_t size_bytes = make_region_layout(shape).size_bytes;
   if (fstat(fd, &status) != 0 || static_cast<size_t>(status.st_size) != size_bytes) {
@@ -107,7 +137,7 @@ SharedRegion SharedRegion::attach(int fd, const WorldShape& shape) {
         "trireme, with one version on both sides",
         fd, shape.tp, shape.pp));
   }
-  auto mapping = std::make_shared<detail::RegionMapping>(fd, false, shape);
+  auto mapping = std::make_shared<detail::RegionMapping>(fd, owns_fd, shape);
   const RegionHeader& header = mapping->header();
   if (header.magic != detail::kRegionMagic || header.shape != shape) {
     throw EnvironmentError(fmt::format(

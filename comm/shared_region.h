@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "comm/comm_options.h"
@@ -11,6 +12,14 @@ namespace trireme {
 namespace detail {
 class RegionMapping;
 }
+
+// Where a process of this machine finds another's region, and which file it must be.
+struct RegionAddress {
+  int64_t pid = 0;
+  int64_t fd = -1;
+  uint64_t device = 0;
+  uint64_t inode = 0;
+};
 
 // Memory that the ranks of one group on one machine share: threads use one object, processes
 // inherit fd() and attach. It is an anonymous memfd, so nothing is left behind however ranks end.
@@ -23,6 +32,11 @@ class SharedRegion {
   // EnvironmentError when it is not a region of this shape.
   static SharedRegion attach(int fd, const WorldShape& shape);
 
+  // Maps the region of another process of this user, which must keep it until this returns. Throws
+  // EnvironmentError when it is out of reach (another container, say) or not that region.
+  static SharedRegion open(const RegionAddress& address, const WorldShape& shape);
+  RegionAddress address() const;
+
   int fd() const;
   size_t size_bytes() const;
   const WorldShape& shape() const;
@@ -33,6 +47,7 @@ class SharedRegion {
  private:
   friend RankComms make_region_comms(const SharedRegion&, int, const CommOptions&);
   explicit SharedRegion(std::shared_ptr<detail::RegionMapping> mapping);
+  static SharedRegion attach(int fd, bool owns_fd, const WorldShape& shape);
 
   std::shared_ptr<detail::RegionMapping> mapping_;
 };

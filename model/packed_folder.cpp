@@ -53,9 +53,8 @@ fs::path pack_model_to(const fs::path& model_folder, const fs::path& out,
   if (code) fail(out, "made", code);
   for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
     if (!fs::exists(out / name, code)) continue;
-    throw EnvironmentError(
-        fmt::format("{}: holds a model already ({}); choose another folder to pack to",
-                    out.string(), name));
+    throw EnvironmentError(fmt::format(
+        "{}: holds a model already ({}); choose another folder to pack to", out.string(), name));
   }
   pack_model(model_folder, out / kPackedFolderFile, encodings, on_progress);
   for (const char* name : kCopiedFiles) {

@@ -199,6 +199,14 @@ def part_tsan(runner):
     return counts
 
 
+def part_aarch64(runner):
+    status, output = runner.run("scripts/test_aarch64", check=False)
+    counts = counts_of_closing_line(output, runner.name)
+    if counts is None or (status != 0 and not counts.failed):
+        raise PartFailed(f"exit status {status} of scripts/test_aarch64")
+    return counts
+
+
 # name -> (function, bound in seconds, needs the release binary, only with --full), in order of
 # running: what fails fastest comes first.
 PARTS = {
@@ -212,6 +220,7 @@ PARTS = {
     "e2e": (part_e2e, 1200, True, False),
     "asan": (part_asan, 2400, False, True),
     "tsan": (part_tsan, 2400, False, True),
+    "aarch64": (part_aarch64, 2400, False, True),
 }
 
 

@@ -27,6 +27,7 @@ struct EngineParts {
   const KernelTable* kernels = nullptr;
   RankComms comms;
   int32_t n_threads = 1;
+  std::vector<int> cpus;  // of the threads, as ThreadPool takes them
   int32_t context_length = 0;
   int32_t max_slots = 0;
   int32_t max_batch_tokens = 0;

@@ -11,12 +11,14 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "comm/control/build_id.h"
 #include "comm/control/world_shape.h"
 #include "comm/mpi_world.h"
 #include "comm/self_communicator.h"
 #include "comm/shared_region.h"
+#include "kernels/cpu_topology.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/packed_model.h"
@@ -61,9 +63,15 @@ RankHello make_hello(const WorkerOptions& options, int rank, int world) {
 
 RankComms make_comms(const WorkerOptions& options, const JobSpec& job, MpiWorld* mpi, int rank) {
   const WorldShape shape = world_shape(job);
-  const CommOptions comm{.deadline = std::chrono::milliseconds(job.comm_timeout_ms),
-                         .threads_per_rank = job.n_threads};
-  if (mpi != nullptr) return mpi->make_comms(shape, comm);
+  const CommOptions comm{.deadline = std::chrono::milliseconds(job.comm_timeout_ms)};
+  if (mpi != nullptr) {
+    RankComms comms = mpi->make_comms(shape, comm);
+    if (!mpi->region_problem().empty()) {
+      std::fprintf(stderr, "trireme worker: the ranks of this host use MPI: %s\n",
+                   mpi->region_problem().c_str());
+    }
+    return comms;
+  }
   if (options.world == 1) {
     return {std::make_unique<SelfCommunicator>(), std::make_unique<SelfCommunicator>()};
   }
@@ -79,6 +87,22 @@ int32_t kv_capacity(const JobSpec& job, const ModelConfig& config, const ShardPl
   return static_cast<int32_t>(std::min(wanted, job.kv_bytes / block));
 }
 
+// The threads of a rank and where they run: a part of what the ranks of its host and of the other
+// replicas there share.
+struct RankThreads {
+  int32_t n_threads = 1;
+  std::vector<int> cpus;
+};
+
+RankThreads rank_threads(const JobSpec& job, CpuShare in_job) {
+  const CpuShare share{.index = job.replica * in_job.count + in_job.index,
+                       .count = job.n_replicas * in_job.count};
+  const std::vector<Cpu> cpus = available_cpus();
+  const int limit = cpu_limit();
+  const int n = job.n_threads > 0 ? job.n_threads : default_threads(cpus, limit, share.count);
+  return {.n_threads = n, .cpus = cpus_of_share(cpus, limit, share, n)};
+}
+
 // Everything between the job and the first plan.
 std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi,
                              int rank) {
@@ -91,6 +115,8 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
   const auto file = PackedModel::open(job.packed_path);
   const Result<ShardPlan> shard = make_shard_plan(file->config(), job.layout, rank);
   if (!shard) throw EnvironmentError(shard.error().message);
+  const RankThreads threads =
+      rank_threads(job, mpi != nullptr ? mpi->cpu_share() : CpuShare{rank, options.world});
   EngineParts parts{
       .config = file->config(),
       .shard = *shard,
@@ -99,7 +125,8 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
       .format = file->format(),
       .kernels = kernels,
       .comms = make_comms(options, job, mpi, rank),
-      .n_threads = job.n_threads,
+      .n_threads = threads.n_threads,
+      .cpus = threads.cpus,
       .context_length = job.context_length,
       .max_slots = job.max_slots,
       .max_batch_tokens = job.max_batch_tokens,
@@ -113,8 +140,8 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
   const GroupStart start = link.ready_and_wait_start(
       {.kv_blocks = capacity,
        .numerics_id = Engine::numerics_id(*kernels, file->encodings(), parts.kv_dtype),
-       .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(job.n_threads) +
-                 (job.n_threads == 1 ? " thread" : " threads"),
+       .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(threads.n_threads) +
+                 (threads.n_threads == 1 ? " thread" : " threads"),
        .weight_bytes = parts.weights.size_bytes,
        .kv_bytes = block * static_cast<uint64_t>(capacity)});
   TRIREME_CHECK(start.kv_blocks > 0 && start.kv_blocks <= capacity);
@@ -157,7 +184,7 @@ int run_rank(WorkerOptions options, const std::optional<std::string>& joined_end
     mpi.emplace();
   }
   if (joined_endpoint) {
-    const std::string endpoint = mpi->share_text(*joined_endpoint, {});
+    const std::string endpoint = mpi->share_text(*joined_endpoint);
     const size_t space = endpoint.find(' ');
     options.coordinator = endpoint.substr(0, space);
     options.secret = endpoint.substr(space + 1);

@@ -40,7 +40,9 @@ struct JobSpec {
   std::string model_path;   // the Hugging Face folder it was made from (for packing on the spot)
   Layout layout;
   int32_t hidden_size = 0;  // with max_batch_tokens, the size of messages between stages
-  int32_t n_threads = 1;
+  int32_t n_threads = 0;    // 0: the cores of the rank's host over its ranks
+  int32_t replica = 0;      // which of n_replicas on the same hosts
+  int32_t n_replicas = 1;
   int32_t context_length = 0;    // longest sequence served
   int32_t max_slots = 0;         // sequences at once
   int32_t max_batch_tokens = 0;  // tokens in one step

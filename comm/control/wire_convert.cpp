@@ -141,6 +141,8 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_pp(in.layout.pp);
   out.set_hidden_size(in.hidden_size);
   out.set_n_threads(in.n_threads);
+  out.set_replica(in.replica);
+  out.set_n_replicas(in.n_replicas);
   out.set_context_length(in.context_length);
   out.set_max_slots(in.max_slots);
   out.set_max_batch_tokens(in.max_batch_tokens);
@@ -157,7 +159,9 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.tp() < 1 || in.tp() > kMaxRanks) return "tp";
   if (in.pp() < 1 || in.pp() > kMaxRanks / in.tp()) return "pp";
   if (in.hidden_size() < 0) return "hidden_size";
-  if (in.n_threads() < 1) return "n_threads";
+  if (in.n_threads() < 0) return "n_threads";
+  if (in.n_replicas() < 1) return "n_replicas";
+  if (in.replica() < 0 || in.replica() >= in.n_replicas()) return "replica";
   if (in.context_length() < 0) return "context_length";
   if (in.max_slots() < 0) return "max_slots";
   if (in.max_batch_tokens() < 0) return "max_batch_tokens";
@@ -172,6 +176,8 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.layout = {.tp = in.tp(), .pp = in.pp()};
   out.hidden_size = in.hidden_size();
   out.n_threads = in.n_threads();
+  out.replica = in.replica();
+  out.n_replicas = in.n_replicas();
   out.context_length = in.context_length();
   out.max_slots = in.max_slots();
   out.max_batch_tokens = in.max_batch_tokens();

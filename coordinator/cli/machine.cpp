@@ -4,7 +4,6 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -64,13 +63,6 @@ std::string first_address() {
     }
   }
   return "127.0.0.1";
-}
-
-int n_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set) > 0 ? CPU_COUNT(&set) : 1;
 }
 
 uint64_t memory_bytes() {

@@ -28,7 +28,6 @@ std::filesystem::path own_executable();
 // The first address of this host that is not loopback; "127.0.0.1" when it has none.
 std::string first_address();
 
-int n_cores();
 uint64_t memory_bytes();
 
 }  // namespace trireme

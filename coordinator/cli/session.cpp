@@ -105,19 +105,13 @@ void Session::resolve_model_and_limits() {
     options_.context_length = std::min(longest, kDefaultContext);
   }
   check_range("--context-length", options_.context_length, 1, longest);
-  if (options_.n_threads == 0) {
-    const int local = options_.hosts.empty()
-                          ? options_.layout.n_ranks() * options_.n_replicas
-                          : div_ceil(options_.layout.n_ranks() * options_.n_replicas,
-                                     static_cast<int>(options_.hosts.size()));
-    options_.n_threads = std::max(1, n_cores() / local);
-  }
   if (options_.control_address.empty()) {
     options_.control_address = options_.hosts.empty() ? "127.0.0.1" : first_address();
   }
   job_.model_path = place_.folder.string();
   job_.layout = options_.layout;
   job_.n_threads = options_.n_threads;
+  job_.n_replicas = options_.n_replicas;
   job_.context_length = options_.context_length;
   job_.max_slots = options_.max_sequences;
   job_.max_batch_tokens = options_.max_batch_tokens;
@@ -139,7 +133,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.executable = own_executable().string();
   spec.secret = secret_;
   spec.run_folder = run_folder_.path().string();
-  spec.replica = replica;
+  spec.job.replica = replica;
   if (options_.joined) {
     spec.ranks_are_coming = true;
     spec.max_crashes = 1;

@@ -33,7 +33,7 @@ EpochProcesses::EpochProcesses(boost::asio::io_context& io, const LaunchSpec& sp
       spec_(spec),
       epoch_(epoch),
       on_exit_(std::move(on_exit)),
-      folder_(fmt::format("{}/r{}e{}", spec.run_folder, spec.replica, epoch)),
+      folder_(fmt::format("{}/r{}e{}", spec.run_folder, spec.job.replica, epoch)),
       output_(io) {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);

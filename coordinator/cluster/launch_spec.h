@@ -22,7 +22,6 @@ struct LaunchSpec {
   std::string executable;         // path of the trireme binary on the ranks' hosts
   std::string secret;             // shared by coordinator and ranks
   std::string run_folder;         // per-coordinator folder for per-epoch folders
-  int32_t replica = 0;
 
   int32_t launch_timeout_ms = 60000;   // until every rank said hello
   int32_t load_timeout_ms = 600000;    // and then until every rank is ready, without progress

@@ -75,6 +75,8 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .layout = {.tp = 3, .pp = 2},
                                          .hidden_size = 896,
                                          .n_threads = 5,
+                                         .replica = 1,
+                                         .n_replicas = 2,
                                          .context_length = 4096,
                                          .max_slots = 8,
                                          .max_batch_tokens = 512,
@@ -91,6 +93,8 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.hidden_size, 896);
   EXPECT_FALSE(job.fuse);
   EXPECT_EQ(job.n_threads, 5);
+  EXPECT_EQ(job.replica, 1);
+  EXPECT_EQ(job.n_replicas, 2);
   EXPECT_EQ(job.context_length, 4096);
   EXPECT_EQ(job.max_slots, 8);
   EXPECT_EQ(job.max_batch_tokens, 512);
@@ -210,7 +214,8 @@ TEST(ControlCodec, OutOfRangeFieldsAreNamed) {
   EXPECT_EQ(hello([](RankHello& h) { h.world_size = 1 << 30; }), "world_size");
   EXPECT_EQ(hello([](RankHello& h) { h.host = std::string(2000, 'x'); }), "host");
   EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.layout = {4096, 2}; }), "pp");
-  EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.n_threads = 0; }), "n_threads");
+  EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.n_threads = -1; }), "n_threads");
+  EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.replica = 1; }), "replica");
   EXPECT_EQ(refused(JobSpec(), [](JobSpec& j) { j.hidden_size = -1; }), "hidden_size");
   EXPECT_EQ(refused(RankState(), [](RankState& s) { s.waiting_peer = -2; }), "waiting_peer");
   EXPECT_EQ(refused(RankState(), [](RankState& s) { s.activity = static_cast<RankActivity>(9); }),

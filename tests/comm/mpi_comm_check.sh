@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs mpi_comm_check on N ranks and passes when every one of them says so. mpirun's own exit status
 # does not tell: ranks that met a fault leave without MPI_Finalize, as they should.
-# usage: mpi_comm_check.sh N_RANKS PROGRAM [FAULT]
+# usage: mpi_comm_check.sh N_RANKS PROGRAM HOSTS WHAT (see mpi_comm_check.cpp)
 n_ranks=$1
 program=$2
 shift 2

@@ -103,6 +103,17 @@ TEST(SharedRegion, RefusesADescriptorOfAnotherLayout) {
   EXPECT_NO_THROW(SharedRegion::attach(region.fd(), {.tp = 2}));
 }
 
+TEST(SharedRegion, OpensThroughTheProcessThatMadeIt) {
+  const SharedRegion region = SharedRegion::create({.tp = 2});
+  const RegionAddress address = region.address();
+  EXPECT_EQ(SharedRegion::open(address, {.tp = 2}).address().inode, address.inode);
+  EXPECT_THROW(SharedRegion::open(address, {.tp = 3}), EnvironmentError);
+  RegionAddress other = address;
+  other.inode += 1;
+  EXPECT_THROW(SharedRegion::open(other, {.tp = 2}), EnvironmentError);
+  EXPECT_THROW(SharedRegion::open({}, {.tp = 2}), EnvironmentError);
+}
+
 TEST(ReduceRanges, SlicesTileThePieceInOrder) {
   for (int n_ranks = 1; n_ranks <= kMaxLeaves; ++n_ranks) {
     for (int64_t n : {0, 1, 15, 16, 17, 100, 255, 256, 1000, 4096, 100'003}) {
