@@ -134,6 +134,17 @@ def failures(runs):
     return list(found)
 
 
+def joined(parts):
+    """The results of several invocations as if of one: the rounds go on counting."""
+    results = {}
+    for part in parts:
+        for dtype, runs in part.items():
+            there = results.setdefault(dtype, [])
+            first = 1 + max((run["round"] for run in there), default=-1)
+            there += [{**run, "round": first + run["round"]} for run in runs]
+    return results
+
+
 def document(header, results, works, config):
     """results: {dtype: runs}, in order; a run is {name, round, before, after, result}. config: the
     model's config.json."""

@@ -69,6 +69,15 @@ def test_shares_are_of_the_limits_around_the_run():
         "- trireme, decode 1: 50 % of the DRAM read rate, counting weights only"]
 
 
+def test_results_of_several_invocations_are_joined():
+    one = {"int8": [run_of("trireme", 0, 20), run_of("other", 0, 10)]}
+    two = {"int4": [run_of("trireme", 0, 50)],
+           "int8": [run_of("trireme", 0, 30), run_of("other", 0, 10)]}
+    results = comparison.joined([one, two])
+    assert list(results) == ["int8", "int4"]
+    assert sorted(ratios(results["int8"])) == [2.0, 3.0]
+
+
 def test_spread_shows_a_range_only_of_several():
     assert comparison.spread([2.0], 1) == "2.0"
     assert comparison.spread([1.0, 2.0, 9.0], 1) == "2.0 (1.0-9.0)"
