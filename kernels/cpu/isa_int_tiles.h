@@ -64,52 +64,56 @@ struct I8Linear {
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
     const int64_t kp = k_padded(WeightFormat::kI8, w.k);
     const int64_t n_blocks = div_ceil<int64_t>(w.k, kQuantBlock);
-    const auto* data = static_cast<const uint8_t*>(w.data) + panel * kp * kPanelColumns;
-    alignas(64) int32_t sums[MR * NR * kPanelColumns];
-    for (int64_t b = 0; b < n_blocks; ++b) {
-      const int64_t place = b * kQuantBlock;
-      int32_t x_sums[MR];
-      for (int i = 0; i < MR; ++i) {
-        x_sums[i] = sum_of_inputs(x.sums + i * x.sum_stride() + place / kSumGroup, kQuantBlock);
-      }
-      const auto steps = static_cast<int>(std::min<int64_t>(kp - place, kQuantBlock) / 4);
-      dots_of_block<MR, NR>(x.x + place, x.stride, data + place * kPanelColumns, kp * kPanelColumns,
-                            steps, x_sums, sums);
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
-        const V16 scale = load_bf16(w.scales + ((panel + j) * n_blocks + b) * kPanelColumns);
-        TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-          float* to = out + i * kTileColumns + j * kPanelColumns;
-          const V16 part = to_floats(load_ints(sums + (i * NR + j) * kPanelColumns)) * scale;
-          const V16 before = b == 0 ? zero() : load(to);
-          store(to, fma(part, splat(x.scales[i * x.scale_stride() + b]), before));
-        }
-      }
+    Block block;
+    block.panel_bytes = kp * kPanelColumns;
+    block.panel_scales = n_blocks * kPanelColumns;
+    block.w = static_cast<const uint8_t*>(w.data) + panel * block.panel_bytes;
+    block.scales = w.scales + panel * block.panel_scales;
+    Rows rows = x;
+    for (int64_t place = 0; place < kp; place += kQuantBlock) {
+      block.steps = std::min<int64_t>(kp - place, kQuantBlock) / 4;
+      add_block<MR, NR>(rows, block, place == 0, out);
+      rows.skip_places(kQuantBlock);
+      block.w += kQuantBlock * kPanelColumns;
+      block.scales += kPanelColumns;
     }
   }
 
  private:
+  // One block of inputs in some panels.
+  struct Block {
+    const uint8_t* w;
+    const BF16* scales;
+    int64_t panel_bytes;
+    int64_t panel_scales;
+    int64_t steps;
+  };
+
   // Not inlined: in a loop over blocks g++ 12 keeps the accumulators in memory.
   template <int MR, int NR>
-  [[gnu::noinline]] static void dots_of_block(const int8_t* x, int64_t x_stride, const uint8_t* w,
-                                              int64_t panel_bytes, int steps, const int32_t* x_sums,
-                                              int32_t* out) {
+  [[gnu::noinline]] static void add_block(const Rows& x, const Block& b, bool is_first,
+                                          float* out) {
     I16 acc[MR][NR];
     TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = start_i8(x_sums[i]);
+      const I16 start = start_i8(sum_of_inputs(x.sums + i * x.sum_stride(), kQuantBlock));
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = start;
     }
     const uint8_t* wp[NR];
-    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = w + j * panel_bytes;
-    for (int64_t s = 0; s < steps; ++s) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = b.w + j * b.panel_bytes;
+    for (int64_t s = 0; s < b.steps; ++s) {
       Bytes64 v[NR];
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load_bytes(wp[j] + s * 64);
       TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-        const int32_t q = four_inputs(x + i * x_stride + s * 4);
+        const int32_t q = four_inputs(x.x + i * x.stride + s * 4);
         TRIREME_UNROLL for (int j = 0; j < NR; ++j) add_dots_i8(acc[i][j], v[j], q);
       }
     }
-    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
-        store(out + (i * NR + j) * kPanelColumns, acc[i][j]);
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+      const V16 scale = load_bf16(b.scales + j * b.panel_scales);
+      TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+        float* to = out + i * kTileColumns + j * kPanelColumns;
+        const V16 part = to_floats(acc[i][j]) * scale;
+        store(to, fma(part, splat(x.scales[i * x.scale_stride()]), is_first ? zero() : load(to)));
       }
     }
   }
