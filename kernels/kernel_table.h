@@ -117,6 +117,9 @@ struct KernelTable {
   // x [n_tokens, n] += y [n_tokens, n] + bias [n] (bias may be null).
   void (*add)(Stream, Tensor x, Tensor y, const float* bias);
 
+  // ids [n_rows] int32 = the first of the largest of logits [n_rows, vocab].
+  void (*argmax)(Stream, Tensor ids, Tensor logits);
+
   // out [n_rows] float32 = log(sum(exp(logits [n_rows, vocab]))), over fixed chunks in order.
   void (*log_sum_exp)(Stream, Tensor out, Tensor logits);
 

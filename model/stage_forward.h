@@ -60,6 +60,8 @@ class StageForward {
   // elsewhere; valid until the next call.
   Tensor logits(const int32_t* rows, int32_t n_rows, TraceSink* trace);
 
+  Stream stream() const { return parts_.stream; }
+
   // Bytes of workspace a rank needs, for plans and reports.
   static uint64_t workspace_bytes(const ModelConfig& config, const ShardPlan& shard,
                                   WeightFormat format, int32_t max_tokens, int32_t max_logit_rows);

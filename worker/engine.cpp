@@ -102,7 +102,8 @@ void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace
     }
     const Tensor logits = forward_.logits(row_ids_.data(), n, trace);
     if (!answers) continue;
-    parts_.kernels->log_sum_exp({}, make_tensor(log_sum_exp_.data(), DType::kF32, {n}), logits);
+    parts_.kernels->log_sum_exp(forward_.stream(),
+                                make_tensor(log_sum_exp_.data(), DType::kF32, {n}), logits);
     for (int32_t i = 0; i < n; ++i) {
       const HeadRow& row = head_rows_[begin + static_cast<size_t>(i)];
       const std::span<const float> values(logits.as<float>() + i * logits.row_stride,

@@ -1,6 +1,8 @@
 #include "worker/sampler.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 #include <numeric>
 
 #include "worker/philox.h"
@@ -8,7 +10,11 @@
 namespace trireme {
 namespace {
 
-constexpr int32_t kFirstCandidates = 256;
+// Candidates reach this far below the largest logit, in units of the temperature, and each time
+// this much further when they do not suffice: e^-8 of its likelihood.
+constexpr float kCandidateDepth = 8.0F;
+constexpr float kDeepest = 1000.0F;  // below this, all of them
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kGreedyBelow = 1e-4F;  // temperatures that no float32 softmax can use
 
 // Index in [0, weights.size()) at which the running sum first passes noise * total. Sums run in
@@ -24,6 +30,18 @@ int32_t draw(int32_t n, double total, double noise, const WeightAt& weight_at) {
   return n - 1;  // rounding left the target at the very end
 }
 
+// In a fixed order that leaves the compiler eight sums at a time.
+double sum_of(const std::vector<float>& values) {
+  constexpr size_t kLanes = 8;
+  double lanes[kLanes] = {};
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(values[i + j]);
+  }
+  for (size_t j = 0; i < values.size(); ++i, ++j) lanes[j] += static_cast<double>(values[i]);
+  return std::accumulate(std::begin(lanes), std::end(lanes), 0.0);
+}
+
 }  // namespace
 
 Sampler::Sampler(const KernelTable& kernels, int32_t vocab_size)
@@ -33,25 +51,36 @@ Sampler::Sampler(const KernelTable& kernels, int32_t vocab_size)
   TRIREME_CHECK(vocab_size > 0);
 }
 
-int32_t Sampler::argmax(std::span<const float> logits) {
+int32_t Sampler::argmax(std::span<const float> logits) const {
   int32_t best = 0;
-  for (int32_t i = 1; i < static_cast<int32_t>(logits.size()); ++i) {
-    if (logits[static_cast<size_t>(i)] > logits[static_cast<size_t>(best)]) best = i;
-  }
+  kernels_.argmax({}, make_tensor(&best, DType::kI32, {1}),
+                  make_tensor(const_cast<float*>(logits.data()), DType::kF32,
+                              {1, static_cast<int64_t>(logits.size())}));
   return best;
 }
 
-void Sampler::partial_order(std::span<const float> logits, int32_t n) {
-  std::iota(order_.begin(), order_.end(), 0);
-  const auto before = [&](int32_t a, int32_t b) {
+int32_t Sampler::order_candidates(std::span<const float> logits, float least) {
+  int32_t n = 0;
+  for (int32_t i = 0; i < static_cast<int32_t>(logits.size()); ++i) {
+    order_[static_cast<size_t>(n)] = i;
+    n += logits[static_cast<size_t>(i)] >= least ? 1 : 0;
+  }
+  std::sort(order_.begin(), order_.begin() + n, [&](int32_t a, int32_t b) {
     const float x = logits[static_cast<size_t>(a)];
     const float y = logits[static_cast<size_t>(b)];
     return x > y || (x == y && a < b);
-  };
-  if (n < static_cast<int32_t>(order_.size())) {
-    std::nth_element(order_.begin(), order_.begin() + n, order_.end(), before);
+  });
+  return n;
+}
+
+int32_t Sampler::order_at_least(std::span<const float> logits, int32_t n, float largest,
+                                float depth) {
+  const auto vocab = static_cast<int32_t>(logits.size());
+  for (;; depth *= 2.0F) {
+    const float least = depth < kDeepest ? largest - depth : -kInfinity;
+    const int32_t found = order_candidates(logits, least);
+    if (found >= n || found == vocab || least == -kInfinity) return found;
   }
-  std::sort(order_.begin(), order_.begin() + n, before);
 }
 
 int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& params,
@@ -66,31 +95,40 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
   const double noise = sampling_noise(params.seed, choice, output_index);
   const bool cut_k = params.top_k > 0 && params.top_k < vocab;
   if (!cut_k && params.top_p >= 1.0F) {
-    const double total = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    const double total = sum_of(weights_);
     return draw(vocab, total, noise, [&](int32_t i) { return weights_[static_cast<size_t>(i)]; });
   }
 
   const auto weight_at = [&](int32_t i) {
     return weights_[static_cast<size_t>(order_[static_cast<size_t>(i)])];
   };
-  const int32_t limit = cut_k ? params.top_k : vocab;
+  const float largest = logits[static_cast<size_t>(best)];
+  float depth = kCandidateDepth * params.temperature;
   double mass = 0;  // of the tokens that top_p is taken of
+  int32_t limit = vocab;
+  int32_t n = 0;
   if (cut_k) {
-    partial_order(logits, limit);
+    n = order_at_least(logits, params.top_k, largest, depth);
+    limit = std::min(n, params.top_k);
     for (int32_t i = 0; i < limit; ++i) mass += static_cast<double>(weight_at(i));
   } else {
-    mass = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    mass = sum_of(weights_);
+    n = order_at_least(logits, 1, largest, depth);
   }
+  if (n == 0) return best;  // no logit is a number
   // Few tokens hold most of the mass: order a few, and more only when they do not suffice.
-  for (int32_t n = std::min(kFirstCandidates, limit);; n = std::min(n * 8, limit)) {
-    if (!cut_k) partial_order(logits, n);
+  for (;;) {
     double kept = 0;
-    for (int32_t i = 0; i < n; ++i) {
+    for (int32_t i = 0; i < std::min(n, limit); ++i) {
       kept += static_cast<double>(weight_at(i));
       if (kept >= static_cast<double>(params.top_p) * mass || i + 1 == limit) {
         return order_[static_cast<size_t>(draw(i + 1, kept, noise, weight_at))];
       }
     }
+    depth *= 2.0F;
+    n = order_at_least(logits, n + 1, largest, depth);
+    // What is left is not a number: nothing below the largest can be drawn.
+    if (n < limit && depth >= kDeepest) limit = n;
   }
 }
 
@@ -99,8 +137,9 @@ void Sampler::top_tokens(std::span<const float> logits, float log_sum_exp, int32
   const int32_t count = std::min(n, static_cast<int32_t>(logits.size()));
   out.clear();
   if (count <= 0) return;
-  partial_order(logits, count);
-  for (int32_t i = 0; i < count; ++i) {
+  const float largest = logits[static_cast<size_t>(argmax(logits))];
+  const int32_t found = order_at_least(logits, count, largest, kCandidateDepth);
+  for (int32_t i = 0; i < std::min(count, found); ++i) {
     const int32_t id = order_[static_cast<size_t>(i)];
     out.push_back({id, logits[static_cast<size_t>(id)] - log_sum_exp});
   }

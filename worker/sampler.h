@@ -16,7 +16,7 @@ class Sampler {
   Sampler(const KernelTable& kernels, int32_t vocab_size);
 
   // The lowest id among the largest logits [vocab_size].
-  static int32_t argmax(std::span<const float> logits);
+  int32_t argmax(std::span<const float> logits) const;
 
   // temperature 0: argmax. Else softmax(logits / temperature), cut to the top_k most likely and
   // then to the fewest of those that hold top_p of their mass (ties by id), drawn with the noise of
@@ -29,8 +29,11 @@ class Sampler {
                   std::vector<TokenLogprob>& out);
 
  private:
-  // order_[0, n) = the n largest logits, largest first, ties by id.
-  void partial_order(std::span<const float> logits, int32_t n);
+  // order_[0, result) = the logits >= least, largest first, ties by id.
+  int32_t order_candidates(std::span<const float> logits, float least);
+  // The same with a least one that gives n of them, if there are: `depth` below the largest, or
+  // twice that, and so on.
+  int32_t order_at_least(std::span<const float> logits, int32_t n, float largest, float depth);
 
   const KernelTable& kernels_;
   std::vector<float> weights_;  // [vocab_size]

@@ -175,21 +175,56 @@ TRIREME_INLINE void rope_token(Tensor x, Tensor cos, Tensor sin, int64_t token) 
   }
 }
 
-inline float log_sum_exp_row(const float* x, int64_t n) {
-  float max = x[0];
-  for (int64_t i = 1; i < n; ++i) max = x[i] > max ? x[i] : max;
+// No lane of a row is larger; NaNs do not count.
+TRIREME_INLINE float largest_of(const float* x, int64_t n) {
+  V16 largest = splat(x[0]);
+  for (int64_t i = 0; i < n; i += 16) {
+    const int lanes = lanes_left(n, i);
+    // Lanes behind the end repeat the first element.
+    largest = lanes == 16 ? max(load(x + i), largest) : max(splat(x[0]), largest);
+    for (int j = 0; lanes < 16 && j < lanes; ++j) largest = max(splat(x[i + j]), largest);
+  }
+  return max_lanes(largest);
+}
+
+inline int32_t argmax_row(const float* x, int64_t n) {
+  const float largest = largest_of(x, n);
+  for (int64_t i = 0; i < n; ++i) {
+    if (x[i] == largest) return static_cast<int32_t>(i);
+  }
+  return 0;  // not a number
+}
+
+// The sum of exp(x - max) over at most kVocabSumChunk columns.
+TRIREME_INLINE float exp_sum(const float* x, int64_t n, float max) {
+  V16 sum = zero();
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) sum = sum + exp_lanes(load(x + i) - splat(max));
+  if (i < n) {
+    const int lanes = lanes_left(n, i);
+    float t[16] = {};
+    store_n(t, exp_lanes(load_n(x + i, lanes) - splat(max)), lanes);
+    sum = sum + load(t);
+  }
+  return sum_lanes(sum);
+}
+
+// Chunks are summed by whichever thread, and added in order.
+inline float log_sum_exp_row(Stream stream, const float* x, int64_t n) {
+  constexpr int64_t kChunksAtOnce = 256;
+  const float max = largest_of(x, n);
+  const int64_t n_chunks = div_ceil<int64_t>(n, kVocabSumChunk);
   double total = 0;
-  for (int64_t chunk = 0; chunk < n; chunk += kVocabSumChunk) {
-    const int64_t end = std::min(n, chunk + kVocabSumChunk);
-    V16 sum = zero();
-    for (int64_t i = chunk; i < end; i += 16) {
-      const int lanes = lanes_left(end, i);
-      const V16 e = exp_lanes(load_n(x + i, lanes) - splat(max));
-      float t[16] = {};
-      store_n(t, e, lanes);  // lanes past the end are not e^(0 - max)
-      sum = sum + load(t);
-    }
-    total += static_cast<double>(sum_lanes(sum));
+  for (int64_t first = 0; first < n_chunks; first += kChunksAtOnce) {
+    const int64_t count = std::min(kChunksAtOnce, n_chunks - first);
+    float sums[kChunksAtOnce];
+    parallel_for(stream.pool, count, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        const int64_t column = (first + c) * kVocabSumChunk;
+        sums[c] = exp_sum(x + column, std::min<int64_t>(kVocabSumChunk, n - column), max);
+      }
+    });
+    for (int64_t c = 0; c < count; ++c) total += static_cast<double>(sums[c]);
   }
   return static_cast<float>(static_cast<double>(max) + portable_log(total));
 }

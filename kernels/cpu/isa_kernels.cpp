@@ -208,14 +208,21 @@ void add(Stream stream, Tensor x, Tensor y, const float* bias) {
   });
 }
 
-void log_sum_exp(Stream stream, Tensor out, Tensor logits) {
-  TRIREME_CHECK(out.shape[0] == logits.shape[0] && logits.dtype == DType::kF32);
+void argmax(Stream stream, Tensor ids, Tensor logits) {
+  TRIREME_CHECK(ids.shape[0] == logits.shape[0] && logits.dtype == DType::kF32);
+  TRIREME_CHECK(ids.dtype == DType::kI32 && logits.shape[1] > 0);
   parallel_for(stream.pool, logits.shape[0], 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      static_cast<float*>(out.data)[r] = log_sum_exp_row(
-          static_cast<const float*>(logits.data) + r * logits.row_stride, logits.shape[1]);
+      static_cast<int32_t*>(ids.data)[r] = argmax_row(row_of(logits, r), logits.shape[1]);
     }
   });
+}
+
+void log_sum_exp(Stream stream, Tensor out, Tensor logits) {
+  TRIREME_CHECK(out.shape[0] == logits.shape[0] && logits.dtype == DType::kF32);
+  for (int64_t r = 0; r < logits.shape[0]; ++r) {
+    static_cast<float*>(out.data)[r] = log_sum_exp_row(stream, row_of(logits, r), logits.shape[1]);
+  }
 }
 
 void scaled_exp(Stream, Tensor out, Tensor x, float max, float scale) {
@@ -244,6 +251,7 @@ const KernelTable kTable = {
     .paged_attention = paged_attention,
     .silu_mul = silu_mul,
     .add = add,
+    .argmax = argmax,
     .log_sum_exp = log_sum_exp,
     .scaled_exp = scaled_exp,
 };
