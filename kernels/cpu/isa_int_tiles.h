@@ -60,7 +60,7 @@ TRIREME_INLINE int32_t sum_of_inputs(const int32_t* sums, uint64_t n) {
 struct I8Linear {
   using Rows = QuantRows;
 
-  template <int MR, int NR>
+  template <int MR, int NR, int kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
     const int64_t kp = k_padded(WeightFormat::kI8, w.k);
     const int64_t n_blocks = div_ceil<int64_t>(w.k, kQuantBlock);
@@ -72,7 +72,7 @@ struct I8Linear {
     Rows rows = x;
     for (int64_t place = 0; place < kp; place += kQuantBlock) {
       block.steps = std::min<int64_t>(kp - place, kQuantBlock) / 4;
-      add_block<MR, NR>(rows, block, place == 0, out);
+      add_block<MR, NR, kAhead>(rows, block, place == 0, out);
       rows.skip_places(kQuantBlock);
       block.w += kQuantBlock * kPanelColumns;
       block.scales += kPanelColumns;
@@ -90,7 +90,7 @@ struct I8Linear {
   };
 
   // Not inlined: in a loop over blocks g++ 12 keeps the accumulators in memory.
-  template <int MR, int NR>
+  template <int MR, int NR, int kAhead>
   [[gnu::noinline]] static void add_block(const Rows& x, const Block& b, bool is_first,
                                           float* out) {
     I16 acc[MR][NR];
@@ -102,6 +102,7 @@ struct I8Linear {
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = b.w + j * b.panel_bytes;
     for (int64_t s = 0; s < b.steps; ++s) {
       Bytes64 v[NR];
+      ask_ahead<kAhead>(wp[0] + s * 64, b.panel_bytes);
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load_bytes(wp[j] + s * 64);
       TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
         const int32_t q = four_inputs(x.x + i * x.stride + s * 4);
@@ -123,7 +124,7 @@ struct I4Linear {
   using Rows = QuantRows;
 
   // Panels two at a time, so that int32 and float32 accumulators both stay in registers.
-  template <int MR, int NR>
+  template <int MR, int NR, int kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
                    float* out) {
     constexpr int kPanels = MR <= 2 ? NR : std::min(NR, 2);
@@ -143,9 +144,10 @@ struct I4Linear {
       for (int64_t place = 0; place < w.k; place += kQuantBlock) {
         block.k = std::min<int64_t>(w.k - place, kQuantBlock);
         if (encoding.group == kSumGroup && block.k == kQuantBlock) {
-          add_block<MR, kPanels, kSumGroup>(rows, block, place == 0, out + j * kPanelColumns);
+          add_block<MR, kPanels, kSumGroup, kAhead>(rows, block, place == 0,
+                                                    out + j * kPanelColumns);
         } else {
-          add_block<MR, kPanels, 0>(rows, block, place == 0, out + j * kPanelColumns);
+          add_block<MR, kPanels, 0, kNotAhead>(rows, block, place == 0, out + j * kPanelColumns);
         }
         rows.skip_places(kQuantBlock);
         block.w += kQuantBlock / 2 * kPanelColumns;
@@ -186,7 +188,7 @@ struct I4Linear {
   }
 
   // kGroup: the group size of a full block, or 0 for any. Not inlined, as in I8Linear.
-  template <int MR, int NR, int kGroup>
+  template <int MR, int NR, int kGroup, int kAhead>
   [[gnu::noinline]] static void add_block(const Rows& x, const Block& b, bool is_first,
                                           float* out) {
     const int64_t group = kGroup == 0 ? b.group : kGroup;
@@ -210,6 +212,7 @@ struct I4Linear {
         }
       }
       for (int64_t k = place; k < end; k += 8) {
+        ask_ahead<kAhead>(b.w + k * 8, b.panel_bytes);
         add_eight<MR, NR>(x.x + k, x.stride, b.w + k * 8, b.panel_bytes, acc);
       }
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) {

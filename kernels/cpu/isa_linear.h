@@ -27,19 +27,19 @@ struct TileSource {
 };
 
 // The sum over leaves [begin, end), in tree order, into buffer [MR][kTileColumns].
-template <typename F, int MR, int NR>
+template <typename F, int MR, int NR, int kAhead>
 void tree_tile(const TileSource<F>& source, int begin, int end, int64_t panel, float* buffer) {
   if (end - begin == 1) {
     const auto i = static_cast<size_t>(begin - source.first_leaf);
     typename F::Rows rows = source.rows;
     rows.skip_places(source.spans[i].place);
-    F::template tile<MR, NR>(rows, source.blocks[i], source.encoding, panel, buffer);
+    F::template tile<MR, NR, kAhead>(rows, source.blocks[i], source.encoding, panel, buffer);
     return;
   }
   const int split = tree_split(begin, end);
   alignas(64) float right[MR * kTileColumns];
-  tree_tile<F, MR, NR>(source, begin, split, panel, buffer);
-  tree_tile<F, MR, NR>(source, split, end, panel, right);
+  tree_tile<F, MR, NR, kAhead>(source, begin, split, panel, buffer);
+  tree_tile<F, MR, NR, kAhead>(source, split, end, panel, right);
   for (int i = 0; i < MR; ++i) {
     for (int j = 0; j < NR * kPanelColumns; j += kPanelColumns) {
       float* a = buffer + i * kTileColumns + j;
@@ -56,11 +56,11 @@ struct TileTarget {
   int64_t n;          // columns in the block
 };
 
-template <typename F, int MR, int NR>
+template <typename F, int MR, int NR, int kAhead>
 void compute_tile(const TileSource<F>& source, TreeNode node, int64_t panel,
                   const TileTarget& target) {
   alignas(64) float buffer[MR * kTileColumns];
-  tree_tile<F, MR, NR>(source, node.begin, node.end, panel, buffer);
+  tree_tile<F, MR, NR, kAhead>(source, node.begin, node.end, panel, buffer);
   for (int j = 0; j < NR; ++j) {
     const int64_t column = (panel + j) * kPanelColumns;
     const int n = lanes_left(target.n, column);
@@ -73,42 +73,55 @@ void compute_tile(const TileSource<F>& source, TreeNode node, int64_t panel,
   }
 }
 
-template <typename F, int MR>
+template <typename F, int MR, int kAhead>
 void compute_row_tile(const TileSource<F>& source, TreeNode node, int64_t panel, int64_t end_panel,
                       const TileTarget& target) {
   if (end_panel - panel == kTilePanels) {
-    compute_tile<F, MR, kTilePanels>(source, node, panel, target);
+    compute_tile<F, MR, kTilePanels, kAhead>(source, node, panel, target);
     return;
   }
-  for (; panel < end_panel; ++panel) compute_tile<F, MR, 1>(source, node, panel, target);
+  for (; panel < end_panel; ++panel) compute_tile<F, MR, 1, kNotAhead>(source, node, panel, target);
+}
+
+// The tile's place among the row tiles of a group decides what it asks for.
+template <typename F, int MR>
+TRIREME_INLINE void compute_row_tile_at(const TileSource<F>& source, TreeNode node, int64_t panel,
+                                        int64_t end_panel, const TileTarget& target, int64_t tile) {
+  if constexpr (kTilePanels == 2 * kAheadPanels) {
+    if (tile == 1) {
+      return compute_row_tile<F, MR, kTilePanels>(source, node, panel, end_panel, target);
+    }
+    if (tile == 2) {
+      return compute_row_tile<F, MR, kTilePanels + kAheadPanels>(source, node, panel, end_panel,
+                                                                 target);
+    }
+  }
+  compute_row_tile<F, MR, kNotAhead>(source, node, panel, end_panel, target);
 }
 
 // All rows of one group of panels: the weights stay in the cache while the rows pass.
 template <typename F>
 void compute_panel_group(TileSource<F> source, TreeNode node, int64_t panel, int64_t end_panel,
                          TileTarget target, int64_t n_rows) {
-  auto advance = [&](int64_t rows) {
+  for (int64_t tile = 0; n_rows > 0; ++tile) {
+    // The rest in tiles as even as can be: 8 rows are 4 + 4, not 6 + 2.
+    const int64_t n_tiles = div_ceil<int64_t>(n_rows, kTileRows);
+    const int64_t rows = n_rows >= 3 * kTileRows ? kTileRows : div_ceil(n_rows, n_tiles);
+    const auto run = [&]<int MR>() {
+      compute_row_tile_at<F, MR>(source, node, panel, end_panel, target, tile);
+    };
+    switch (rows) {
+      case 1: run.template operator()<1>(); break;
+      case 2: run.template operator()<2>(); break;
+      case 3: run.template operator()<std::min(3, kTileRows)>(); break;
+      case 4: run.template operator()<std::min(4, kTileRows)>(); break;
+      case 5: run.template operator()<std::min(5, kTileRows)>(); break;
+      default: run.template operator()<kTileRows>(); break;
+    }
     source.rows.skip_rows(rows);
     target.out += rows * target.out_stride;
     n_rows -= rows;
-  };
-  while (n_rows >= kTileRows) {
-    compute_row_tile<F, kTileRows>(source, node, panel, end_panel, target);
-    advance(kTileRows);
   }
-  if constexpr (kTileRows > 4) {
-    if (n_rows >= 4) {
-      compute_row_tile<F, 4>(source, node, panel, end_panel, target);
-      advance(4);
-    }
-  }
-  if constexpr (kTileRows > 2) {
-    if (n_rows >= 2) {
-      compute_row_tile<F, 2>(source, node, panel, end_panel, target);
-      advance(2);
-    }
-  }
-  if (n_rows == 1) compute_row_tile<F, 1>(source, node, panel, end_panel, target);
 }
 
 TRIREME_INLINE int64_t n_panels(int64_t columns) {

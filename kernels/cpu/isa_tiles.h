@@ -23,6 +23,21 @@ constexpr int kTilePanels = 1;
 #endif
 constexpr int kTileColumns = kTilePanels * kPanelColumns;
 
+// While it computes, a tile can ask for weights of the next group of panels, at the place where it
+// is itself. Of a few rows the first tile waits for memory, and the others, which find their
+// weights in the cache, so bring those of the next first tile. Never asked for: kNotAhead.
+constexpr int kNotAhead = 0;
+constexpr int kAheadPanels = 2;  // that one tile asks for
+
+template <int kAhead>
+TRIREME_INLINE void ask_ahead(const void* first, int64_t panel_bytes) {
+  if constexpr (kAhead != kNotAhead) {
+    TRIREME_UNROLL for (int j = kAhead; j < kAhead + kAheadPanels; ++j) {
+      __builtin_prefetch(static_cast<const char*>(first) + j * panel_bytes, 0, 2);
+    }
+  }
+}
+
 // The rows of a GEMM input from one place on.
 template <typename T>
 struct DenseRows {
@@ -35,16 +50,16 @@ struct DenseRows {
   void skip_places(int64_t n) { x += n; }
 };
 
-// out [MR][kTileColumns]: MR rows times NR panels of one block.
+// out [MR][kTileColumns]: MR rows times NR panels of one block; asks kAhead panels ahead.
 struct F32Linear {
   using Rows = DenseRows<float>;
 
-  template <int MR, int NR>
+  template <int MR, int NR, int kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
-    float_tile<MR, NR>(x, static_cast<const float*>(w.data), k_padded(WeightFormat::kF32, w.k),
-                       panel, out);
+    float_tile<MR, NR, kAhead>(x, static_cast<const float*>(w.data),
+                               k_padded(WeightFormat::kF32, w.k), panel, out);
   }
-  template <int MR, int NR, typename T>
+  template <int MR, int NR, int kAhead, typename T>
   TRIREME_INLINE static void float_tile(const Rows& x, const T* w, int64_t k_padded, int64_t panel,
                                         float* out) {
     V16 acc[MR][NR];
@@ -55,6 +70,7 @@ struct F32Linear {
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = w + (panel + j) * k_padded * kPanelColumns;
     for (int64_t k = 0; k < k_padded; ++k) {
       V16 v[NR];
+      ask_ahead<kAhead>(wp[0] + k * kPanelColumns, k_padded * kPanelColumns * int64_t{sizeof(T)});
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load(wp[j] + k * kPanelColumns);
       TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
         const V16 q = splat(x.x[i * x.stride + k]);
@@ -72,17 +88,17 @@ struct F32Linear {
 struct F16Linear {
   using Rows = DenseRows<float>;
 
-  template <int MR, int NR>
+  template <int MR, int NR, int kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
-    F32Linear::float_tile<MR, NR>(x, static_cast<const F16*>(w.data),
-                                  k_padded(WeightFormat::kF16, w.k), panel, out);
+    F32Linear::float_tile<MR, NR, kAhead>(x, static_cast<const F16*>(w.data),
+                                          k_padded(WeightFormat::kF16, w.k), panel, out);
   }
 };
 
 struct BF16Linear {
   using Rows = DenseRows<BF16>;
 
-  template <int MR, int NR>
+  template <int MR, int NR, int kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
     const int64_t kp = k_padded(WeightFormat::kBF16, w.k);
     const auto* base = static_cast<const BF16*>(w.data) + panel * kp * kPanelColumns;
@@ -92,7 +108,10 @@ struct BF16Linear {
     }
     const BF16* wp[NR];
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = base + j * kp * kPanelColumns;
-    for (int64_t k = 0; k < kp; k += 2) add_pairs<MR, NR>(x, k, wp, acc);
+    for (int64_t k = 0; k < kp; k += 2) {
+      ask_ahead<kAhead>(wp[0] + k * kPanelColumns, kp * kPanelColumns * int64_t{sizeof(BF16)});
+      add_pairs<MR, NR>(x, k, wp, acc);
+    }
     TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
         store(out + i * kTileColumns + j * kPanelColumns, acc[i][j]);
