@@ -43,10 +43,10 @@ struct JobSpec {
   int32_t n_threads = 0;    // 0: the cores of the rank's host over its ranks
   int32_t replica = 0;      // which of n_replicas on the same hosts
   int32_t n_replicas = 1;
-  int32_t context_length = 0;    // longest sequence served
-  int32_t max_slots = 0;         // sequences at once
-  int32_t max_batch_tokens = 0;  // tokens in one step
-  int64_t kv_bytes = 0;          // KV pool of this rank at most; 0: enough for max_slots * context
+  int32_t context_length = 0;     // longest sequence served
+  int32_t max_slots = 0;          // sequences at once
+  int32_t max_batch_tokens = 0;   // tokens in one step
+  int64_t kv_bytes = 0;           // KV pool of this rank at most; 0: enough for max_slots * context
   DType kv_dtype = DType::kBF16;  // of the KV cache: float32, bf16 or int8
   bool fuse = true;               // operators, with the same bits
   int32_t max_plans_in_flight = 1;

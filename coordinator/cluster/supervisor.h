@@ -160,7 +160,7 @@ class Supervisor {
   bool ever_served_ = false;
   bool kill_sent_ = false;  // in kDying and kTerminating
 
-  bool hopeless_ = false;  // no launch would mend what was lost
+  bool hopeless_ = false;       // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
   std::string loss_cause_;
   std::string loss_text_;

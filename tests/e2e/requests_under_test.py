@@ -34,8 +34,8 @@ def sample_answers(server):
 
 
 def long_requests(server, n_wanted=4, n_tokens=950):
-    """Requests that fill nearly the whole context, so that a busy machine cannot let them end before
-    what the test does to them, with their undisturbed answers: [(request, text)]."""
+    """Requests that fill nearly the whole context, so that a busy machine cannot let them end
+    before what the test does to them, with their undisturbed answers: [(request, text)]."""
     client = make_client(server)
     requests = [dict(prompt=PROMPT, max_tokens=n_tokens, temperature=1.0, seed=seed,
                      extra_body={"ignore_eos": True}) for seed in range(n_wanted)]

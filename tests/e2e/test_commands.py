@@ -27,8 +27,8 @@ def test_diff_over_mpirun(surroundings):
 
 
 @pytest.mark.parametrize("other, operator", (
-    ("2x2:float32", "input_norm"),           # bfloat16 weights are exact in float32: the first
-    ("1x1:bfloat16:portable", "query"),      # rounding is the norm's, the first sum the query's
+    ("2x2:float32", "query"),                # bfloat16 weights are exact in float32: what differs
+    ("1x1:bfloat16:portable", "query"),      # is the rounding of a product's input, and its sum
 ))
 def test_diff_names_what_differs(surroundings, other, operator):
     result = run_command(surroundings, "diff", "demo", "--a", "1x1", "--b", other)

@@ -45,7 +45,7 @@ class ThreadGroup {
     int32_t n_threads = 1;
     std::optional<DType> kv_dtype;  // none: what goes with the format
     bool fuse = true;
-    std::string kernels;            // empty: the best here
+    std::string kernels;  // empty: the best here
   };
 
   ThreadGroup(std::shared_ptr<const PackedModel> file, Layout layout, const Limits& limits);
