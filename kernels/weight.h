@@ -22,7 +22,7 @@ struct WeightEncoding {
 };
 
 constexpr int kPanelColumns = 16;  // lanes are output columns
-constexpr int kQuantBlock = 128;   // inputs of a GEMM that are quantized with one scale
+constexpr int kQuantBlock = 256;   // inputs of a GEMM that are quantized with one scale
 constexpr int kCenterI8 = 128;     // kI8 stores q + 128
 constexpr int kCenterI4 = 8;       // kI4 stores q + 8
 
@@ -37,10 +37,10 @@ constexpr int k_step(WeightFormat format) {
   }
 }
 
-// The usual encoding of a format: groups of 128 (int8) or 32 (int4), no zero points.
+// The usual encoding of a format: groups of 256 (int8) or 32 (int4), no zero points.
 constexpr WeightEncoding default_encoding(WeightFormat format) {
   switch (format) {
-    case WeightFormat::kI8: return {format, 128, false};
+    case WeightFormat::kI8: return {format, 256, false};
     case WeightFormat::kI4: return {format, 32, false};
     default: return {format, 0, false};
   }

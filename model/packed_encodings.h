@@ -24,8 +24,8 @@ struct PackedEncodings {
   }
 };
 
-// "int8/128", "int4/32": equal texts, equal numbers from equal sources. Tensors that differ from
-// the usual encoding follow: "int4/32,embedding=int8/128".
+// "int8/256", "int4/32": equal texts, equal numbers from equal sources. Tensors that differ from
+// the usual encoding follow: "int4/32,embedding=int8/256".
 std::string encodings_text(const PackedEncodings& encodings);
 
 }  // namespace trireme

@@ -44,9 +44,10 @@ TRIREME_INLINE float panel_value(const WeightBlock& w, WeightEncoding encoding, 
   return 0.0F;
 }
 
-inline void embed_rows(Tensor out, Tensor ids, const Weight& embedding, int32_t first_id) {
+inline void embed_rows(Tensor out, Tensor ids, const Weight& embedding, int32_t first_id,
+                       int64_t begin, int64_t end) {
   const int64_t hidden = out.shape[1];
-  for (int64_t t = 0; t < out.shape[0]; ++t) {
+  for (int64_t t = begin; t < end; ++t) {
     float* row = static_cast<float*>(out.data) + t * out.row_stride;
     const int64_t local = static_cast<int64_t>(static_cast<const int32_t*>(ids.data)[t]) - first_id;
     const auto index = static_cast<size_t>(local / kVocabSumChunk);
@@ -139,9 +140,9 @@ TRIREME_INLINE void put_silu_mul(const GemmInput& out, int64_t row, const InputS
 }
 
 inline void rope_table_rows(Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
-                            float scale) {
+                            float scale, int64_t begin, int64_t end) {
   const int64_t half = cos.shape[1];
-  for (int64_t t = 0; t < cos.shape[0]; ++t) {
+  for (int64_t t = begin; t < end; ++t) {
     const auto position = static_cast<float>(static_cast<const int32_t*>(positions.data)[t]);
     float* c = static_cast<float*>(cos.data) + t * cos.row_stride;
     float* s = static_cast<float*>(sin.data) + t * sin.row_stride;

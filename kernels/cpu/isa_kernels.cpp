@@ -49,11 +49,13 @@ TRIREME_INLINE float* mutable_row_of(Tensor x, int64_t row) {
 // Rows a thread takes at a time where a row is little work.
 constexpr int64_t kRowGrain = 8;
 
-void embed(Stream, Tensor out, Tensor ids, const Weight& embedding, int32_t first_id) {
+void embed(Stream stream, Tensor out, Tensor ids, const Weight& embedding, int32_t first_id) {
   TRIREME_CHECK(out.rank == 2 && out.dtype == DType::kF32);
   TRIREME_CHECK(ids.dtype == DType::kI32 && ids.shape[0] == out.shape[0]);
   TRIREME_CHECK(out.shape[1] == embedding.k_in || embedding.blocks.empty());
-  embed_rows(out, ids, embedding, first_id);
+  parallel_for(stream.pool, out.shape[0], 1, [&](int64_t begin, int64_t end) {
+    embed_rows(out, ids, embedding, first_id, begin, end);
+  });
 }
 
 void to_gemm_input(Stream stream, const GemmInput& out, Tensor x) {
@@ -122,11 +124,13 @@ void gate_up(Stream stream, const GemmInput& out, const GemmInput& x, const Weig
               [&]<typename F>() { gate_up_typed<F>(stream, out, x, gate, up, gate_out, up_out); });
 }
 
-void rope_table(Stream, Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
+void rope_table(Stream stream, Tensor cos, Tensor sin, Tensor positions, const float* inv_freq,
                 float scale) {
   TRIREME_CHECK(cos.shape[0] == positions.shape[0] && sin.shape[0] == positions.shape[0]);
   TRIREME_CHECK(cos.shape[1] == sin.shape[1] && positions.dtype == DType::kI32);
-  rope_table_rows(cos, sin, positions, inv_freq, scale);
+  parallel_for(stream.pool, cos.shape[0], kRowGrain, [&](int64_t begin, int64_t end) {
+    rope_table_rows(cos, sin, positions, inv_freq, scale, begin, end);
+  });
 }
 
 void check_rope(Tensor x, Tensor cos, Tensor sin) {

@@ -177,7 +177,7 @@ TEST(PackedFormats, TensorsMayDiffer) {
   EXPECT_EQ(file->format(), WeightFormat::kI4);
   EXPECT_EQ(file->encoding("lm_head").format, WeightFormat::kI8);
   EXPECT_EQ(encodings_text(file->encodings()),
-            "int4/32,embedding=int8/128,layers.0.v=int8/128,layers.1.o=float16");
+            "int4/32,embedding=int8/256,layers.0.v=int8/256,layers.1.o=float16");
   const StageWeights got = map_stage_weights(file, *make_shard_plan(file->config(), {2, 1}, 1), {});
   EXPECT_EQ(got.lm_head.encoding, default_encoding(WeightFormat::kI8));
   EXPECT_NE(got.lm_head.blocks[0].scales, nullptr);
