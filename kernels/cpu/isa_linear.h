@@ -179,11 +179,32 @@ void linear_tree_typed(Stream stream, Tensor out, const GemmInput& x, const Weig
   });
 }
 
+// Up to so many rows gate_up() takes columns of both weights in turn. Of more, the activations no
+// longer stay in the cache between the two, and rows are the better order for what follows.
+constexpr int64_t kGateUpRows = 64;
+
+template <typename F>
+void gate_up_of_many_rows(Stream stream, const GemmInput& out, const GemmInput& x,
+                          const Weight& gate, const Weight& up, Tensor gate_out, Tensor up_out) {
+  linear_typed<F>(stream, gate_out, x, gate);
+  linear_typed<F>(stream, up_out, x, up);
+  parallel_for(stream.pool, x.values.shape[0], 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for_each_piece(out, [&](const InputSpan& span, int64_t offset, int64_t n) {
+        put_silu_mul(out, r, span, offset, n, gate_out, up_out);
+      });
+    }
+  });
+}
+
 // gate and up, kQuantBlock columns of one leaf at a time, and their activation while both are in
 // the cache.
 template <typename F>
 void gate_up_typed(Stream stream, const GemmInput& out, const GemmInput& x, const Weight& gate,
                    const Weight& up, Tensor gate_out, Tensor up_out) {
+  if (x.values.shape[0] > kGateUpRows) {
+    return gate_up_of_many_rows<F>(stream, out, x, gate, up, gate_out, up_out);
+  }
   constexpr int64_t kPiecePanels = kQuantBlock / kPanelColumns;
   const int64_t n_rows = x.values.shape[0];
   const auto pieces_of = [](const InputSpan& span) {
