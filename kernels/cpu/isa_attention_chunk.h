@@ -98,10 +98,10 @@ template <typename T>
 struct TileScratch {
   using Operand = typename KvElement<T>::Operand;
   static constexpr size_t kExpanded = sizeof(T) == 1 ? kAttentionChunk * kMaxHeadDim : 1;
-  alignas(64) Unset<Operand, kMaxTileRows * kMaxHeadDim> q;           // [rows, head_dim]
-  alignas(64) float scores[kDotRows * kAttentionChunk];               // of one register tile
-  alignas(64) Unset<Operand, kDotRows * kAttentionChunk> weights;     // the same
-  alignas(64) float records[kDotRows * (kMaxHeadDim + kRecordTail)];  // the same
+  alignas(64) Unset<Operand, kMaxTileRows * kMaxHeadDim> q;            // [rows, head_dim]
+  alignas(64) float scores[kTileRows * kAttentionChunk];               // of one register tile
+  alignas(64) Unset<Operand, kTileRows * kAttentionChunk> weights;     // the same
+  alignas(64) float records[kTileRows * (kMaxHeadDim + kRecordTail)];  // the same
   alignas(64) float k_factors[kAttentionChunk];   // what a score is multiplied with
   alignas(64) float v_scales[kAttentionChunk];    // int8 only
   alignas(64) Unset<BF16, kExpanded> k_expanded;  // int8 only: a chunk's keys
@@ -123,14 +123,6 @@ TRIREME_INLINE V16 keep_lanes(V16 a, int begin, int end, float other) {
     if (i < begin || i >= end) t[i] = other;
   }
   return load(t);
-#endif
-}
-
-TRIREME_INLINE float largest_lane(V16 a) {
-#if defined(TRIREME_ISA_avx512)
-  return _mm512_reduce_max_ps(a.v);
-#else
-  return max_lanes(a);
 #endif
 }
 
@@ -169,7 +161,7 @@ inline void softmax_row(TileScratch<T>& scratch, int row, SeenRange seen, float*
     store(s + i, score);
     largest = max(largest, score);
   }
-  const float maximum = largest_lane(largest);
+  const float maximum = max_lanes(largest);
   V16 sum = zero();
   for (int i = begin; i < seen.end; i += 16) {
     V16 weight = exp2_lanes(load(s + i) - splat(maximum));
@@ -267,9 +259,9 @@ void attend_tiles(TileScratch<T>& scratch, const TileRows& rows, const ChunkTile
   while (!sees(row)) ++row;
   while (!sees(end - 1)) --end;
   while (row < end) {
-    const int n = std::min(kDotRows, end - row);
+    const int n = std::min(kTileRows, end - row);
     float* state = states + row * stride;
-    with_rows<kDotRows>(n, [&](auto tile) {
+    with_rows<kTileRows>(n, [&](auto tile) {
       attend_rows<decltype(tile)::value, kAhead>(scratch, row, tiles, head_dim,
                                                  merges ? scratch.records : state);
     });
@@ -312,7 +304,7 @@ void attend_chunk(TileScratch<T>& scratch, const TileRows& rows, const KvLayer& 
   const ChunkTiles<T> tiles = find_tiles<T>(rows, kv, chunk, range);
   load_factors(scratch, rows, kv, range, rows.blocks + static_cast<int64_t>(chunk) * kChunkBlocks);
   // One register tile waits for memory, if for anything; several wait for the products.
-  if (rows.n() <= kDotRows) {
+  if (rows.n() <= kTileRows) {
     attend_tiles<true>(scratch, rows, tiles, head_dim, merges, states);
   } else if constexpr (sizeof(T) == 1) {  // expanded once for all of them
     const int64_t size = static_cast<int64_t>(head_dim) * kKvBlockTokens;

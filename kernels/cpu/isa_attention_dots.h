@@ -9,23 +9,11 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/cpu/isa_tile_shape.h"
 #include "kernels/cpu/vec16.h"
 #include "kernels/kernel_table.h"
 
 namespace trireme::TRIREME_ISA {
-
-#define TRIREME_UNROLL_TILE _Pragma("GCC unroll 8")
-
-#if defined(TRIREME_ISA_avx512)
-constexpr int kDotRows = 6;
-constexpr int kDotPanels = 4;
-#elif defined(TRIREME_ISA_avx2)
-constexpr int kDotRows = 4;
-constexpr int kDotPanels = 1;
-#else
-constexpr int kDotRows = 2;
-constexpr int kDotPanels = 1;
-#endif
 
 constexpr int kChunkBlocks = kAttentionChunk / kKvBlockTokens;
 
@@ -142,7 +130,7 @@ TRIREME_INLINE void accumulate(V16 (&acc)[MR][NR], const Op* x, int64_t x_stride
                                int n_steps, int lanes) {
   for (int64_t s = 0; s < n_steps; ++s) {
     decltype(load_step(w[0])) panel[NR];
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
       // Into the second cache: the first has too few outstanding misses to cover the latency.
       if constexpr (kPanel == Panel::kWholeAhead) __builtin_prefetch(ahead[j] + s * w_step, 0, 2);
       if constexpr (kPanel == Panel::kTail) {
@@ -151,9 +139,9 @@ TRIREME_INLINE void accumulate(V16 (&acc)[MR][NR], const Op* x, int64_t x_stride
         panel[j] = load_step(w[j] + s * w_step);
       }
     }
-    TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
       const auto operand = broadcast(x + i * x_stride + s * KvElement<T>::kStep);
-      TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) mul_add(acc[i][j], panel[j], operand);
+      TRIREME_UNROLL for (int j = 0; j < NR; ++j) mul_add(acc[i][j], panel[j], operand);
     }
   }
 }
@@ -174,17 +162,17 @@ void score_tile(const Op* q, const T* const* k_tiles, const T* const* k_ahead, i
   V16 acc[MR][NR];
   const T* w[NR];
   const T* ahead[NR];
-  TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
+  TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
     w[j] = k_tiles[j];
     ahead[j] = k_ahead[j];
   }
-  TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) acc[i][j] = zero();
+  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = zero();
   }
   constexpr int kStep = KvElement<T>::kStep;
   accumulate<MR, NR, kPanel>(acc, q, head_dim, w, ahead, kStep * 16, head_dim / kStep, 16);
-  TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
+  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
       store(scores + i * kAttentionChunk + j * kKvBlockTokens, acc[i][j]);
     }
   }
@@ -205,9 +193,9 @@ void score_blocks(const Op* q, const ChunkTiles<T>& tiles, int block_begin, int 
                   int head_dim, float* scores) {
   constexpr Panel kPanel = kAhead ? Panel::kWholeAhead : Panel::kWhole;
   int b = block_begin;
-  for (; b + kDotPanels <= block_end; b += kDotPanels) {
-    score_tile<MR, kDotPanels, kPanel>(q, tiles.k + b, tiles.k_ahead + b, head_dim,
-                                       scores + b * kKvBlockTokens);
+  for (; b + kTilePanels <= block_end; b += kTilePanels) {
+    score_tile<MR, kTilePanels, kPanel>(q, tiles.k + b, tiles.k_ahead + b, head_dim,
+                                        scores + b * kKvBlockTokens);
   }
   for (; b < block_end; ++b) {
     score_tile<MR, 1, Panel::kWhole>(q, tiles.k + b, tiles.k + b, head_dim,
@@ -239,8 +227,8 @@ void weigh_steps(const ValueSource<Op, T>& source, int row, int d, int begin, in
   const int64_t w_step = static_cast<int64_t>(source.head_dim) * kStep;
   const Op* x = source.weights + static_cast<int64_t>(row) * kAttentionChunk;
   V16 acc[MR][NR];
-  TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) acc[i][j] = load(to + i * to_stride + j * 16);
+  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = load(to + i * to_stride + j * 16);
   }
   while (begin < end) {
     const int in_block = begin % kBlockSteps;
@@ -253,7 +241,7 @@ void weigh_steps(const ValueSource<Op, T>& source, int row, int d, int begin, in
     }
     const T* w[NR];
     const T* ahead[NR];
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
       w[j] = tile + j * 16 * kStep;
       ahead[j] = tile_ahead + j * 16 * kStep;
     }
@@ -261,8 +249,8 @@ void weigh_steps(const ValueSource<Op, T>& source, int row, int d, int begin, in
                                source.head_dim - d);
     begin += n;
   }
-  TRIREME_UNROLL_TILE for (int i = 0; i < MR; ++i) {
-    TRIREME_UNROLL_TILE for (int j = 0; j < NR; ++j) store(to + i * to_stride + j * 16, acc[i][j]);
+  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) store(to + i * to_stride + j * 16, acc[i][j]);
   }
 }
 
@@ -331,8 +319,8 @@ template <int MR, bool kAhead, typename Op, typename T>
 void weigh_values(const ValueSource<Op, T>& source, float* acc, int64_t acc_stride) {
   constexpr Panel kPanel = kAhead ? Panel::kWholeAhead : Panel::kWhole;
   int d = 0;
-  for (; d + kDotPanels * 16 <= source.head_dim; d += kDotPanels * 16) {
-    weigh_tile<MR, kDotPanels, kPanel>(source, d, acc + d, acc_stride);
+  for (; d + kTilePanels * 16 <= source.head_dim; d += kTilePanels * 16) {
+    weigh_tile<MR, kTilePanels, kPanel>(source, d, acc + d, acc_stride);
   }
   for (; d + 16 <= source.head_dim; d += 16) {
     weigh_tile<MR, 1, Panel::kWhole>(source, d, acc + d, acc_stride);

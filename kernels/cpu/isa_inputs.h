@@ -6,29 +6,19 @@
 #include <algorithm>
 
 #include "kernels/cpu/int_lanes.h"
+#include "kernels/cpu/isa_quantize.h"
 #include "kernels/gemm_input.h"
 
 namespace trireme::TRIREME_ISA {
 
-TRIREME_INLINE int lanes_left(int64_t n, int64_t i) {
-  return static_cast<int>(std::min<int64_t>(16, n - i));
-}
-
-// One block of n <= kQuantBlock inputs: scale = max|x| / 127, q = x / scale rounded to nearest.
-// Writes whole groups of 16, zeros behind the n-th.
+// One block of n <= kQuantBlock inputs. Writes whole groups of 16, zeros behind the n-th.
 inline void quantize_block(const float* x, int64_t n, int8_t* q, float* scale, int32_t* sums) {
-  V16 lanes_max = zero();
-  for (int64_t i = 0; i < n; i += 16) {
-    const V16 v = load_n(x + i, lanes_left(n, i));
-    lanes_max = max(lanes_max, max(v, zero() - v));
-  }
-  const float largest = max_lanes(lanes_max);
-  *scale = largest / 127.0F;
-  const V16 inverse = splat(largest == 0.0F ? 0.0F : 127.0F / largest);
+  const Int8Scale block(x, n);
+  *scale = block.scale();
   for (int64_t group = 0; group < n; group += kSumGroup) {
     I16 sum = splat_int(0);
     for (int64_t i = group; i < std::min<int64_t>(n, group + kSumGroup); i += 16) {
-      const I16 v = to_ints(round_nearest(load_n(x + i, lanes_left(n, i)) * inverse));
+      const I16 v = to_ints(block.quantize(load_n(x + i, lanes_left(n, i))));
       store_int8(q + i, v);
       sum = sum + v;
     }

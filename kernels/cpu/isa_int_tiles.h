@@ -128,6 +128,9 @@ struct I4Linear {
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
                    float* out) {
     constexpr int kPanels = MR <= 2 ? NR : std::min(NR, 2);
+    // Both pairs ask, each for the pair that stands where it does in the next group: one row tile
+    // asks for all of it.
+    constexpr int kAsked = kPanels < NR && kAhead > kTilePanels ? kNotAhead : kAhead;
     const int64_t panel_bytes = k_padded(WeightFormat::kI4, w.k) / 2 * kPanelColumns;
     const int64_t panel_scales = k_groups(encoding, w.k) * kPanelColumns;
     const int64_t block_scales = kQuantBlock / encoding.group * kPanelColumns;
@@ -144,7 +147,7 @@ struct I4Linear {
       for (int64_t place = 0; place < w.k; place += kQuantBlock) {
         block.k = std::min<int64_t>(w.k - place, kQuantBlock);
         if (encoding.group == kSumGroup && block.k == kQuantBlock) {
-          add_block<MR, kPanels, kSumGroup, kAhead>(rows, block, place == 0,
+          add_block<MR, kPanels, kSumGroup, kAsked>(rows, block, place == 0,
                                                     out + j * kPanelColumns);
         } else {
           add_block<MR, kPanels, 0, kNotAhead>(rows, block, place == 0, out + j * kPanelColumns);
@@ -194,18 +197,15 @@ struct I4Linear {
     const int64_t group = kGroup == 0 ? b.group : kGroup;
     const int64_t n_all = kGroup == 0 ? b.k : kQuantBlock;
     V16 part[MR][NR];
-    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) part[i][j] = zero();
-    }
-    const BF16* scales = b.scales;
-    const uint8_t* zero_points = b.zeros;
-    for (int64_t place = 0; place < n_all; place += group) {
+    clear_sums(part);
+    int64_t first = 0;  // of the group's scales
+    for (int64_t place = 0; place < n_all; place += group, first += kPanelColumns) {
       const int64_t end = kGroup == 0 ? std::min(place + group, n_all) : place + group;
       const int32_t* sums = x.sums + static_cast<uint64_t>(place) / kSumGroup;
       I16 acc[MR][NR];
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
         const I16 zeros = b.zeros == nullptr ? splat_zero(kCenterI4)
-                                             : load_zeros(zero_points + j * b.panel_scales);
+                                             : load_zeros(b.zeros + j * b.panel_scales + first);
         TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
           acc[i][j] = times_sum(
               zeros, sum_of_inputs(sums + i * x.sum_stride(), static_cast<uint64_t>(end - place)));
@@ -216,13 +216,11 @@ struct I4Linear {
         add_eight<MR, NR>(x.x + k, x.stride, b.w + k * 8, b.panel_bytes, acc);
       }
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
-        const V16 scale = load_bf16(scales + j * b.panel_scales);
+        const V16 scale = load_bf16(b.scales + j * b.panel_scales + first);
         TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
           part[i][j] = fma(to_floats(acc[i][j]), scale, part[i][j]);
         }
       }
-      scales += kPanelColumns;
-      zero_points += kPanelColumns;
     }
     TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
       const V16 scale = splat(x.scales[i * x.scale_stride()]);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/isa_quantize.h"
 #include "kernels/cpu/vec16.h"
 #include "kernels/kernel_table.h"
 #include "kernels/thread_pool.h"
@@ -30,33 +31,18 @@ TRIREME_INLINE int64_t value_index(const T*, int d, int i, int head_dim) {
   return (static_cast<int64_t>(i / 2) * head_dim + d) * 2 + i % 2;
 }
 
-// x [n] as whole numbers in [-127, 127] times the scale that is returned. A value that is not
-// finite makes the scale NaN, so that it is seen as it would be in bf16.
-inline float quantize_row(const float* x, int n, float* whole) {
-  V16 largest = zero();
-  V16 poison = zero();
-  for (int d = 0; d < n; d += 16) {
-    const V16 v = load_n(x + d, std::min(16, n - d));
-    largest = max(largest, max(v, zero() - v));
-    poison = fma(v, zero(), poison);
-  }
-  const float amax = max_lanes(largest);
-  const V16 inverse = splat(amax > 0.0F ? 127.0F / amax : 0.0F);
-  for (int d = 0; d < n; d += 16) {
-    const int lanes = std::min(16, n - d);
-    const V16 scaled = round_nearest(load_n(x + d, lanes) * inverse);
-    store_n(whole + d, min(max(scaled, splat(-127.0F)), splat(127.0F)), lanes);
-  }
-  return amax / 127.0F + sum_lanes(poison);
-}
-
 // One token's keys or values of one head; scales[at] is written for int8 only.
 template <typename T, typename Index>
 TRIREME_INLINE void store_head(T* tile, const float* in, int head_dim, float* scales, int64_t at,
                                const Index& index) {
   if constexpr (sizeof(T) == 1) {
-    float whole[kMaxHeadDim];
-    scales[at] = quantize_row(in, head_dim, whole);
+    const Int8Scale quantizer(in, head_dim);
+    scales[at] = quantizer.scale();
+    alignas(64) float whole[kMaxHeadDim];
+    for (int d = 0; d < head_dim; d += 16) {
+      const int lanes = lanes_left(head_dim, d);
+      store_n(whole + d, quantizer.quantize(load_n(in + d, lanes)), lanes);
+    }
     for (int d = 0; d < head_dim; ++d) put(tile + index(d), whole[d]);
   } else {
     for (int d = 0; d < head_dim; ++d) put(tile + index(d), in[d]);

@@ -197,38 +197,41 @@ void gate_up_of_many_rows(Stream stream, const GemmInput& out, const GemmInput& 
   });
 }
 
-// gate and up, kQuantBlock columns of one leaf at a time, and their activation while both are in
-// the cache.
+// Columns [offset, offset + kQuantBlock) of one leaf.
+template <typename F>
+void gate_up_piece(const GemmInput& out, const GemmInput& x, const Weight& gate, const Weight& up,
+                   Tensor gate_out, Tensor up_out, size_t leaf, int64_t offset) {
+  const InputSpan& span = out.spans[leaf];
+  const int64_t n = std::min<int64_t>(kQuantBlock, span.n - offset);
+  const int64_t end_panel = offset / kPanelColumns + n_panels(n);
+  for (int64_t p = offset / kPanelColumns; p < end_panel; p += kTilePanels) {
+    const int64_t stop = std::min<int64_t>(p + kTilePanels, end_panel);
+    compute_columns<F>(gate_out, x, gate, leaf, p, stop);
+    compute_columns<F>(up_out, x, up, leaf, p, stop);
+  }
+  for (int64_t r = 0; r < x.values.shape[0]; ++r) {
+    put_silu_mul(out, r, span, offset, n, gate_out, up_out);
+  }
+}
+
+// gate and up in turn, and their activation while both are in the cache.
 template <typename F>
 void gate_up_typed(Stream stream, const GemmInput& out, const GemmInput& x, const Weight& gate,
                    const Weight& up, Tensor gate_out, Tensor up_out) {
   if (x.values.shape[0] > kGateUpRows) {
     return gate_up_of_many_rows<F>(stream, out, x, gate, up, gate_out, up_out);
   }
-  constexpr int64_t kPiecePanels = kQuantBlock / kPanelColumns;
-  const int64_t n_rows = x.values.shape[0];
   const auto pieces_of = [](const InputSpan& span) {
     return div_ceil<int64_t>(span.n, kQuantBlock);
   };
   int64_t n_pieces = 0;
   for (const InputSpan& span : out.spans) n_pieces += pieces_of(span);
   parallel_for(stream.pool, n_pieces, 1, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;
+    int64_t first = 0;  // of the leaf's pieces
     for (size_t leaf = 0; leaf < out.spans.size(); ++leaf) {
-      const InputSpan& span = out.spans[leaf];
-      const int64_t last = first + pieces_of(span);
+      const int64_t last = first + pieces_of(out.spans[leaf]);
       for (int64_t piece = std::max(begin, first); piece < std::min(end, last); ++piece) {
-        const int64_t offset = (piece - first) * kQuantBlock;
-        const int64_t n = std::min<int64_t>(kQuantBlock, span.n - offset);
-        const int64_t end_panel = offset / kPanelColumns + std::min(kPiecePanels, n_panels(n));
-        for (int64_t p = offset / kPanelColumns; p < end_panel; p += kTilePanels) {
-          const int64_t stop = std::min<int64_t>(p + kTilePanels, end_panel);
-          compute_columns<F>(gate_out, x, gate, leaf, p, stop);
-          compute_columns<F>(up_out, x, up, leaf, p, stop);
-        }
-        for (int64_t r = 0; r < n_rows; ++r) {
-          put_silu_mul(out, r, span, offset, n, gate_out, up_out);
-        }
+        gate_up_piece<F>(out, x, gate, up, gate_out, up_out, leaf, (piece - first) * kQuantBlock);
       }
       first = last;
     }

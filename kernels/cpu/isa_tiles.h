@@ -3,24 +3,13 @@
 // Register tiles of the float formats: rows of the input times panels of 16 columns. Every output
 // element sums its K products in ascending order in one accumulator. Private to isa_kernels.cpp.
 
+#include "kernels/cpu/isa_tile_shape.h"
 #include "kernels/cpu/vec16.h"
 #include "kernels/gemm_input.h"
 #include "kernels/weight.h"
 
 namespace trireme::TRIREME_ISA {
 
-#define TRIREME_UNROLL _Pragma("GCC unroll 8")
-
-#if defined(TRIREME_ISA_avx512)
-constexpr int kTileRows = 6;
-constexpr int kTilePanels = 4;
-#elif defined(TRIREME_ISA_avx2)
-constexpr int kTileRows = 4;
-constexpr int kTilePanels = 1;
-#else
-constexpr int kTileRows = 2;
-constexpr int kTilePanels = 1;
-#endif
 constexpr int kTileColumns = kTilePanels * kPanelColumns;
 
 // While it computes, a tile can ask for weights of the next group of panels, at the place where it
@@ -50,50 +39,50 @@ struct DenseRows {
   void skip_places(int64_t n) { x += n; }
 };
 
-// out [MR][kTileColumns]: MR rows times NR panels of one block; asks kAhead panels ahead.
-struct F32Linear {
+template <int MR, int NR>
+TRIREME_INLINE void clear_sums(V16 (&acc)[MR][NR]) {
+  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = zero();
+  }
+}
+template <int MR, int NR>
+TRIREME_INLINE void store_sums(float* out, const V16 (&acc)[MR][NR]) {
+  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+      store(out + i * kTileColumns + j * kPanelColumns, acc[i][j]);
+    }
+  }
+}
+
+// A format F multiplies by F::tile(): out [MR][kTileColumns], MR rows times NR panels of one block,
+// asking kAhead panels ahead.
+template <typename T>
+struct FloatLinear {
   using Rows = DenseRows<float>;
 
   template <int MR, int NR, int kAhead>
-  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
-    float_tile<MR, NR, kAhead>(x, static_cast<const float*>(w.data),
-                               k_padded(WeightFormat::kF32, w.k), panel, out);
-  }
-  template <int MR, int NR, int kAhead, typename T>
-  TRIREME_INLINE static void float_tile(const Rows& x, const T* w, int64_t k_padded, int64_t panel,
-                                        float* out) {
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
+                   float* out) {
+    const int64_t kp = k_padded(encoding.format, w.k);
+    const T* base = static_cast<const T*>(w.data) + panel * kp * kPanelColumns;
     V16 acc[MR][NR];
-    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = zero();
-    }
+    clear_sums(acc);
     const T* wp[NR];
-    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = w + (panel + j) * k_padded * kPanelColumns;
-    for (int64_t k = 0; k < k_padded; ++k) {
+    TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = base + j * kp * kPanelColumns;
+    for (int64_t k = 0; k < kp; ++k) {
+      ask_ahead<kAhead>(wp[0] + k * kPanelColumns, kp * kPanelColumns * int64_t{sizeof(T)});
       V16 v[NR];
-      ask_ahead<kAhead>(wp[0] + k * kPanelColumns, k_padded * kPanelColumns * int64_t{sizeof(T)});
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load(wp[j] + k * kPanelColumns);
       TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
         const V16 q = splat(x.x[i * x.stride + k]);
         TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = fma(q, v[j], acc[i][j]);
       }
     }
-    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
-        store(out + i * kTileColumns + j * kPanelColumns, acc[i][j]);
-      }
-    }
+    store_sums(out, acc);
   }
 };
-
-struct F16Linear {
-  using Rows = DenseRows<float>;
-
-  template <int MR, int NR, int kAhead>
-  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
-    F32Linear::float_tile<MR, NR, kAhead>(x, static_cast<const F16*>(w.data),
-                                          k_padded(WeightFormat::kF16, w.k), panel, out);
-  }
-};
+using F32Linear = FloatLinear<float>;
+using F16Linear = FloatLinear<F16>;
 
 struct BF16Linear {
   using Rows = DenseRows<BF16>;
@@ -103,20 +92,14 @@ struct BF16Linear {
     const int64_t kp = k_padded(WeightFormat::kBF16, w.k);
     const auto* base = static_cast<const BF16*>(w.data) + panel * kp * kPanelColumns;
     V16 acc[MR][NR];
-    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) acc[i][j] = zero();
-    }
+    clear_sums(acc);
     const BF16* wp[NR];
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = base + j * kp * kPanelColumns;
     for (int64_t k = 0; k < kp; k += 2) {
       ask_ahead<kAhead>(wp[0] + k * kPanelColumns, kp * kPanelColumns * int64_t{sizeof(BF16)});
       add_pairs<MR, NR>(x, k, wp, acc);
     }
-    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-      TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
-        store(out + i * kTileColumns + j * kPanelColumns, acc[i][j]);
-      }
-    }
+    store_sums(out, acc);
   }
 
  private:

@@ -225,11 +225,25 @@ TRIREME_INLINE V16 load_bf16_n(const BF16* p, int n) {
 }
 #endif
 
+// The first n lanes, rounded as to_bf16() does.
+#if defined(TRIREME_ISA_avx512)
+TRIREME_INLINE void store_bf16_n(BF16* p, V16 a, int n) {
+  const __m512i u = _mm512_castps_si512(a.v);
+  const __m512i upper = _mm512_srli_epi32(u, 16);
+  const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  const __m512i bits = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+  _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtepi32_epi16(bits));
+}
+#else
 TRIREME_INLINE void store_bf16_n(BF16* p, V16 a, int n) {
   float t[16];
   store(t, a);
   for (int i = 0; i < n; ++i) p[i] = to_bf16(t[i]);
 }
+#endif
 
 // The sum of the lanes, always in the same order: halves added until one is left.
 TRIREME_INLINE float sum_lanes(V16 a) {
@@ -242,11 +256,15 @@ TRIREME_INLINE float sum_lanes(V16 a) {
 }
 
 TRIREME_INLINE float max_lanes(V16 a) {
+#if defined(TRIREME_ISA_avx512)
+  return _mm512_reduce_max_ps(a.v);
+#else
   float t[16];
   store(t, a);
   float m = t[0];
   for (int i = 1; i < 16; ++i) m = t[i] > m ? t[i] : m;
   return m;
+#endif
 }
 
 // e^x for x <= 88, relative error below 2e-7; x below -87 gives zero.

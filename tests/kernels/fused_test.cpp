@@ -1,3 +1,4 @@
+#include <bit>
 #include <cmath>
 
 #include "kernels/thread_pool.h"
@@ -49,6 +50,42 @@ TEST_P(FusedTest, QuantizedInputsAreNearestAndSummed) {
       }
       ASSERT_EQ(in.sums[static_cast<size_t>(r * stride / kSumGroup + g)], sum);
     }
+  }
+}
+
+// What is not a number stays visible, in its own row and block only.
+TEST_P(FusedTest, NonFiniteInputsPoisonTheirOwnScaleOnly) {
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    TestInput in(3, {2 * kQuantBlock}, DType::kI8);
+    auto x = random_floats(static_cast<size_t>(in.m * in.k));
+    x[static_cast<size_t>(in.k + kQuantBlock + 37)] = bad;  // row 1, second block
+    kernels().to_gemm_input({}, in.input, make_tensor(x.data(), DType::kF32, {in.m, in.k}));
+    for (size_t i = 0; i < in.scales.size(); ++i) {
+      EXPECT_EQ(std::isnan(in.scales[i]), i == 3) << bad << " at " << i;
+    }
+    for (const uint8_t q : in.values) EXPECT_NE(static_cast<int8_t>(q), -128);
+
+    const WeightEncoding encoding = default_encoding(WeightFormat::kI8);
+    const PackedBlock packed = random_weight(encoding, 16, 2 * kQuantBlock, random_).pack(0, 16);
+    std::vector<float> out(3 * 16);
+    kernels().linear({}, make_tensor(out.data(), DType::kF32, {3, 16}), in.input,
+                     {encoding, {}, {&packed.block, 1}, 16, 2 * kQuantBlock});
+    for (size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 16 == 1);
+  }
+}
+
+TEST_P(FusedTest, Bf16InputsAreRoundedAsTheScalarFunctionDoes) {
+  std::vector<float> x = {0.0F,      -0.0F,   1.0F,      1e-40F,      -3e-42F,    INFINITY,
+                          -INFINITY, 3.4e38F, -3.39e38F, 1.00390625F, 1.01171875F};
+  for (int i = 0; i < 5000; ++i)
+    x.push_back(std::bit_cast<float>(static_cast<uint32_t>(random_())));
+  x.push_back(NAN);
+  x.push_back(std::bit_cast<float>(0xff800001U));  // a NaN whose upper half is infinity's
+  TestInput in(1, {static_cast<int32_t>(x.size())}, DType::kBF16);
+  kernels().to_gemm_input({}, in.input, make_tensor(x.data(), DType::kF32, {1, in.k}));
+  const auto* got = reinterpret_cast<const BF16*>(in.values.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(got[i].bits, to_bf16(x[i]).bits) << x[i];
   }
 }
 
