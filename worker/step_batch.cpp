@@ -40,7 +40,10 @@ void StepBatch::assign_sequence(const SequencePlan& sequence) {
   const auto slot = static_cast<size_t>(sequence.slot);
   int32_t* table = &block_tables_[slot * static_cast<size_t>(table_stride_)];
   int32_t& n_table = n_table_blocks_[slot];
-  if (sequence.reset_slot) n_table = 0;
+  if (sequence.reset_slot) {
+    n_table = 0;
+    last_token_[slot] = -1;
+  }
   for (const int32_t block : sequence.new_blocks) {
     TRIREME_CHECK(block >= 0 && block < n_blocks_ && n_table < table_stride_);
     table[n_table++] = block;

@@ -16,9 +16,17 @@ TokenFeed::TokenFeed(const ShardPlan& shard, RankComms& comms, int32_t max_slots
   for (Pending& pending : ring_) pending.slots.reserve(static_cast<size_t>(max_slots));
 }
 
+namespace {
+
+bool names_slot(const SequencePlan& s) {
+  return std::find(s.input_ids.begin(), s.input_ids.end(), kTokenFromSlot) != s.input_ids.end();
+}
+
+}  // namespace
+
 bool TokenFeed::needs(const StepPlan& plan, const Pending& pending) const {
   return std::any_of(plan.sequences.begin(), plan.sequences.end(), [&](const SequencePlan& s) {
-    return std::find(s.input_ids.begin(), s.input_ids.end(), kTokenFromSlot) != s.input_ids.end() &&
+    return names_slot(s) &&
            std::find(pending.slots.begin(), pending.slots.end(), s.slot) != pending.slots.end();
   });
 }
@@ -35,7 +43,6 @@ void TokenFeed::receive_oldest(StepBatch& batch) {
 }
 
 void TokenFeed::before_step(const StepPlan& plan, StepBatch& batch) {
-  if (n_pending_ == 0) return;
   size_t n_take = 0;
   for (size_t i = 0; i < n_pending_; ++i) {
     const Pending& pending = ring_[(head_ + i) % ring_.size()];
@@ -44,6 +51,10 @@ void TokenFeed::before_step(const StepPlan& plan, StepBatch& batch) {
     }
   }
   for (size_t i = 0; i < n_take; ++i) receive_oldest(batch);
+  for (const SequencePlan& s : plan.sequences) {
+    TRIREME_CHECK_MSG(!names_slot(s) || batch.last_token(s.slot) >= 0,
+                      "a plan names a token by slot that no plan has fed");
+  }
 }
 
 void TokenFeed::after_step(const StepPlan& plan, const std::vector<int32_t>& sampled,

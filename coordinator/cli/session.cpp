@@ -19,6 +19,7 @@ namespace trireme {
 namespace {
 
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
+constexpr int32_t kPlansAhead = 1;         // hides the way from the ranks to here and back
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
@@ -116,7 +117,7 @@ void Session::resolve_model_and_limits() {
   job_.max_slots = options_.max_sequences;
   job_.max_batch_tokens = options_.max_batch_tokens;
   job_.hidden_size = config_.hidden_size;
-  job_.max_plans_in_flight = options_.layout.pp;
+  job_.max_plans_in_flight = options_.layout.pp + kPlansAhead;
   job_.fuse = options_.fuse;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
   job_.kv_bytes = kv_bytes(options_, config_, job_);
@@ -175,7 +176,8 @@ void Session::make_core(ServingObserver observer) {
   core.scheduler.max_slots = job_.max_slots;
   core.scheduler.max_batch_tokens = job_.max_batch_tokens;
   core.scheduler.max_prefill_tokens = job_.max_batch_tokens;
-  core.scheduler.n_plans_in_flight = job_.max_plans_in_flight;
+  core.scheduler.n_stages = job_.layout.pp;
+  core.scheduler.n_plans_ahead = kPlansAhead;
   core.scheduler.n_ranks = job_.layout.n_ranks();
   core.scheduler.context_length = job_.context_length;
   core.scheduler.vocab_size = config_.vocab_size;

@@ -11,6 +11,11 @@
 namespace trireme {
 namespace {
 
+// Through a pipeline, prompts go in parts: small ones fill it soon and leave it soon, but each
+// reads all weights, and products of few rows are slower.
+constexpr int32_t kSmallestPart = 64;
+constexpr int32_t kPartsPerStage = 8;
+
 int32_t n_blocks_for(int32_t n_tokens) { return div_ceil(n_tokens, kBlockSize); }
 
 // splitmix64 (Steele, Lea, Flood 2014).
@@ -26,7 +31,7 @@ uint64_t next_random(uint64_t& state) {
 Scheduler::Scheduler(SchedulerConfig config) : config_(std::move(config)) {
   TRIREME_CHECK(config_.max_slots > 0);
   TRIREME_CHECK(config_.max_batch_tokens > 0 && config_.max_prefill_tokens > 0);
-  TRIREME_CHECK(config_.n_plans_in_flight > 0 && config_.n_ranks > 0);
+  TRIREME_CHECK(config_.n_stages > 0 && config_.n_plans_ahead >= 0 && config_.n_ranks > 0);
   TRIREME_CHECK(config_.context_length > 0 && config_.vocab_size > 0);
   for (int32_t slot = config_.max_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
   random_state_ = config_.perturbation.seed;
@@ -74,7 +79,7 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, std::vector<Sequen
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events) {
-  TRIREME_CHECK(sequence->kv.slot < 0 && sequence->kv.blocks.empty() && !sequence->cancelled);
+  TRIREME_CHECK(sequence->kv.slot < 0 && sequence->kv.blocks.empty() && !sequence->ended);
   const RequestId id = sequence->id;
   if (const std::optional<Error> error = refuse(config_, n_blocks(), sequence->log.request)) {
     events.push_back({id, final_event(*sequence, FinishReason::kError, error->message)});
@@ -100,20 +105,20 @@ bool Scheduler::cancel(RequestId id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return false;
   Sequence& sequence = *found->second;
-  if (sequence.cancelled) return false;
-  // The ranks may still write to the blocks of a plan in flight: they are kept until its result.
-  if (sequence.in_flight())
-    sequence.cancelled = true;
-  else
-    remove(sequence);
+  if (sequence.ended) return false;
+  end(sequence);
   return true;
 }
 
 std::optional<StepPlan> Scheduler::plan_step() {
   if (!serving_) return std::nullopt;
-  const int32_t limit = n_suspects_ > 0 ? 1 : config_.n_plans_in_flight;
+  const int32_t limit = n_suspects_ > 0 ? 1 : config_.max_plans_in_flight();
   if (n_plans_in_flight() >= limit) return std::nullopt;
+  const bool pipeline_is_full = n_plans_in_flight() >= config_.n_stages;
+  if (pipeline_is_full && prompts_wait()) return std::nullopt;
+  if (!in_flight_.empty() && config_.perturbation.random_chunks && flip_coin()) return std::nullopt;
   perturb();
+  for (const auto& [id, sequence] : running_) sequence->yields = false;
 
   // While there are suspects, plans go one at a time, theirs and the others' in turn: a group lost
   // with a suspect's plan in flight blames nobody else, and the others' streams go on.
@@ -124,6 +129,7 @@ std::optional<StepPlan> Scheduler::plan_step() {
   if (plan.sequences.empty()) {
     plan_running(plan);
     plan_prompts(plan);
+    if (plan.sequences.empty() || pipeline_is_full) plan_ahead(plan);
   }
   if (plan.sequences.empty() && n_suspects_ > 0 && !suspect_first) {
     plan_suspect(plan);
@@ -134,18 +140,41 @@ std::optional<StepPlan> Scheduler::plan_step() {
   return plan;
 }
 
-// One token each of running sequences, no more of them than keeps all pipeline slots equally full.
-void Scheduler::plan_running(StepPlan& plan) {
-  int32_t n_decoding = 0;
-  for (const auto& [id, sequence] : running_) n_decoding += sequence->decoding() ? 1 : 0;
-  const int32_t fair_share = div_ceil(n_decoding, config_.n_plans_in_flight);
-  int32_t n_places = std::min(perturbed(fair_share), config_.max_batch_tokens);
+bool Scheduler::prompts_wait() const {
+  if (!waiting_.empty() && can_admit(*waiting_.begin()->second)) return true;
+  return std::any_of(running_.begin(), running_.end(), [](const auto& entry) {
+    const Sequence& sequence = *entry.second;
+    return !sequence.ended && sequence.n_left() > 0 && !sequence.decoding();
+  });
+}
 
-  const std::vector<Sequence*> candidates(ready_.begin(), ready_.end());
+void Scheduler::plan_running(StepPlan& plan) {
+  plan_one_token(plan, {ready_.begin(), ready_.end()});
+}
+
+// Goes on from the oldest plan in flight.
+void Scheduler::plan_ahead(StepPlan& plan) {
+  if (in_flight_.empty()) return;
+  std::vector<Sequence*> candidates;
+  for (const PlanPart& part : in_flight_.front().parts) {
+    if (part.sequence->kv.n_plans <= config_.n_plans_ahead) candidates.push_back(part.sequence);
+  }
+  plan_one_token(plan, candidates);
+}
+
+// One token each of running sequences, no more of them than keeps all pipeline slots equally full.
+void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& candidates) {
+  int32_t n_decoding = 0;
+  for (const auto& [id, sequence] : running_)
+    n_decoding += !sequence->ended && sequence->decoding() ? 1 : 0;
+  const int32_t fair_share = div_ceil(n_decoding, config_.n_stages);
+  int32_t n_places = std::min(perturbed(fair_share) - static_cast<int32_t>(plan.sequences.size()),
+                              config_.max_batch_tokens - plan.n_tokens());
   for (Sequence* sequence : candidates) {
-    if (n_places == 0) break;
+    if (n_places <= 0) break;
     const bool preempted = sequence->kv.slot < 0;
-    if (preempted || sequence->suspect || !sequence->decoding()) continue;
+    if (preempted || sequence->ended || sequence->suspect || sequence->yields) continue;
+    if (!sequence->decoding() || sequence->n_left() == 0) continue;
     if (!reserve_next(*sequence)) continue;
     append(plan, *sequence, 1);
     --n_places;
@@ -161,7 +190,8 @@ void Scheduler::plan_prompts(StepPlan& plan) {
   };
   for (const auto& [id, sequence] : running_) {
     if (budget == 0) return;
-    if (!sequence->in_flight() && !sequence->suspect && !sequence->decoding())
+    if (!sequence->ended && !sequence->suspect && !sequence->yields && sequence->n_left() > 0 &&
+        !sequence->decoding())
       append_chunk(*sequence);
   }
   while (budget > 0 && !waiting_.empty()) {
@@ -193,7 +223,24 @@ void Scheduler::plan_suspect(StepPlan& plan) {
 }
 
 int32_t Scheduler::prefill_budget(const StepPlan& plan) const {
-  return std::min(config_.max_batch_tokens - plan.n_tokens(), config_.max_prefill_tokens);
+  const int32_t budget =
+      std::min(config_.max_batch_tokens - plan.n_tokens(), config_.max_prefill_tokens);
+  return config_.n_stages == 1 ? budget : std::min(budget, pipeline_chunk());
+}
+
+// A small share of what there is to compute, so that all stages are busy for most of it.
+int32_t Scheduler::pipeline_chunk() const {
+  const int32_t n_parts = kPartsPerStage * config_.n_stages;
+  const int64_t enough = static_cast<int64_t>(n_parts) * config_.max_prefill_tokens;
+  int64_t n_tokens = 0;
+  for (const auto& [id, sequence] : running_)
+    n_tokens += sequence->decoding() ? 0 : sequence->n_left();
+  for (const auto& [id, sequence] : waiting_) {
+    if (n_tokens >= enough) break;
+    n_tokens += sequence->log.n_known();
+  }
+  const auto share = static_cast<int32_t>(std::min(enough, n_tokens) / n_parts);
+  return std::max(kSmallestPart, round_up(share, kBlockSize));
 }
 
 void Scheduler::append(StepPlan& plan, Sequence& sequence, int32_t n) {
@@ -209,14 +256,17 @@ void Scheduler::launch(StepPlan& plan) {
   }
   plan.epoch = epoch_;
   plan.step_id = ++last_step_id_;
+  plan.feed_samples = config_.n_plans_ahead > 0;
   TRIREME_CHECK(plan.n_tokens() <= config_.max_batch_tokens);
 
   PlanInFlight step;
   step.step_id = plan.step_id;
   step.n_tokens = plan.n_tokens();
   step.trace = plan.trace;
-  for (const SequencePlan& part : plan.sequences)
-    step.sequences.push_back(sequences_.at(part.request_id).get());
+  for (const SequencePlan& part : plan.sequences) {
+    step.parts.push_back({.sequence = sequences_.at(part.request_id).get(),
+                          .n_tokens = static_cast<int32_t>(part.input_ids.size())});
+  }
   in_flight_.push_back(std::move(step));
   std::erase_if(ready_, [](const Sequence* sequence) { return sequence->in_flight(); });
 }
@@ -243,11 +293,12 @@ void Scheduler::admit(Sequence& sequence) {
 // A block for the sequence's next token, if need be taken from the youngest. False: it has to wait,
 // or it was the youngest and is no longer running.
 bool Scheduler::reserve_next(Sequence& sequence) {
-  const int32_t n_blocks = n_blocks_for(sequence.kv.n_computed + 1);
+  const int32_t n_blocks = n_blocks_for(sequence.kv.n_computed + sequence.kv.n_planned + 1);
   if (static_cast<size_t>(n_blocks) <= sequence.kv.blocks.size()) return true;
   while (blocks_.n_free() == 0) {
     Sequence& youngest = *running_.rbegin()->second;
     // What is in flight cannot be taken back; when it returns, this one is asked again first.
+    youngest.yields = true;
     if (youngest.in_flight()) return false;
     TRIREME_CHECK_MSG(n_running() > 1, "a sequence alone in the KV pool does not fit");
     preempt(youngest);
@@ -288,5 +339,7 @@ int32_t Scheduler::perturbed(int32_t n) {
   if (perturbation.seed == 0 || !perturbation.random_chunks || n <= 1) return n;
   return 1 + static_cast<int32_t>(next_random(random_state_) % static_cast<uint64_t>(n));
 }
+
+bool Scheduler::flip_coin() { return next_random(random_state_) % 2 == 0; }
 
 }  // namespace trireme

@@ -28,12 +28,17 @@ struct SchedulerConfig {
   int32_t max_batch_tokens = 512;    // tokens in one plan
   int32_t max_prefill_tokens = 512;  // of which beyond one per running sequence: bounds the pause
                                      // that a long prompt brings to the others' streams
-  int32_t n_plans_in_flight = 1;     // pipeline stages; the plans hold disjoint sequences
-  int32_t n_ranks = 1;               // all of them answer a traced plan
-  int32_t context_length = 0;        // prompt + output at most
+  int32_t n_stages = 1;              // of the pipeline: as many plans are in flight
+  // Plans made beyond those, before the results that they go on from: no rank waits for the
+  // coordinator between two tokens. Where a token stops a sequence, a step of it was in vain.
+  int32_t n_plans_ahead = 0;
+  int32_t n_ranks = 1;         // all of them answer a traced plan
+  int32_t context_length = 0;  // prompt + output at most
   int32_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
   TestPerturbation perturbation;
+
+  int32_t max_plans_in_flight() const { return n_stages + n_plans_ahead; }
 };
 
 struct SequenceEvent {
@@ -54,6 +59,10 @@ struct StepOutcome {
 // Order of service is the order of ids. Running sequences with one token to compute come first,
 // then running prompts, then waiting ones as slots and blocks allow. When blocks run out the
 // youngest running sequence goes back to the queue and is computed again later.
+//
+// A pipeline is kept full by plans of different sequences, by parts of one prompt following each
+// other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
+// are not made while there is a prompt to compute, which would have to wait for them.
 class Scheduler {
  public:
   explicit Scheduler(SchedulerConfig config);
@@ -75,7 +84,7 @@ class Scheduler {
   // The request was let through by refuse(). It may come from another scheduler (take_waiting).
   void add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events);
 
-  // No event after this. Its blocks are free at once, or when the plan it is in was answered.
+  // No event after this. Its blocks are free at once, or when the plans it is in were answered.
   // False: it is not here.
   bool cancel(RequestId id);
 
@@ -100,22 +109,31 @@ class Scheduler {
   const SchedulerConfig& config() const { return config_; }
 
  private:
+  struct PlanPart {
+    Sequence* sequence = nullptr;
+    int32_t n_tokens = 0;
+  };
   struct PlanInFlight {
     uint64_t step_id = 0;
-    std::vector<Sequence*> sequences;  // in the plan's order
+    std::vector<PlanPart> parts;  // in the plan's order
     int32_t n_tokens = 0;
     bool trace = false;
     std::vector<StepResult> results;  // so far: one, or one of each rank when traced
   };
 
   void perturb();
+  bool prompts_wait() const;
   void plan_running(StepPlan& plan);
   void plan_prompts(StepPlan& plan);
+  void plan_ahead(StepPlan& plan);
+  void plan_one_token(StepPlan& plan, const std::vector<Sequence*>& candidates);
   void plan_suspect(StepPlan& plan);
   void append(StepPlan& plan, Sequence& sequence, int32_t n);
   void launch(StepPlan& plan);
   int32_t prefill_budget(const StepPlan& plan) const;
+  int32_t pipeline_chunk() const;
   int32_t perturbed(int32_t n);
+  bool flip_coin();
 
   bool can_admit(const Sequence& sequence) const;
   void admit(Sequence& sequence);
@@ -125,6 +143,7 @@ class Scheduler {
 
   void complete(PlanInFlight&& step, std::vector<SequenceEvent>& events);
   void settle_suspect(Sequence& sequence);
+  void end(Sequence& sequence);
   void remove(Sequence& sequence);
 
   SchedulerConfig config_;

@@ -44,42 +44,52 @@ StepOutcome Scheduler::apply(StepResult&& result, std::vector<SequenceEvent>& ev
 
 void Scheduler::complete(PlanInFlight&& step, std::vector<SequenceEvent>& events) {
   std::vector<SequenceResult> answers = take_answers(step.results);
-  TRIREME_CHECK_MSG(answers.size() == step.sequences.size(),
+  TRIREME_CHECK_MSG(answers.size() == step.parts.size(),
                     "a result has more or fewer sequences than its plan");
-  for (size_t i = 0; i < step.sequences.size(); ++i) {
-    Sequence& sequence = *step.sequences[i];
-    GenerateEvent event = take_result(sequence, std::move(answers[i]), config_.eos_token_ids);
-    if (sequence.cancelled) {
-      remove(sequence);
+  for (size_t i = 0; i < step.parts.size(); ++i) {
+    const auto [part, n_tokens] = step.parts[i];
+    Sequence& sequence = *part;
+    if (sequence.ended) {
+      drop_result(sequence, n_tokens);
+      if (!sequence.in_flight()) remove(sequence);
       continue;
     }
+    GenerateEvent event =
+        take_result(sequence, n_tokens, std::move(answers[i]), config_.eos_token_ids);
     if (sequence.log.request.trace) event.traces = step.results;
-    ready_.push_back(&sequence);
+    if (!sequence.in_flight()) ready_.push_back(&sequence);
     settle_suspect(sequence);
     const RequestId id = sequence.id;
-    if (event.finish != FinishReason::kNone) remove(sequence);
+    if (event.finish != FinishReason::kNone) end(sequence);
     if (!event_is_empty(event)) events.push_back({id, std::move(event)});
   }
+}
+
+// Its client was told all. The ranks may still write to the blocks of a plan in flight: they are
+// kept until the last result.
+void Scheduler::end(Sequence& sequence) {
+  sequence.ended = true;
+  if (!sequence.in_flight()) remove(sequence);
 }
 
 int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
   TRIREME_CHECK(serving_);
   serving_ = false;
-  for (const PlanInFlight& step : std::exchange(in_flight_, {})) {
-    for (Sequence* sequence : step.sequences) {
-      sequence->kv.n_planned = 0;
-      if (sequence->cancelled) {
-        remove(*sequence);
-      } else if (sequence->suspect) {
-        events.push_back({sequence->id, final_event(*sequence, FinishReason::kError,
-                                                    "the ranks failed twice while they computed "
-                                                    "this request; it is not tried again")});
-        remove(*sequence);
-      } else {
-        sequence->suspect = true;
-        sequence->proof_length = sequence->log.n_output() + kProofTokens;
-        ++n_suspects_;
-      }
+  in_flight_.clear();
+  for (const auto& [id, sequence] : std::map(running_)) {
+    if (!sequence->in_flight()) continue;
+    sequence->kv.n_plans = 0;
+    if (sequence->ended) {
+      remove(*sequence);
+    } else if (sequence->suspect) {
+      events.push_back({id, final_event(*sequence, FinishReason::kError,
+                                        "the ranks failed twice while they computed this request; "
+                                        "it is not tried again")});
+      remove(*sequence);
+    } else {
+      sequence->suspect = true;
+      sequence->proof_length = sequence->log.n_output() + kProofTokens;
+      ++n_suspects_;
     }
   }
   const int32_t n_requeued = n_running();

@@ -89,9 +89,9 @@ int32_t max_kv_tokens(const GenerateRequest& request) {
 SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   KvState& kv = sequence.kv;
   const TokenLog& log = sequence.log;
-  TRIREME_CHECK(!sequence.in_flight() && kv.slot >= 0);
+  TRIREME_CHECK(!sequence.ended && kv.slot >= 0);
   TRIREME_CHECK(n > 0 && n <= sequence.n_left());
-  const int32_t begin = kv.n_computed;
+  const int32_t begin = kv.n_computed + kv.n_planned;
   const int32_t end = begin + n;
   const int32_t n_blocks = div_ceil(end, kBlockSize);
   TRIREME_CHECK(static_cast<size_t>(n_blocks) <= kv.blocks.size());
@@ -105,30 +105,41 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.reset_slot = std::exchange(kv.fresh, false);
   plan.start_position = begin;
   plan.input_ids.reserve(static_cast<size_t>(n));
-  for (int32_t i = begin; i < end; ++i) plan.input_ids.push_back(log.token(i));
+  for (int32_t i = begin; i < end; ++i)
+    plan.input_ids.push_back(i < log.n_known() ? log.token(i) : kTokenFromSlot);
   plan.new_blocks.assign(kv.blocks.begin() + kv.n_blocks_sent, kv.blocks.begin() + n_blocks);
-  plan.sample = draws_token(log, end);
-  plan.output_index = log.n_output();
+  plan.sample = draws_token(log, end - kv.n_drawing);
+  plan.output_index = log.n_output() + kv.n_drawing;
   plan.sampling = log.request.sampling;
   plan.want_logits = wants_logits(log, end);
   plan.logprob_targets = logprob_targets(log, begin, n);
   plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
 
   kv.n_blocks_sent = n_blocks;
-  kv.n_planned = n;
+  kv.n_planned += n;
+  kv.n_drawing += plan.sample ? 1 : 0;
+  ++kv.n_plans;
   return plan;
 }
 
-GenerateEvent take_result(Sequence& sequence, SequenceResult&& result,
+void drop_result(Sequence& sequence, int32_t n) {
+  KvState& kv = sequence.kv;
+  TRIREME_CHECK(sequence.in_flight() && n <= kv.n_planned);
+  kv.n_computed += n;
+  kv.n_planned -= n;
+  --kv.n_plans;
+}
+
+GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result,
                           const std::vector<int32_t>& eos_token_ids) {
-  TRIREME_CHECK(sequence.in_flight());
   TRIREME_CHECK_MSG(result.request_id == sequence.id, "a result names another request");
   KvState& kv = sequence.kv;
   TokenLog& log = sequence.log;
   const int32_t begin = kv.n_computed;
-  const int32_t end = begin + std::exchange(kv.n_planned, 0);
+  const int32_t end = begin + n;
   const bool drawn = draws_token(log, end);
-  kv.n_computed = end;
+  drop_result(sequence, n);
+  kv.n_drawing -= drawn ? 1 : 0;
 
   GenerateEvent event;
   gather_prompt_logprobs(log, begin, end, result, event);

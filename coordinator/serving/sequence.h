@@ -32,23 +32,31 @@ struct KvState {
   std::vector<int32_t> blocks;  // block table: block i holds positions [16 i, 16 i + 16)
   int32_t n_blocks_sent = 0;    // how many of them the ranks were told
   int32_t n_computed = 0;       // tokens in KV, confirmed by a result
-  int32_t n_planned = 0;        // tokens in the plan in flight, 0: none is
+  int32_t n_planned = 0;        // tokens in plans in flight
+  int32_t n_plans = 0;          // plans in flight
+  int32_t n_drawing = 0;        // tokens that they draw
 };
 
 struct Sequence {
   RequestId id = 0;  // grows with arrival, so it is the order of service
   TokenLog log;
   KvState kv;
-  bool cancelled = false;  // only while a plan is in flight: ends with its result
+  // Nothing more is told of it, and it is forgotten when its plans in flight were answered.
+  bool ended = false;
+  bool yields = false;  // in this round of planning: an older one waits for its blocks
   // In flight when a group was lost, and no proof yet that it was not the cause.
   bool suspect = false;
   int32_t proof_length = 0;  // output length that clears a suspect
   std::string numerics_id;   // of the groups that gave its output: the rest must come from such
 
-  bool in_flight() const { return kv.n_planned > 0; }
-  // Tokens whose KV is neither there nor on its way.
-  int32_t n_left() const { return log.n_known() - kv.n_computed - kv.n_planned; }
-  // Next plan, or the one after the plan in flight, is of one token.
+  bool in_flight() const { return kv.n_plans > 0; }
+  // Tokens whose KV is neither there nor on its way, those that plans in flight draw included. The
+  // last token of an answer is not fed back.
+  int32_t n_left() const {
+    if (kv.n_drawing > 0 && log.n_output() + kv.n_drawing >= log.request.max_new_tokens) return 0;
+    return log.n_known() + kv.n_drawing - kv.n_computed - kv.n_planned;
+  }
+  // The next plan, if there is one, is of one token.
   bool decoding() const { return kv.n_computed + kv.n_planned > 0 && n_left() <= 1; }
 };
 
@@ -58,12 +66,16 @@ std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request);
 int32_t max_kv_tokens(const GenerateRequest& request);
 
 // Plans the next n tokens (n <= n_left) and marks them in flight. The block table must reach them.
+// A token that a plan in flight draws is named by slot (kTokenFromSlot).
 SequencePlan plan_tokens(Sequence& sequence, int32_t n);
 
-// The answer to the plan in flight: confirms its tokens, logs what was drawn, and says what the
-// client is to hear (may be nothing: event_is_empty).
-GenerateEvent take_result(Sequence& sequence, SequenceResult&& result,
+// The answer to the oldest plan in flight, which was of n tokens: confirms them, logs what was
+// drawn, and says what the client is to hear (may be nothing: event_is_empty).
+GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result,
                           const std::vector<int32_t>& eos_token_ids);
+
+// The same for a sequence that has ended: nothing is heard.
+void drop_result(Sequence& sequence, int32_t n);
 
 bool event_is_empty(const GenerateEvent& event);
 

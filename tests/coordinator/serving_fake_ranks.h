@@ -127,7 +127,7 @@ class Ranks {
     result.step_id = plan.step_id;
     for (const SequencePlan& part : plan.sequences) {
       EXPECT_TRUE(seen.insert(part.request_id).second) << "twice in a plan";
-      result.sequences.push_back(run(part));
+      result.sequences.push_back(run(part, plan.feed_samples));
     }
     return result;
   }
@@ -137,6 +137,7 @@ class Ranks {
     uint64_t request_id = 0;
     bool valid = false;  // false: its blocks were given away, only a reset may follow
     int32_t n_tokens = 0;
+    int32_t last_token = -1;  // fed by a plan: a later one may name it
     std::vector<int32_t> table;
   };
   struct Cell {
@@ -161,11 +162,13 @@ class Ranks {
     return cells_[static_cast<size_t>(block * kBlockSize + position % kBlockSize)];
   }
 
-  SequenceResult run(const SequencePlan& part) {
+  SequenceResult run(const SequencePlan& part, bool feed) {
     Slot& slot = slots_.at(static_cast<size_t>(part.slot));
     if (part.reset_slot) {
       for (int32_t& owner : block_owner_) owner = owner == part.slot ? -1 : owner;
-      slot = {.request_id = part.request_id, .valid = true, .n_tokens = 0, .table = {}};
+      slot = {};
+      slot.request_id = part.request_id;
+      slot.valid = true;
     }
     take_blocks(part, slot);
     EXPECT_TRUE(slot.valid) << "a KV block belongs to two sequences";
@@ -185,7 +188,10 @@ class Ranks {
         EXPECT_EQ(last.request_id, part.request_id) << "another sequence's KV";
         state = last.state;
       }
-      state = next_state(state, part.input_ids[i]);
+      const bool by_slot = part.input_ids[i] == kTokenFromSlot;
+      const int32_t token = by_slot ? slot.last_token : part.input_ids[i];
+      EXPECT_GE(token, 0) << "a token that was never drawn";
+      state = next_state(state, token);
       cell(slot, position) = {.request_id = part.request_id, .state = state};
       if (!part.logprob_targets.empty()) {
         const int32_t target = part.logprob_targets.at(i);
@@ -196,6 +202,7 @@ class Ranks {
     if (part.sample) {
       result.token_id = draw(state, part.sampling, part.choice, part.output_index);
       result.logprob = logprob(state, result.token_id);
+      if (feed) slot.last_token = result.token_id;
     }
     return result;
   }

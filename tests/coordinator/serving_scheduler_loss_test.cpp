@@ -64,7 +64,7 @@ TEST(SchedulerLoss, PoisonIsQuarantinedAndOthersLive) {
     SCOPED_TRACE(fatal_position);
     SchedulerConfig config = small_config();
     config.max_slots = 6;
-    config.n_plans_in_flight = 2;
+    config.n_stages = 2;
     Bench bench(config);
     for (uint64_t seed = 1; seed <= 6; ++seed) bench.add(request_of(10, 30, seed));
     const RequestId poison = 3;
@@ -95,7 +95,7 @@ TEST(SchedulerLoss, PoisonIsQuarantinedAndOthersLive) {
 
 TEST(SchedulerLoss, SuspectsAreTriedAloneInTurnWithTheOthers) {
   SchedulerConfig config = small_config();
-  config.n_plans_in_flight = 2;
+  config.n_stages = 2;
   Bench bench(config);
   bench.add(request_of(10, 30, 1));
   bench.add(request_of(10, 30, 2));

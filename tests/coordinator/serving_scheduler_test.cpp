@@ -110,7 +110,7 @@ TEST(Scheduler, DecodesComeFirstAndPromptsFillTheBudget) {
 
 TEST(Scheduler, SplitsTheRunningSetOverThePipeline) {
   SchedulerConfig config = small_config();
-  config.n_plans_in_flight = 2;
+  config.n_stages = 2;
   Bench bench(config);
   for (uint64_t seed = 1; seed <= 4; ++seed) bench.add(request_of(4, 20, seed));
   bench.answer(*bench.scheduler.plan_step());
@@ -127,6 +127,136 @@ TEST(Scheduler, SplitsTheRunningSetOverThePipeline) {
   bench.answer(*b);
   bench.run();
   for (RequestId id = 1; id <= 4; ++id) bench.expect_undisturbed(id);
+}
+
+TEST(Scheduler, APromptGoesThroughThePipelineInParts) {
+  SchedulerConfig config = small_config();
+  config.max_batch_tokens = config.max_prefill_tokens = 512;
+  config.context_length = 8192;
+  config.n_stages = 2;
+  Bench bench(config, 512);
+  bench.add(request_of(1500, 2, 1));
+  bench.add(request_of(548, 2, 2));
+  std::vector<StepPlan> in_flight;
+  std::vector<int> sizes;
+  while (bench.heard[1].finish == FinishReason::kNone) {
+    while (std::optional<StepPlan> plan = bench.scheduler.plan_step()) {
+      sizes.push_back(plan->n_tokens());
+      in_flight.push_back(*std::move(plan));
+    }
+    ASSERT_FALSE(in_flight.empty());
+    if (sizes.size() == 2) {
+      EXPECT_EQ(ids_of(in_flight[0]), ids_of(in_flight[1])) << "both of the first prompt";
+    }
+    bench.answer(in_flight.front());
+    in_flight.erase(in_flight.begin());
+  }
+  EXPECT_EQ(sizes[0], 128) << "of 2048 tokens that wait";
+  EXPECT_EQ(sizes[1], 128) << "a sixteenth of the rest, in whole blocks";
+  EXPECT_EQ(sizes[9], 80);
+  EXPECT_EQ(sizes[10], 64) << "the smallest part";
+  for (const StepPlan& plan : in_flight) bench.answer(plan);
+  bench.run();
+  bench.expect_undisturbed(1);
+  bench.expect_undisturbed(2);
+  bench.expect_idle();
+}
+
+SchedulerConfig one_ahead() {
+  SchedulerConfig config = small_config();
+  config.n_plans_ahead = 1;
+  return config;
+}
+
+TEST(Scheduler, PlansAheadNameTheTokenBySlot) {
+  Bench bench(one_ahead());
+  bench.add(request_of(10, 3));
+  const StepPlan prompt = *bench.scheduler.plan_step();
+  EXPECT_TRUE(prompt.feed_samples);
+  const std::optional<StepPlan> ahead = bench.scheduler.plan_step();
+  ASSERT_TRUE(ahead);
+  const SequencePlan& part = ahead->sequences[0];
+  EXPECT_EQ(part.input_ids, std::vector<int32_t>{kTokenFromSlot});
+  EXPECT_EQ(part.start_position, 10);
+  EXPECT_EQ(part.output_index, 1);
+  EXPECT_TRUE(part.sample);
+  EXPECT_FALSE(bench.scheduler.plan_step()) << "one plan ahead, not two";
+  bench.answer(prompt);
+  const std::optional<StepPlan> last = bench.scheduler.plan_step();
+  ASSERT_TRUE(last);
+  bench.answer(*ahead);
+  EXPECT_FALSE(bench.scheduler.plan_step()) << "the last token is not fed back";
+  bench.answer(*last);
+  bench.expect_undisturbed(1);
+  bench.expect_idle();
+}
+
+TEST(Scheduler, AStepAfterTheLastTokenIsInVain) {
+  Bench bench(one_ahead());
+  GenerateRequest request = request_of(10, 40);
+  request.stop_token_ids = {fake::undisturbed(request).token_ids[0]};
+  bench.add(request);
+  const StepPlan prompt = *bench.scheduler.plan_step();
+  const StepPlan in_vain = *bench.scheduler.plan_step();
+  bench.answer(prompt);
+  EXPECT_EQ(bench.heard[1].finish, FinishReason::kStop);
+  EXPECT_FALSE(bench.scheduler.cancel(1)) << "its last event was told";
+  EXPECT_LT(bench.scheduler.n_free_blocks(), bench.n_blocks) << "the ranks still write there";
+  EXPECT_FALSE(bench.scheduler.plan_step());
+  bench.answer(in_vain);
+  bench.expect_undisturbed(1);
+  bench.expect_idle();
+}
+
+TEST(Scheduler, NoPlanAheadWhileAPromptWaits) {
+  Bench bench(one_ahead());
+  bench.add(request_of(4, 40, 1));
+  bench.answer(*bench.scheduler.plan_step());
+  const StepPlan decode = *bench.scheduler.plan_step();
+  bench.add(request_of(30, 4, 2));
+  EXPECT_FALSE(bench.scheduler.plan_step()) << "the prompt would have to wait for it";
+  bench.answer(decode);
+  EXPECT_EQ(ids_of(*bench.scheduler.plan_step()), (std::vector<RequestId>{1, 2}));
+}
+
+// Two stages, two sets of sequences, each planned before its last result is known.
+TEST(Scheduler, PlansAheadKeepTheSetsApart) {
+  SchedulerConfig config = one_ahead();
+  config.n_stages = 2;
+  Bench bench(config);
+  for (uint64_t seed = 1; seed <= 3; ++seed) bench.add(request_of(4, 20, seed));
+  bench.answer(*bench.scheduler.plan_step());
+  std::vector<StepPlan> in_flight;
+  for (int i = 0; i < 12; ++i) {
+    while (std::optional<StepPlan> plan = bench.scheduler.plan_step())
+      in_flight.push_back(*std::move(plan));
+    ASSERT_EQ(in_flight.size(), 3U);
+    EXPECT_EQ(ids_of(in_flight[0]), ids_of(in_flight[2]));
+    EXPECT_EQ(in_flight[0].sequences.size() + in_flight[1].sequences.size(), 3U);
+    bench.answer(in_flight.front());
+    in_flight.erase(in_flight.begin());
+  }
+}
+
+// The youngest is always in flight when plans are made ahead: it must not keep its blocks for that.
+TEST(Scheduler, TheYoungestYieldsItsBlocksThoughInFlight) {
+  Bench bench(one_ahead(), /*n_blocks=*/6);
+  bench.add(request_of(28, 40, 1));
+  bench.add(request_of(20, 40, 2));
+  std::vector<StepPlan> in_flight;
+  int n_plans_without = 0;
+  do {
+    while (std::optional<StepPlan> plan = bench.scheduler.plan_step()) {
+      n_plans_without = ids_of(*plan)[0] == 1 ? 0 : n_plans_without + 1;
+      EXPECT_LE(n_plans_without, 2) << "the older one waits for the younger";
+      in_flight.push_back(*std::move(plan));
+    }
+    ASSERT_FALSE(in_flight.empty());
+    bench.answer(in_flight.front());
+    in_flight.erase(in_flight.begin());
+    EXPECT_EQ(bench.heard[2].finish, FinishReason::kNone) << "the older one ends first";
+  } while (bench.heard[1].finish == FinishReason::kNone);
+  EXPECT_GT(bench.scheduler.n_preemptions(), 0U);
 }
 
 TEST(Scheduler, YoungestGoesBackWhenBlocksRunOut) {
