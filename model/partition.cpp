@@ -51,6 +51,27 @@ IndexRange kv_heads_of(const ModelConfig& config, IndexRange heads) {
   return {heads.begin / group, (heads.end - 1) / group + 1};
 }
 
+IndexRange stage_layers(const ModelConfig& config, int32_t n_stages, int32_t stage) {
+  TRIREME_CHECK(n_stages >= 1 && n_stages <= config.n_layers);
+  TRIREME_CHECK(stage >= 0 && stage < n_stages);
+  if (n_stages == 1) return {0, config.n_layers};
+  const int64_t hidden = config.hidden_size;
+  const int64_t heads = 2LL * (config.n_heads + config.n_kv_heads) * config.head_dim;
+  const int64_t layer_work = hidden * (heads + 3LL * config.intermediate_size);
+  const int64_t head_work = hidden * config.vocab_size / 2;
+  const auto slowest = [&](int64_t n_last) {
+    const int64_t n_other = div_ceil(config.n_layers - n_last, int64_t{n_stages} - 1);
+    return std::max(n_other * layer_work, n_last * layer_work + head_work);
+  };
+  int32_t n_last = 1;
+  for (int32_t n = 2; n <= config.n_layers - (n_stages - 1); ++n) {
+    if (slowest(n) <= slowest(n_last)) n_last = n;
+  }
+  const int32_t n_before = config.n_layers - n_last;
+  if (stage == n_stages - 1) return {n_before, config.n_layers};
+  return cut_range(n_before, stage, n_stages - 1);
+}
+
 Result<ShardPlan> make_shard_plan(const ModelConfig& config, Layout layout, int world_rank) {
   const ModelCuts cuts = model_cuts(config);
   if (layout.tp < 1 || layout.tp > cuts.max_tp()) {
@@ -73,7 +94,7 @@ Result<ShardPlan> make_shard_plan(const ModelConfig& config, Layout layout, int 
   plan.layout = layout;
   plan.tp_rank = layout.tp_rank(world_rank);
   plan.pp_rank = layout.pp_rank(world_rank);
-  plan.layers = cut_range(config.n_layers, plan.pp_rank, layout.pp);
+  plan.layers = stage_layers(config, layout.pp, plan.pp_rank);
   // Leaves are spread as make_tree_plan() spreads them.
   plan.attention_leaves = {first_leaf(cuts.attention.n_leaves, plan.tp_rank, layout.tp),
                            first_leaf(cuts.attention.n_leaves, plan.tp_rank + 1, layout.tp)};

@@ -64,6 +64,10 @@ struct ShardPlan {
   bool is_last_stage() const { return pp_rank == layout.pp - 1; }
 };
 
+// The layers of a stage, so that the slowest stage is as quick as can be. Work is counted in
+// weights that a token meets; lm_head counts half, since only tokens that are answered meet it.
+IndexRange stage_layers(const ModelConfig& config, int32_t n_stages, int32_t stage);
+
 // Error when the layout does not fit the model: names both numbers and the largest possible.
 Result<ShardPlan> make_shard_plan(const ModelConfig& config, Layout layout, int world_rank);
 

@@ -34,7 +34,8 @@ std::string refused(T frame, Change change) {
 }
 
 StepPlan sample_plan() {
-  StepPlan plan{.epoch = 7, .step_id = 1234567890123, .trace = true, .feed_samples = true, .sequences = {}};
+  StepPlan plan{
+      .epoch = 7, .step_id = 1234567890123, .trace = true, .feed_samples = true, .sequences = {}};
   SequencePlan a{.request_id = 1,
                  .model_id = 2,
                  .adapter_id = 3,

@@ -32,14 +32,14 @@ TEST_F(InspectReportTest, CountsAndPlan) {
   EXPECT_EQ(report->packed_bytes, packed_file_bytes(report->config, WeightFormat::kBF16));
   EXPECT_EQ(report->options.context_length, 256);
   ASSERT_EQ(report->ranks.size(), 4U);
-  // 3 sequences of 16 blocks, one layer, two of the three KV heads (heads 0-2), K and V in bf16.
-  EXPECT_EQ(report->ranks[0].kv_bytes, 3U * 256U * 2U * 8U * 2U * 2U);
+  // 3 sequences of 16 blocks, two layers, two of the three KV heads (heads 0-2), K and V in bf16.
+  EXPECT_EQ(report->ranks[0].kv_bytes, 2U * 3U * 256U * 2U * 8U * 2U * 2U);
   EXPECT_EQ(report->ranks[3].world_rank, 3);
   // In int8, 8 bytes and a scale of 4 for each token and head.
   const auto int8 =
       inspect_model(folder_.path(), {.layout = {2, 2}, .kv_dtype = DType::kI8, .n_sequences = 3});
   ASSERT_TRUE(int8.ok());
-  EXPECT_EQ(int8->ranks[0].kv_bytes, 3U * 256U * 2U * (8U + 4U) * 2U);
+  EXPECT_EQ(int8->ranks[0].kv_bytes, 2U * 3U * 256U * 2U * (8U + 4U) * 2U);
   uint64_t weights = 0;
   for (const RankReport& rank : report->ranks) {
     EXPECT_GT(rank.workspace_bytes, 0U);

@@ -113,6 +113,22 @@ TEST(Partition, EveryLayoutOwnsEverythingOnce) {
   }
 }
 
+TEST(Partition, TheLastStageHasFewerLayersForItsHead) {
+  ModelConfig config = config_of(32, 8, 8192, 16, 128256);
+  config.hidden_size = 2048;
+  config.head_dim = 64;
+  EXPECT_EQ(stage_layers(config, 1, 0), (IndexRange{0, 16}));
+  EXPECT_EQ(stage_layers(config, 2, 0), (IndexRange{0, 9}));
+  EXPECT_EQ(stage_layers(config, 2, 1), (IndexRange{9, 16}));
+  EXPECT_EQ(stage_layers(config, 4, 3), (IndexRange{14, 16}))
+      << "4 + 5 + 5 + 2: the head is worth 2";
+  config.vocab_size = 1000;
+  EXPECT_EQ(stage_layers(config, 2, 1), (IndexRange{8, 16}));
+  config.n_layers = 2;
+  config.vocab_size = 10000000;
+  EXPECT_EQ(stage_layers(config, 2, 1), (IndexRange{1, 2})) << "each stage has a layer";
+}
+
 TEST(Partition, LeavesCoverTheirUnits) {
   for (int32_t n_units = 1; n_units <= 200; ++n_units) {
     const LeafCut cut = make_leaf_cut(n_units);
@@ -138,7 +154,7 @@ TEST(Partition, LastMlpUnitMayBeNarrower) {
 TEST(Partition, UnevenExample) {
   const ModelConfig config = config_of(6, 3, 200, 5, 1100);
   const ShardPlan plan = plan_of(config, {4, 3}, 6);  // stage 1, shard 2
-  EXPECT_EQ(plan.layers, (IndexRange{1, 3}));
+  EXPECT_EQ(plan.layers, (IndexRange{2, 4}));
   EXPECT_EQ(plan.heads, (IndexRange{3, 4}));
   EXPECT_EQ(plan.kv_heads, (IndexRange{1, 2}));
   EXPECT_EQ(plan.mlp_leaves, (IndexRange{3, 5}));
