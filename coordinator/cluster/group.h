@@ -30,6 +30,7 @@ struct RankInfo {
 // What a group that is up can do.
 struct GroupCapacity {
   int32_t kv_blocks = 0;
+  bool kv_kept = false;  // they hold what the last group's steps put there
   std::string numerics_id;
   std::vector<RankInfo> ranks;
 };

@@ -49,7 +49,7 @@ Group::Events InferenceCore::Impl::group_events(Replica& replica) {
 
 void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& capacity) {
   replica.numerics_id = capacity.numerics_id;
-  replica.scheduler.group_up(replica.group->epoch(), capacity.kv_blocks, events);
+  replica.scheduler.group_up(replica.group->epoch(), capacity.kv_blocks, capacity.kv_kept, events);
   if (listener.on_serving) listener.on_serving(replica.index, capacity);
   // Whoever waits for a group that is down can go on here. Those that waited for this one too, if
   // it came back with other numerics and there is one that still has theirs.
@@ -87,11 +87,15 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   settle();
 }
 
-// Where a sequence goes: to the replica with the least to do among those that serve, else it stays
-// at home, else to one that will serve. Null: none can ever go on with it.
+// Where a sequence goes: it stays where its KV is, if that serves, else to the replica with the
+// least to do among those that serve, else it stays at home, else to one that will serve. Null:
+// none can ever go on with it.
 InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequence, Replica* home) {
-  const auto rank = [home](const Replica& replica) {
-    const int distance = replica.scheduler.serving() ? 0 : &replica == home ? 1 : 2;
+  const bool has_kv = !sequence.kv.blocks.empty();
+  const auto rank = [home, has_kv](const Replica& replica) {
+    const bool at_home = &replica == home;
+    const int distance =
+        replica.scheduler.serving() ? (at_home && has_kv ? 0 : 1) : (at_home ? 2 : 3);
     return std::pair(distance, replica.load());
   };
   Replica* best = nullptr;
@@ -106,9 +110,8 @@ InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequen
   return best;
 }
 
-void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* home) {
+void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* replica) {
   const RequestId id = sequence->id;
-  Replica* replica = choose(*sequence, home);
   records.at(id)->replica = replica;
   if (replica != nullptr) {
     replica->scheduler.add(std::move(sequence), events);
@@ -124,10 +127,11 @@ void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* hom
 
 // Gives each of a replica's waiting sequences the best place there is now.
 void InferenceCore::Impl::rehome(Replica& from) {
-  for (std::unique_ptr<Sequence>& sequence : from.scheduler.take_waiting()) {
+  for (Sequence* sequence : from.scheduler.waiting()) {
     if (sequence->numerics_id.empty() && sequence->log.n_output() > 0)
       sequence->numerics_id = from.numerics_id;
-    place(std::move(sequence), &from);
+    Replica* to = choose(*sequence, &from);
+    if (to != &from) place(from.scheduler.take(sequence->id), to);
   }
 }
 

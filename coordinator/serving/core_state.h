@@ -65,7 +65,7 @@ struct InferenceCore::Impl {
   void stop_groups(std::function<void()> on_stopped);
 
   Replica* choose(const Sequence& sequence, Replica* home);
-  void place(std::unique_ptr<Sequence> sequence, Replica* home);
+  void place(std::unique_ptr<Sequence> sequence, Replica* replica);
   void rehome(Replica& from);
 
   void settle();

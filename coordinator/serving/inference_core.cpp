@@ -135,10 +135,13 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
   records.emplace(id, std::make_shared<Record>(
                           Record{std::move(handler), nullptr, RequestTimes(now, n_prompt)}));
-  if (ended_because.empty())
-    place(make_sequence(id, std::move(request)), nullptr);
-  else
+  if (ended_because.empty()) {
+    std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
+    Replica* replica = choose(*sequence, nullptr);
+    place(std::move(sequence), replica);
+  } else {
     end_with_error(id);
+  }
   // Not at once: requests that come together share the first plan, and a caller on this thread
   // knows the id before the first event.
   settle_soon();

@@ -16,8 +16,6 @@ namespace {
 constexpr int32_t kSmallestPart = 64;
 constexpr int32_t kPartsPerStage = 8;
 
-int32_t n_blocks_for(int32_t n_tokens) { return div_ceil(n_tokens, kBlockSize); }
-
 // splitmix64 (Steele, Lea, Flood 2014).
 uint64_t next_random(uint64_t& state) {
   uint64_t x = state += 0x9E3779B97F4A7C15U;
@@ -59,7 +57,7 @@ std::optional<Error> Scheduler::refuse(const SchedulerConfig& config, int32_t n_
                              "not exceed the context length of {}",
                              n_prompt, request.max_new_tokens, config.context_length),
                  n_prompt > config.context_length ? "prompt" : "max_tokens"};
-  const int32_t n_blocks = n_blocks_for(max_kv_tokens(request));
+  const int32_t n_blocks = div_ceil(max_kv_tokens(request), kBlockSize);
   if (n_kv_blocks > 0 && n_blocks > n_kv_blocks)
     return Error{fmt::format("the prompt has {} tokens and max_tokens is {}; that needs {} KV "
                              "blocks and there are {}",
@@ -68,14 +66,23 @@ std::optional<Error> Scheduler::refuse(const SchedulerConfig& config, int32_t n_
   return std::nullopt;
 }
 
-void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, std::vector<SequenceEvent>& events) {
+void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
+                         std::vector<SequenceEvent>& events) {
   TRIREME_CHECK(!serving_ && running_.empty() && in_flight_.empty());
   TRIREME_CHECK(n_kv_blocks > 0);
-  blocks_ = BlockManager(n_kv_blocks);
+  if (!kv_kept || n_kv_blocks != n_blocks()) {
+    for (const auto& [id, sequence] : waiting_) forget_kv(*sequence);
+    blocks_ = BlockManager(n_kv_blocks);
+  }
   serving_ = true;
   epoch_ = epoch;
   last_step_id_ = 0;
-  for (std::unique_ptr<Sequence>& sequence : take_waiting()) add(std::move(sequence), events);
+  for (const auto& [id, sequence] : std::map(waiting_)) {
+    if (const std::optional<Error> error = refuse(config_, n_blocks(), sequence->log.request)) {
+      events.push_back({id, final_event(*sequence, FinishReason::kError, error->message)});
+      remove(*sequence);
+    }
+  }
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events) {
@@ -92,13 +99,19 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEven
   waiting_.emplace(id, raw);
 }
 
-std::vector<std::unique_ptr<Sequence>> Scheduler::take_waiting() {
-  std::vector<std::unique_ptr<Sequence>> taken;
-  for (const auto& [id, sequence] : std::exchange(waiting_, {})) {
-    n_suspects_ -= sequence->suspect ? 1 : 0;
-    taken.push_back(std::move(sequences_.extract(id).mapped()));
-  }
-  return taken;
+std::vector<Sequence*> Scheduler::waiting() const {
+  std::vector<Sequence*> all;
+  for (const auto& [id, sequence] : waiting_) all.push_back(sequence);
+  return all;
+}
+
+std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
+  const auto found = waiting_.find(id);
+  TRIREME_CHECK(found != waiting_.end());
+  forget_kv(*found->second);
+  n_suspects_ -= found->second->suspect ? 1 : 0;
+  waiting_.erase(found);
+  return std::move(sequences_.extract(id).mapped());
 }
 
 bool Scheduler::cancel(RequestId id) {
@@ -269,60 +282,6 @@ void Scheduler::launch(StepPlan& plan) {
   }
   in_flight_.push_back(std::move(step));
   std::erase_if(ready_, [](const Sequence* sequence) { return sequence->in_flight(); });
-}
-
-// Blocks for all that is known, and one more for each running sequence to grow into: a newcomer
-// that makes another go back at the next step is work done twice.
-bool Scheduler::can_admit(const Sequence& sequence) const {
-  if (free_slots_.empty()) return false;
-  const int32_t headroom = n_running();
-  return blocks_.n_free() >= n_blocks_for(sequence.log.n_known()) + headroom;
-}
-
-void Scheduler::admit(Sequence& sequence) {
-  waiting_.erase(sequence.id);
-  running_.emplace(sequence.id, &sequence);
-  ready_.push_back(&sequence);
-  sequence.kv = {};
-  sequence.kv.slot = free_slots_.back();
-  free_slots_.pop_back();
-  const int32_t n_blocks = n_blocks_for(sequence.log.n_known());
-  for (int32_t i = 0; i < n_blocks; ++i) sequence.kv.blocks.push_back(blocks_.allocate());
-}
-
-// A block for the sequence's next token, if need be taken from the youngest. False: it has to wait,
-// or it was the youngest and is no longer running.
-bool Scheduler::reserve_next(Sequence& sequence) {
-  const int32_t n_blocks = n_blocks_for(sequence.kv.n_computed + sequence.kv.n_planned + 1);
-  if (static_cast<size_t>(n_blocks) <= sequence.kv.blocks.size()) return true;
-  while (blocks_.n_free() == 0) {
-    Sequence& youngest = *running_.rbegin()->second;
-    // What is in flight cannot be taken back; when it returns, this one is asked again first.
-    youngest.yields = true;
-    if (youngest.in_flight()) return false;
-    TRIREME_CHECK_MSG(n_running() > 1, "a sequence alone in the KV pool does not fit");
-    preempt(youngest);
-    if (&youngest == &sequence) return false;
-  }
-  sequence.kv.blocks.push_back(blocks_.allocate());
-  return true;
-}
-
-void Scheduler::preempt(Sequence& sequence) {
-  TRIREME_CHECK(!sequence.in_flight());
-  release_kv(sequence);
-  waiting_.emplace(sequence.id, &sequence);
-  ++n_preemptions_;
-}
-
-// The sequence no longer runs: its slot and blocks are free.
-void Scheduler::release_kv(Sequence& sequence) {
-  TRIREME_CHECK(sequence.kv.slot >= 0);
-  for (const int32_t block : sequence.kv.blocks) blocks_.release(block);
-  free_slots_.push_back(sequence.kv.slot);
-  sequence.kv = {};
-  running_.erase(sequence.id);
-  std::erase(ready_, &sequence);
 }
 
 void Scheduler::perturb() {

@@ -71,17 +71,19 @@ class Scheduler {
   static std::optional<Error> refuse(const SchedulerConfig& config, int32_t n_kv_blocks,
                                      const GenerateRequest& request);
 
-  // The group of `epoch` serves from now on, with so many KV blocks. Waiting requests that can
-  // never fit end with kError.
-  void group_up(uint64_t epoch, int32_t n_kv_blocks, std::vector<SequenceEvent>& events);
+  // The group of `epoch` serves from now on, with so many KV blocks. kv_kept: they hold what the
+  // last group's confirmed steps put there, so that nothing of it is computed again. Waiting
+  // requests that can never fit end with kError.
+  void group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
+                std::vector<SequenceEvent>& events);
 
-  // Every plan in flight is void and the KV is gone. Running sequences wait again, ahead of the
-  // rest, with their output kept; returns how many. A sequence in flight becomes a suspect: it is
-  // tried again with nothing else in flight until it has proven itself; if the group is lost during
-  // that, it ends with kError.
+  // Every plan in flight is void. Running sequences wait again, ahead of the rest, with their
+  // output kept, and what they have in KV if the next group still has it; returns how many. A
+  // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
+  // has proven itself; if the group is lost during that, it ends with kError.
   int32_t group_lost(std::vector<SequenceEvent>& events);
 
-  // The request was let through by refuse(). It may come from another scheduler (take_waiting).
+  // The request was let through by refuse(). It may come from another scheduler (take).
   void add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events);
 
   // No event after this. Its blocks are free at once, or when the plans it is in were answered.
@@ -94,8 +96,10 @@ class Scheduler {
 
   StepOutcome apply(StepResult&& result, std::vector<SequenceEvent>& events);
 
-  // All waiting sequences, to be added elsewhere; oldest first.
-  std::vector<std::unique_ptr<Sequence>> take_waiting();
+  // Oldest first.
+  std::vector<Sequence*> waiting() const;
+  // One of them, to be added elsewhere.
+  std::unique_ptr<Sequence> take(RequestId id);
 
   bool serving() const { return serving_; }
   uint64_t epoch() const { return epoch_; }
@@ -138,8 +142,11 @@ class Scheduler {
   bool can_admit(const Sequence& sequence) const;
   void admit(Sequence& sequence);
   bool reserve_next(Sequence& sequence);
+  bool take_kept_blocks();
   void preempt(Sequence& sequence);
-  void release_kv(Sequence& sequence);
+  void wait_again(Sequence& sequence);
+  void leave_slot(Sequence& sequence);
+  void forget_kv(Sequence& sequence);
 
   void complete(PlanInFlight&& step, std::vector<SequenceEvent>& events);
   void settle_suspect(Sequence& sequence);
@@ -148,6 +155,7 @@ class Scheduler {
 
   SchedulerConfig config_;
   BlockManager blocks_{0};
+  int32_t n_kept_blocks_ = 0;  // held by waiting sequences
   std::vector<int32_t> free_slots_;
   bool serving_ = false;
   uint64_t epoch_ = 0;

@@ -93,13 +93,9 @@ int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
     }
   }
   const int32_t n_requeued = n_running();
-  while (!running_.empty()) {
-    Sequence& sequence = *running_.begin()->second;
-    release_kv(sequence);
-    waiting_.emplace(sequence.id, &sequence);
-  }
+  while (!running_.empty()) wait_again(*running_.begin()->second);
   suspect_had_turn_ = false;
-  TRIREME_CHECK_MSG(blocks_.n_free() == blocks_.n_blocks(), "a KV block leaked");
+  TRIREME_CHECK_MSG(blocks_.n_free() + n_kept_blocks_ == blocks_.n_blocks(), "a KV block leaked");
   TRIREME_CHECK_MSG(free_slots_.size() == static_cast<size_t>(config_.max_slots), "a slot leaked");
   return n_requeued;
 }
@@ -113,7 +109,8 @@ void Scheduler::settle_suspect(Sequence& sequence) {
 void Scheduler::remove(Sequence& sequence) {
   TRIREME_CHECK(!sequence.in_flight());
   n_suspects_ -= sequence.suspect ? 1 : 0;
-  if (sequence.kv.slot >= 0) release_kv(sequence);
+  if (sequence.kv.slot >= 0) wait_again(sequence);
+  forget_kv(sequence);
   waiting_.erase(sequence.id);
   sequences_.erase(sequence.id);
 }

@@ -25,7 +25,8 @@ struct TokenLog {
   int32_t token(int32_t position) const;
 };
 
-// What the current group holds of a sequence. Preemption and a lost group forget it: kv = {}.
+// What the current group holds of a sequence. Preemption forgets it: kv = {}. A lost group leaves
+// n_computed and blocks, in case the next one finds them in its memory.
 struct KvState {
   int32_t slot = -1;            // -1: not running
   bool fresh = true;            // no plan since the slot was given: the first one resets it

@@ -40,9 +40,13 @@ struct Bench {
     up();
   }
 
-  void up() {
-    ranks.emplace(scheduler.config().max_slots, n_blocks, scheduler.config().max_batch_tokens);
-    scheduler.group_up(scheduler.epoch() + 1, n_blocks, events);
+  // kv_kept: the new ranks find the memory of the last.
+  void up(bool kv_kept = false) {
+    if (kv_kept)
+      ranks->relaunch();
+    else
+      ranks.emplace(scheduler.config().max_slots, n_blocks, scheduler.config().max_batch_tokens);
+    scheduler.group_up(scheduler.epoch() + 1, n_blocks, kv_kept, events);
     hear();
   }
   int32_t lose() {
@@ -58,6 +62,7 @@ struct Bench {
   }
   StepOutcome answer(const StepPlan& plan) {
     const StepOutcome outcome = scheduler.apply(ranks->run(plan), events);
+    ranks->confirm(plan.step_id);
     hear();
     return outcome;
   }

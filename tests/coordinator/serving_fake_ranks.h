@@ -117,6 +117,21 @@ class Ranks {
         block_owner_(static_cast<size_t>(n_blocks), -1),
         max_batch_tokens_(max_batch_tokens) {}
 
+  // The coordinator has the result of this step.
+  void confirm(uint64_t step_id) { confirmed_step_id_ = step_id; }
+
+  // New ranks on the KV memory of these: what unconfirmed steps wrote is of no use.
+  void relaunch() {
+    for (Cell& cell : cells_) {
+      if (cell.step_id > confirmed_step_id_) cell = {.request_id = ~0ULL};
+      cell.step_id = 0;
+    }
+    slots_.assign(slots_.size(), {});
+    block_owner_.assign(block_owner_.size(), -1);
+    last_step_id_ = 0;
+    confirmed_step_id_ = 0;
+  }
+
   StepResult run(const StepPlan& plan) {
     EXPECT_EQ(plan.step_id, ++last_step_id_);
     EXPECT_FALSE(plan.sequences.empty());
@@ -143,6 +158,7 @@ class Ranks {
   struct Cell {
     uint64_t request_id = 0;
     uint64_t state = 0;
+    uint64_t step_id = 0;  // that wrote it
   };
 
   void take_blocks(const SequencePlan& part, Slot& slot) {
@@ -169,6 +185,7 @@ class Ranks {
       slot = {};
       slot.request_id = part.request_id;
       slot.valid = true;
+      slot.n_tokens = part.start_position;  // the cells before it are checked when they are read
     }
     take_blocks(part, slot);
     EXPECT_TRUE(slot.valid) << "a KV block belongs to two sequences";
@@ -192,7 +209,8 @@ class Ranks {
       const int32_t token = by_slot ? slot.last_token : part.input_ids[i];
       EXPECT_GE(token, 0) << "a token that was never drawn";
       state = next_state(state, token);
-      cell(slot, position) = {.request_id = part.request_id, .state = state};
+      cell(slot, position) = {
+          .request_id = part.request_id, .state = state, .step_id = last_step_id_};
       if (!part.logprob_targets.empty()) {
         const int32_t target = part.logprob_targets.at(i);
         result.target_logprobs.push_back(target < 0 ? 0.0F : logprob(state, target));
@@ -212,6 +230,7 @@ class Ranks {
   std::vector<int32_t> block_owner_;  // slot, -1: none
   int32_t max_batch_tokens_;
   uint64_t last_step_id_ = 0;
+  uint64_t confirmed_step_id_ = 0;
 };
 
 }  // namespace trireme::fake

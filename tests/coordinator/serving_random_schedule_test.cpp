@@ -19,6 +19,7 @@ struct Coverage {
   uint64_t n_preemptions = 0;
   int n_lost = 0;
   int n_quarantined = 0;
+  int n_kept = 0;  // sequences that went on from the KV of a lost group
   int n_cancelled = 0;
   int n_finished = 0;
   int n_late_results = 0;
@@ -118,8 +119,12 @@ class RandomRun {
   }
 
   void group_up() {
-    ranks_.emplace(config_.max_slots, n_blocks_, config_.max_batch_tokens);
-    scheduler_.group_up(scheduler_.epoch() + 1, n_blocks_, events_);
+    const bool kv_kept = ranks_.has_value() && chance(0.5);
+    if (kv_kept)
+      ranks_->relaunch();
+    else
+      ranks_.emplace(config_.max_slots, n_blocks_, config_.max_batch_tokens);
+    scheduler_.group_up(scheduler_.epoch() + 1, n_blocks_, kv_kept, events_);
   }
 
   void lose_group() {
@@ -137,8 +142,11 @@ class RandomRun {
   }
 
   void plan() {
-    if (const std::optional<StepPlan> plan = scheduler_.plan_step())
-      results_.push_back(ranks_->run(*plan));
+    const std::optional<StepPlan> plan = scheduler_.plan_step();
+    if (!plan) return;
+    for (const SequencePlan& part : plan->sequences)
+      coverage_.n_kept += part.reset_slot && part.start_position > 0 ? 1 : 0;
+    results_.push_back(ranks_->run(*plan));
   }
 
   void answer() {
@@ -146,6 +154,7 @@ class RandomRun {
     results_.pop_front();
     const bool current = scheduler_.serving() && result.epoch == scheduler_.epoch();
     coverage_.n_late_results += current ? 0 : 1;
+    if (current) ranks_->confirm(result.step_id);
     EXPECT_EQ(scheduler_.apply(std::move(result), events_).completed, current);
   }
 
@@ -234,6 +243,7 @@ TEST(RandomSchedule, EveryRequestHearsTheUndisturbedTokens) {
   EXPECT_GT(coverage.n_lost, 1000);
   EXPECT_GT(coverage.n_quarantined, 10);
   EXPECT_GT(coverage.n_cancelled, 100);
+  EXPECT_GT(coverage.n_kept, 500);
   EXPECT_GT(coverage.n_finished, 10000);
   EXPECT_GT(coverage.n_late_results, 100);
   EXPECT_EQ(coverage.most_plans_in_flight, 6U);

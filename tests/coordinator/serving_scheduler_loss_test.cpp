@@ -136,6 +136,51 @@ TEST(SchedulerLoss, ARequestThatGetsOnIsNotBlamed) {
   bench.expect_undisturbed(1);
 }
 
+// The ranks' memory outlived them: only what was in flight is computed again.
+TEST(SchedulerLoss, KeptKvIsNotComputedAgain) {
+  Bench bench(small_config());
+  bench.add(request_of(50, 12, 1));
+  bench.add(request_of(10, 12, 2));
+  while (bench.heard[1].token_ids.size() < 3) bench.answer(*bench.scheduler.plan_step());
+  ASSERT_TRUE(bench.scheduler.plan_step());
+  EXPECT_EQ(bench.lose(), 2);
+  bench.up(/*kv_kept=*/true);
+  int n_resets = 0;
+  while (const std::optional<StepPlan> plan = bench.scheduler.plan_step()) {
+    for (const SequencePlan& part : plan->sequences) {
+      EXPECT_EQ(part.input_ids.size(), 1U);
+      if (!part.reset_slot) continue;
+      ++n_resets;
+      const size_t n_blocks = part.request_id == 1 ? 4 : 1;
+      EXPECT_EQ(part.new_blocks.size(), n_blocks) << "the whole block table";
+    }
+    bench.answer(*plan);
+  }
+  EXPECT_EQ(n_resets, 2);
+  bench.expect_undisturbed(1);
+  bench.expect_undisturbed(2);
+  bench.expect_idle();
+}
+
+TEST(SchedulerLoss, AnOlderSequenceTakesTheBlocksThatYoungerOnesKeep) {
+  Bench bench(small_config(), /*n_blocks=*/8);
+  const RequestId from_elsewhere = 1;
+  bench.requests[from_elsewhere] = request_of(100, 4, 1);
+  bench.last_id = from_elsewhere;
+  bench.add(request_of(60, 12, 2));
+  while (bench.heard[2].token_ids.empty()) bench.answer(*bench.scheduler.plan_step());
+  bench.lose();
+  bench.scheduler.add(make_sequence(from_elsewhere, bench.requests[from_elsewhere]), bench.events);
+  bench.up(/*kv_kept=*/true);
+  EXPECT_EQ(ids_of(*bench.scheduler.plan_step())[0], from_elsewhere);
+  bench.lose();
+  bench.up();
+  bench.run();
+  bench.expect_undisturbed(1);
+  bench.expect_undisturbed(2);
+  bench.expect_idle();
+}
+
 TEST(SchedulerLoss, WaitingSequencesGoOnElsewhere) {
   Bench a(small_config());
   a.add(request_of(10, 12, 1));
@@ -144,9 +189,10 @@ TEST(SchedulerLoss, WaitingSequencesGoOnElsewhere) {
   Bench b(small_config(), 9);
   b.heard = a.heard;
   b.requests = a.requests;
-  for (std::unique_ptr<Sequence>& sequence : a.scheduler.take_waiting())
-    b.scheduler.add(std::move(sequence), b.events);
+  for (const Sequence* sequence : a.scheduler.waiting())
+    b.scheduler.add(a.scheduler.take(sequence->id), b.events);
   EXPECT_EQ(a.scheduler.n_waiting(), 0);
+  EXPECT_EQ(a.scheduler.n_free_blocks(), a.n_blocks);
   b.run();
   b.expect_undisturbed(1);
 }

@@ -47,7 +47,7 @@ TEST(Scheduler, PlansNothingBeforeTheGroupIsUp) {
   std::vector<SequenceEvent> events;
   scheduler.add(make_sequence(1, request_of(4, 4)), events);
   EXPECT_FALSE(scheduler.plan_step());
-  scheduler.group_up(1, 8, events);
+  scheduler.group_up(1, 8, false, events);
   const std::optional<StepPlan> plan = scheduler.plan_step();
   ASSERT_TRUE(plan);
   EXPECT_EQ(plan->epoch, 1U);
@@ -60,7 +60,7 @@ TEST(Scheduler, RequestTooLargeForTheGroupThatCameUpEndsWithAnError) {
   scheduler.add(make_sequence(1, request_of(100, 4)), events);
   scheduler.add(make_sequence(2, request_of(10, 4)), events);
   EXPECT_TRUE(events.empty());
-  scheduler.group_up(1, 4, events);
+  scheduler.group_up(1, 4, false, events);
   ASSERT_EQ(events.size(), 1U);
   EXPECT_EQ(events[0].id, 1U);
   EXPECT_EQ(events[0].event.finish, FinishReason::kError);

@@ -60,7 +60,7 @@ std::map<RequestId, Answer> run(const std::shared_ptr<const PackedModel>& file, 
                        .eos_token_ids = {},
                        .perturbation = perturbation});
   std::vector<SequenceEvent> events;
-  scheduler.group_up(1, limits.kv_blocks, events);
+  scheduler.group_up(1, limits.kv_blocks, false, events);
   RequestId id = 0;
   for (GenerateRequest& request : make_requests(file->config().vocab_size)) {
     scheduler.add(make_sequence(++id, std::move(request)), events);

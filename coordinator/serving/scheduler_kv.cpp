@@ -1,0 +1,111 @@
+// The scheduler's share-out of slots and KV blocks.
+
+#include <algorithm>
+#include <utility>
+
+#include "coordinator/serving/scheduler.h"
+#include "kernels/check.h"
+#include "kernels/int_math.h"
+
+namespace trireme {
+namespace {
+
+int32_t n_blocks_for(int32_t n_tokens) { return div_ceil(n_tokens, kBlockSize); }
+
+int32_t n_held(const Sequence& sequence) { return static_cast<int32_t>(sequence.kv.blocks.size()); }
+
+}  // namespace
+
+// Blocks for all that is known, and one more for each running sequence to grow into: a newcomer
+// that makes another go back at the next step is work done twice. What waiting sequences hold can
+// be had.
+bool Scheduler::can_admit(const Sequence& sequence) const {
+  if (free_slots_.empty()) return false;
+  const int32_t headroom = n_running();
+  return blocks_.n_free() + n_kept_blocks_ >= n_blocks_for(sequence.log.n_known()) + headroom;
+}
+
+void Scheduler::admit(Sequence& sequence) {
+  waiting_.erase(sequence.id);
+  n_kept_blocks_ -= n_held(sequence);
+  running_.emplace(sequence.id, &sequence);
+  ready_.push_back(&sequence);
+  sequence.kv.slot = free_slots_.back();
+  free_slots_.pop_back();
+  const int32_t n_blocks = n_blocks_for(sequence.log.n_known());
+  while (n_held(sequence) < n_blocks) {
+    while (blocks_.n_free() == 0) TRIREME_CHECK(take_kept_blocks());
+    sequence.kv.blocks.push_back(blocks_.allocate());
+  }
+}
+
+// A block for the sequence's next token, if need be taken from the youngest. False: it has to wait,
+// or it was the youngest and is no longer running.
+bool Scheduler::reserve_next(Sequence& sequence) {
+  const int32_t n_blocks = n_blocks_for(sequence.kv.n_computed + sequence.kv.n_planned + 1);
+  if (n_blocks <= n_held(sequence)) return true;
+  while (blocks_.n_free() == 0) {
+    if (take_kept_blocks()) continue;
+    Sequence& youngest = *running_.rbegin()->second;
+    // What is in flight cannot be taken back; when it returns, this one is asked again first.
+    youngest.yields = true;
+    if (youngest.in_flight()) return false;
+    TRIREME_CHECK_MSG(n_running() > 1, "a sequence alone in the KV pool does not fit");
+    preempt(youngest);
+    if (&youngest == &sequence) return false;
+  }
+  sequence.kv.blocks.push_back(blocks_.allocate());
+  return true;
+}
+
+// Frees what the youngest waiting sequence with blocks holds; it is computed again. False: none.
+bool Scheduler::take_kept_blocks() {
+  if (n_kept_blocks_ == 0) return false;
+  const auto youngest = std::find_if(waiting_.rbegin(), waiting_.rend(), [](const auto& entry) {
+    return !entry.second->kv.blocks.empty();
+  });
+  TRIREME_CHECK(youngest != waiting_.rend());
+  forget_kv(*youngest->second);
+  return true;
+}
+
+void Scheduler::preempt(Sequence& sequence) {
+  TRIREME_CHECK(!sequence.in_flight());
+  wait_again(sequence);
+  forget_kv(sequence);
+  ++n_preemptions_;
+}
+
+// Back to the queue, with the blocks of what results have confirmed: they are as good as ever while
+// the ranks' memory is.
+void Scheduler::wait_again(Sequence& sequence) {
+  leave_slot(sequence);
+  const int32_t n_computed = sequence.kv.n_computed;
+  std::vector<int32_t> blocks = std::exchange(sequence.kv.blocks, {});
+  while (static_cast<int32_t>(blocks.size()) > n_blocks_for(n_computed)) {
+    blocks_.release(blocks.back());
+    blocks.pop_back();
+  }
+  sequence.kv = {};
+  sequence.kv.n_computed = n_computed;
+  sequence.kv.blocks = std::move(blocks);
+  n_kept_blocks_ += n_held(sequence);
+  waiting_.emplace(sequence.id, &sequence);
+}
+
+void Scheduler::leave_slot(Sequence& sequence) {
+  TRIREME_CHECK(sequence.kv.slot >= 0);
+  free_slots_.push_back(std::exchange(sequence.kv.slot, -1));
+  running_.erase(sequence.id);
+  std::erase(ready_, &sequence);
+}
+
+// Of a waiting sequence.
+void Scheduler::forget_kv(Sequence& sequence) {
+  TRIREME_CHECK(sequence.kv.slot < 0);
+  n_kept_blocks_ -= n_held(sequence);
+  for (const int32_t block : sequence.kv.blocks) blocks_.release(block);
+  sequence.kv = {};
+}
+
+}  // namespace trireme
