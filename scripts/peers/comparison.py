@@ -54,16 +54,24 @@ def state_of(probe):
     return "near" if probe["round_trip_s"] < NEAR_ROUND_TRIP_S else "far"
 
 
+def probes_of(run, what):
+    """What the probes saw before and after a work; where none were made, around the whole run."""
+    return run["result"].get("probes", {}).get(what) or [run["before"], run["after"]]
+
+
 def values_of(runs, name, what):
-    """{round: (value, state)} of a contestant. A run that saw both states counts for neither."""
+    """{round: (value, state)} of a contestant. One that saw both states counts for neither; memory
+    is the same in both."""
     found = {}
     for run in runs:
         if run["name"] != name:
             continue
         value = run["result"].get(what, run["result"].get("rates", {}).get(what))
-        before, after = state_of(run["before"]), state_of(run["after"])
+        states = {state_of(probe) for probe in probes_of(run, what)}
+        if what == "resident_bytes":
+            states = {"any"}
         if value is not None:
-            found[run["round"]] = (value, before if before == after else "mixed")
+            found[run["round"]] = (value, states.pop() if len(states) == 1 else "mixed")
     return found
 
 
@@ -152,14 +160,15 @@ def operations_per_token(config, prompt):
 
 
 def shares(dtype, runs, works, config):
-    """Lines: how near the base came to the limits that the probes around its runs saw."""
+    """Lines: how near the base came to the limits that the probes around its works saw."""
     base = [run for run in runs if run["name"] == runs[0]["name"]]
 
     def line(work, need_per_s, limit, text):
         found = []
         for run in base:
             rate = run["result"].get("rates", {}).get(work["name"])
-            peak = statistics.mean(run[when][limit]["all_threads"] for when in ("before", "after"))
+            peak = statistics.mean(
+                probe[limit]["all_threads"] for probe in probes_of(run, work["name"]))
             if rate and peak:
                 found.append(100 * need_per_s(run, rate) / peak)
         name = f"{runs[0]['name']}, {work['name']}"
@@ -187,8 +196,8 @@ def pipeline_shares(runs, works):
         for run in runs:
             rate = run["result"].get("rates", {}).get(work["name"])
             if run["name"] == "trireme pp2" and rate and weight_bytes:
-                dram = statistics.mean(
-                    run[when]["dram_bytes_s"]["all_threads"] for when in ("before", "after"))
+                dram = statistics.mean(probe["dram_bytes_s"]["all_threads"]
+                                       for probe in probes_of(run, work["name"]))
                 bounds.append(work["streams"] * dram / (N_MICRO_BATCHES * weight_bytes[0]))
                 found.append(100 * rate / bounds[-1])
         if found:

@@ -137,12 +137,13 @@ def prepare(cache, engine, dtypes, say):
             make_model(cache, engine.models[dtype], say)
 
 
-def run_engine(cache, engine, dtype, n_threads, works):
-    """The runner's JSON: rates by work, start to first token, peak memory."""
+def run_engine(cache, engine, dtype, n_threads, works, probe):
+    """The runner's JSON: rates by work and the probes around each, start to first token, peak
+    memory."""
     output = cache.run(
         [cache.python(engine.packages), HERE / engine.runner,
          "--model", cache.models / engine.models[dtype], "--threads", n_threads,
-         "--works", json.dumps(works)], RUN_DEADLINE_S,
+         "--works", json.dumps(works), "--probe", json.dumps(probe.command)], RUN_DEADLINE_S,
         {"OMP_NUM_THREADS": str(n_threads)})
     return json.loads(output.strip().splitlines()[-1])
 
@@ -153,10 +154,12 @@ def pack_trireme(cache, binary, dtype):
                1, "--repeat", 1], MODEL_DEADLINE_S)
 
 
-def run_trireme(cache, binary, dtype, n_threads, works, options=()):
+def run_trireme(cache, binary, dtype, n_threads, works, probe, options=()):
     """The same of `trireme bench`, a process for each work."""
-    results = {"rates": {}, "unsupported": {}}
+    results = {"rates": {}, "unsupported": {}, "probes": {}}
+    after = probe()
     for work in works:
+        before = after
         try:
             output = cache.run(
                 [binary, "bench", cache.models / "hf", "--dtype", dtype, "--json",
@@ -167,6 +170,8 @@ def run_trireme(cache, binary, dtype, n_threads, works, options=()):
         except Failed as failure:
             results["unsupported"][work["name"]] = str(failure)
             continue
+        after = probe()
+        results["probes"][work["name"]] = [before, after]
         report = json.loads(output)
         results["rates"][work["name"]] = report["rows"][0][work["kind"]]["median"]
         results.setdefault("start_to_first_token_s", report["start_to_first_token_s"])

@@ -62,8 +62,25 @@ def test_runs_of_different_states_are_not_compared():
     assert ratios([run_of("trireme", 0, 20, FAR, FAR), run_of("other", 0, 10, FAR, FAR)]) == [2.0]
 
 
+def test_the_state_is_that_around_the_work_where_it_was_probed():
+    far = {"probes": {"decode 1": [probe(FAR), probe(FAR)]}}
+    mixed = {"probes": {"decode 1": [probe(FAR), probe(NEAR)]}}
+    ours = run_of("trireme", 0, 20, NEAR, FAR, **far)
+    assert ratios([ours, run_of("other", 0, 10, **far)]) == [2]
+    assert ratios([run_of("trireme", 0, 20, **far), run_of("other", 0, 10)]) == []
+    assert ratios([run_of("trireme", 0, 20, **mixed), run_of("other", 0, 10, **mixed)]) == []
+
+
 def test_of_memory_and_start_less_is_better():
-    runs = [run_of("trireme", 0, 1, resident_bytes=2e9), run_of("other", 0, 1, resident_bytes=5e9)]
+    runs = [run_of("trireme", 0, 1, resident_bytes=2e9, start_to_first_token_s=1),
+            run_of("other", 0, 1, resident_bytes=5e9, start_to_first_token_s=4)]
+    assert ratios(runs, "resident_bytes", less_is_better=True) == [2.5]
+    assert ratios(runs, "start_to_first_token_s", less_is_better=True) == [4]
+
+
+def test_memory_is_the_same_in_every_state():
+    runs = [run_of("trireme", 0, 1, NEAR, FAR, resident_bytes=2e9),
+            run_of("other", 0, 1, FAR, FAR, resident_bytes=5e9)]
     assert ratios(runs, "resident_bytes", less_is_better=True) == [2.5]
 
 
@@ -80,12 +97,13 @@ def test_the_document_names_what_is_missing():
 
 
 def test_without_a_pair_in_one_state_the_ratio_of_the_medians_is_marked():
-    runs = [run_of("trireme", number, rate, weight_bytes=2e9, resident_bytes=2e9)
+    runs = [run_of("trireme", number, rate, weight_bytes=2e9, start_to_first_token_s=1)
             for number, rate in enumerate((20, 40, 60))]
-    runs += [run_of("other", 0, 10, FAR, FAR, resident_bytes=3e9), run_of("other", 1, 16, NEAR, FAR)]
+    runs += [run_of("other", 0, 10, FAR, FAR, start_to_first_token_s=3),
+             run_of("other", 1, 16, NEAR, FAR)]
     text = comparison.document(["# Title"], [(engine_section(["trireme", "other"]), runs)], CONFIG)
     assert "| decode 1, tokens/s | 40.0 (20.0-60.0) | 13.0 (10.0-16.0) | 3.08* |" in text
-    assert "| resident memory, GB | 2.00 (2.00-2.00) | 3.00 | 1.50* |" in text
+    assert "| process start to first token, s | 1.00 (1.00-1.00) | 3.00 | 3.00* |" in text
     assert text.count(comparison.FOOTNOTE) == 1 and text.endswith(f"\n{comparison.FOOTNOTE}\n")
 
 
@@ -181,15 +199,16 @@ def test_works_are_chosen_by_name_in_every_table(monkeypatch):
     assert bench_peers.tables(arguments(monkeypatch, "--dtype", "none", "--layouts", "none")) == []
 
 
-def test_layouts_share_the_threads(monkeypatch, tmp_path):
+def test_layouts_share_the_threads(monkeypatch):
     args = arguments(monkeypatch, "--layouts", "int8", "--dtype", "none", "--threads", "4",
                      "--only", "tp2")
     commands = []
-    monkeypatch.setattr(engines, "run_trireme", lambda *words: commands.append(words[3:]))
+    monkeypatch.setattr(
+        engines, "run_trireme", lambda *words: commands.append((words[3], words[6])))
     [table] = bench_peers.tables(args)
-    for _, run_once in bench_peers.runs_of(None, args, [], table):
+    for _, run_once in bench_peers.runs_of(None, args, [], None, table):
         run_once()
-    assert [(threads, options) for threads, _, options in commands] == [(4, []), (2, ("--tp", 2))]
+    assert commands == [(4, []), (2, ("--tp", 2))]
 
 
 def test_results_of_layouts_become_a_section_of_their_own(monkeypatch):
