@@ -1,10 +1,12 @@
 """Servers of one run: started on loopback ports that are free, and gone with their starter."""
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 HOST = "127.0.0.1"
 START_DEADLINE_S = 60
@@ -47,10 +49,15 @@ def wait_until_listening(process, port, deadline_s):
 
 
 def start(command, n_servers):
-    """Runs `command HOST:PORT` so many times; the endpoints, all of them listening."""
+    """Runs `command HOST:PORT` so many times; (process, HOST:PORT) of each, all listening."""
     ports = free_ports(n_servers)
     processes = [subprocess.Popen([*command, f"{HOST}:{port}"], stdin=subprocess.DEVNULL,
                                   stdout=subprocess.DEVNULL) for port in ports]
     for process, port in zip(processes, ports):
         wait_until_listening(process, port, START_DEADLINE_S)
-    return [f"{HOST}:{port}" for port in ports]
+    return [(process, f"{HOST}:{port}") for process, port in zip(processes, ports)]
+
+
+def resident_bytes(process):
+    n_pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return n_pages * os.sysconf("SC_PAGE_SIZE")

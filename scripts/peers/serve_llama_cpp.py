@@ -10,17 +10,19 @@ from rpc_servers import end_with_parent
 CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 
 
-def library(name):
-    """A library of the installed llama-cpp-python, without importing that."""
+def library():
+    """The library of the installed llama-cpp-python, without importing that. The functions of those
+    it needs are found in it, too; their files must not be loaded by name: the package has several
+    copies of each, and every copy a list of devices of its own."""
     package = Path(importlib.util.find_spec("llama_cpp").origin).parent
-    return ctypes.CDLL(str(package / "lib" / f"lib{name}.so"))
+    return ctypes.CDLL(str(package / "lib" / "libllama.so"))
 
 
 def main(n_threads, endpoint):
     end_with_parent()
-    find_device = library("ggml").ggml_backend_dev_by_type
+    find_device = library().ggml_backend_dev_by_type
     find_device.restype = ctypes.c_void_p
-    serve = library("ggml-rpc").ggml_backend_rpc_start_server
+    serve = library().ggml_backend_rpc_start_server
     serve.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t,
                       ctypes.POINTER(ctypes.c_void_p)]
     devices = (ctypes.c_void_p * 1)(find_device(CPU))

@@ -253,14 +253,23 @@ def test_an_engine_is_built_again_when_it_was_built_otherwise(tmp_path):
 SERVER = """
 import socket, sys
 host, port = sys.argv[1].split(":")
-print(socket.create_server((host, int(port))).accept())
+socket.create_server((host, int(port))).accept()
 """
 
 
 def test_servers_listen_on_ports_of_their_own():
-    endpoints = rpc_servers.start([sys.executable, "-c", SERVER], 2)
-    assert len(set(endpoints)) == 2
-    assert all(endpoint.startswith("127.0.0.1:") for endpoint in endpoints)
+    servers = rpc_servers.start([sys.executable, "-c", SERVER], 2)
+    assert len({endpoint for _, endpoint in servers}) == 2
+    assert all(endpoint.startswith("127.0.0.1:") for _, endpoint in servers)
+    assert [process.wait(60) for process, _ in servers] == [0, 0]
+
+
+def test_what_a_server_keeps_in_memory():
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            assert 0 < rpc_servers.resident_bytes(process) < 2**30
+        finally:
+            process.kill()
 
 
 def test_a_server_that_ends_is_not_waited_for():
