@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -209,6 +210,26 @@ def test_layouts_share_the_threads(monkeypatch):
     for _, run_once in bench_peers.runs_of(None, args, [], None, table):
         run_once()
     assert commands == [(4, []), (2, ("--tp", 2))]
+
+
+def test_every_contestant_runs_once_a_round_between_two_probes(monkeypatch, tmp_path):
+    args = arguments(monkeypatch, "--layouts", "none", "--dtype", "int8", "--rounds", "2",
+                     "--only", "llama.cpp")
+    n_probes = itertools.count()
+
+    def broken(*_):
+        raise Failed("exit status 1: a cause")
+
+    monkeypatch.setattr(engines, "pack_trireme", lambda *_: None)
+    monkeypatch.setattr(engines, "run_trireme", lambda *_: {"rates": {}})
+    monkeypatch.setattr(engines, "run_engine", broken)
+    raw = tmp_path / "results.json"
+    results = bench_peers.measure(None, args, ["llama.cpp"], lambda: next(n_probes), raw)
+    assert json.loads(raw.read_text()) == results
+    seen = [(run["name"], run["round"], run["before"], run["after"]) for run in results["int8"]]
+    assert seen == [("trireme", 0, 0, 1), ("llama.cpp", 0, 1, 2),
+                    ("trireme", 1, 2, 3), ("llama.cpp", 1, 3, 4)]
+    assert results["int8"][1]["result"] == {"error": "exit status 1: a cause"}
 
 
 def test_results_of_layouts_become_a_section_of_their_own(monkeypatch):
