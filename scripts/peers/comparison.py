@@ -230,10 +230,11 @@ def joined(parts):
 
 
 def section_lines(runs, section, config):
-    lines = ["", f"## {section.title}", "", *table(runs, section), "", probe_line(runs), ""]
-    lines += shares(section.dtype, runs, section.works, config)
-    lines += pipeline_shares(runs, [work for work in section.works if work["streams"] == 8])
-    return lines + [f"- not measured: {line}" for line in failures(runs)]
+    notes = shares(section.dtype, runs, section.works, config)
+    notes += pipeline_shares(runs, [work for work in section.works if work["streams"] == 8])
+    notes += [f"- not measured: {line}" for line in failures(runs)]
+    lines = ["", f"## {section.title}", "", *table(runs, section), "", probe_line(runs)]
+    return [*lines, "", *notes] if notes else lines
 
 
 def document(header, parts, config):
