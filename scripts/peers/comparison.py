@@ -1,12 +1,50 @@
 """Ratios of alternating runs, and the document that tells them. Pure functions of the results."""
 
 import statistics
+from dataclasses import dataclass
 
 NEAR_ROUND_TRIP_S = 200e-9  # below it two cores share a cache, and memory bandwidth is the smaller
 
 # A contestant's value that is no rate: less is better.
 COSTS = {"start_to_first_token_s": ("process start to first token", "s", 1.0),
          "resident_bytes": ("resident memory", "GB", 1e-9)}
+
+FOOTNOTE = ("\\* The ratio of the medians: in no round did both run while the machine was in one "
+            "bandwidth state.")
+N_MICRO_BATCHES = 2  # of a round of two stages: each stage reads its weights once for each
+
+
+@dataclass(frozen=True)
+class Column:
+    """A contestant, and a ratio beside it: how many times better `better` is than `than`."""
+
+    name: str
+    better: str = ""
+    than: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the document."""
+
+    title: str
+    dtype: str
+    works: list
+    columns: list
+    costs: bool  # with rows for memory and start-up
+
+
+def engine_columns(names):
+    base = names[0]
+    return [Column(base), *(Column(name, base, name, "ratio") for name in names[1:])]
+
+
+# Our layouts against one process with all threads; our pipeline against the other engine's.
+LAYOUT_COLUMNS = [Column("trireme"),
+                  Column("trireme tp2", "trireme tp2", "trireme", "tp2 to trireme"),
+                  Column("trireme pp2", "trireme pp2", "trireme", "pp2 to trireme"),
+                  Column("llama.cpp-rpc", "trireme pp2", "llama.cpp-rpc", "pp2 to it")]
 
 
 def state_of(probe):
@@ -16,17 +54,29 @@ def state_of(probe):
     return "near" if probe["round_trip_s"] < NEAR_ROUND_TRIP_S else "far"
 
 
+def probes_of(run, what):
+    """What the probes saw before and after a work; where none were made, around the whole run."""
+    return run["result"].get("probes", {}).get(what) or [run["before"], run["after"]]
+
+
 def values_of(runs, name, what):
-    """{round: (value, state)} of a contestant. A run that saw both states counts for neither."""
+    """{round: (value, state)} of a contestant. One that saw both states counts for neither; memory
+    is the same in both."""
     found = {}
     for run in runs:
         if run["name"] != name:
             continue
         value = run["result"].get(what, run["result"].get("rates", {}).get(what))
-        before, after = state_of(run["before"]), state_of(run["after"])
+        states = {state_of(probe) for probe in probes_of(run, what)}
+        if what == "resident_bytes":
+            states = {"any"}
         if value is not None:
-            found[run["round"]] = (value, before if before == after else "mixed")
+            found[run["round"]] = (value, states.pop() if len(states) == 1 else "mixed")
     return found
+
+
+def times_better(ours, theirs, less_is_better):
+    return theirs / ours if less_is_better else ours / theirs
 
 
 def ratios(ours, theirs, less_is_better):
@@ -34,9 +84,8 @@ def ratios(ours, theirs, less_is_better):
     pairs = []
     for number in ours.keys() & theirs.keys():
         (our_value, our_state), (their_value, their_state) = ours[number], theirs[number]
-        if our_state != their_state or our_state == "mixed":
-            continue
-        pairs.append(their_value / our_value if less_is_better else our_value / their_value)
+        if our_state == their_state and our_state != "mixed":
+            pairs.append(times_better(our_value, their_value, less_is_better))
     return pairs
 
 
@@ -47,31 +96,44 @@ def spread(values, digits):
     return text
 
 
-def cells(runs, base, name, what, scale, less_is_better):
-    """A contestant's value and, where it is not the base, how many times better the base is."""
-    theirs = values_of(runs, name, what)
-    if not theirs:
-        return ["-"] if name == base else ["-", "-"]
-    text = spread([value * scale for value, _ in theirs.values()], 2 if less_is_better else 1)
-    if name == base:
-        return [text]
-    pairs = ratios(values_of(runs, base, what), theirs, less_is_better)
-    return [text, f"{spread(pairs, 2)} n={len(pairs)}" if pairs else "no pair in one state"]
+def ratio_cell(ours, theirs, less_is_better):
+    """Of pairs in one state; where there are none, of the medians, with a star."""
+    if not ours or not theirs:
+        return "-"
+    pairs = ratios(ours, theirs, less_is_better)
+    if pairs:
+        return f"{spread(pairs, 2)} n={len(pairs)}"
+    medians = (statistics.median(value for value, _ in side.values()) for side in (ours, theirs))
+    return f"{times_better(*medians, less_is_better):.2f}*"
 
 
-def table(runs, base, others, works):
-    """Markdown lines: a row for each work, and for memory and start-up."""
-    heads = ["", base]
-    for name in others:
-        heads += [name, "ratio"]
+def cells(runs, column, what, scale, less_is_better):
+    """A contestant's value and, where the column has one, the ratio."""
+    values = values_of(runs, column.name, what)
+    digits = 2 if less_is_better else 1
+    found = [spread([value * scale for value, _ in values.values()], digits) if values else "-"]
+    if column.title:
+        found.append(ratio_cell(values_of(runs, column.better, what),
+                                values_of(runs, column.than, what), less_is_better))
+    return found
+
+
+def table(runs, section):
+    """Markdown lines: a row for each work that anybody did and, if wanted, for the costs."""
+    heads = [""]
+    for column in section.columns:
+        heads += [column.name, *filter(None, [column.title])]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    rows = [(work["name"], f"{work['name']}, tokens/s", 1.0, False) for work in works]
-    rows += [(key, f"{text}, {unit}", scale, True) for key, (text, unit, scale) in COSTS.items()]
+    rows = [(work["name"], f"{work['name']}, tokens/s", 1.0, False) for work in section.works]
+    if section.costs:
+        rows += [(key, f"{text}, {unit}", scale, True)
+                 for key, (text, unit, scale) in COSTS.items()]
     for what, text, scale, less_is_better in rows:
-        row = [text]
-        for name in [base, *others]:
-            row += cells(runs, base, name, what, scale, less_is_better)
-        lines.append(f"| {' | '.join(row)} |")
+        if any(values_of(runs, column.name, what) for column in section.columns):
+            row = [text]
+            for column in section.columns:
+                row += cells(runs, column, what, scale, less_is_better)
+            lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
@@ -98,14 +160,15 @@ def operations_per_token(config, prompt):
 
 
 def shares(dtype, runs, works, config):
-    """Lines: how near the base came to the limits that the probes around its runs saw."""
+    """Lines: how near the base came to the limits that the probes around its works saw."""
     base = [run for run in runs if run["name"] == runs[0]["name"]]
 
     def line(work, need_per_s, limit, text):
         found = []
         for run in base:
             rate = run["result"].get("rates", {}).get(work["name"])
-            peak = statistics.mean(run[when][limit]["all_threads"] for when in ("before", "after"))
+            peak = statistics.mean(
+                probe[limit]["all_threads"] for probe in probes_of(run, work["name"]))
             if rate and peak:
                 found.append(100 * need_per_s(run, rate) / peak)
         name = f"{runs[0]['name']}, {work['name']}"
@@ -120,6 +183,27 @@ def shares(dtype, runs, works, config):
         elif work["kind"] == "decode" and work["streams"] == 1:
             lines += line(work, lambda run, rate: run["result"]["weight_bytes"] * rate,
                           "dram_bytes_s", "the DRAM read rate, counting weights only")
+    return lines
+
+
+def pipeline_shares(runs, works):
+    """Lines: two stages against what reading the weights for every micro-batch allows."""
+    weight_bytes = [run["result"]["weight_bytes"] for run in runs
+                    if run["name"] == "trireme" and "weight_bytes" in run["result"]]
+    lines = []
+    for work in works:
+        bounds, found = [], []
+        for run in runs:
+            rate = run["result"].get("rates", {}).get(work["name"])
+            if run["name"] == "trireme pp2" and rate and weight_bytes:
+                dram = statistics.mean(probe["dram_bytes_s"]["all_threads"]
+                                       for probe in probes_of(run, work["name"]))
+                bounds.append(work["streams"] * dram / (N_MICRO_BATCHES * weight_bytes[0]))
+                found.append(100 * rate / bounds[-1])
+        if found:
+            lines.append(f"- trireme pp2, {work['name']}: {spread(found, 0)} % of the bound that "
+                         f"weight bytes set, {spread(bounds, 0)} tokens/s: the DRAM read rate of "
+                         f"all threads, the weights read {N_MICRO_BATCHES} times a round")
     return lines
 
 
@@ -145,14 +229,20 @@ def joined(parts):
     return results
 
 
-def document(header, results, works, config):
-    """results: {dtype: runs}, in order; a run is {name, round, before, after, result}. config: the
-    model's config.json."""
+def section_lines(runs, section, config):
+    notes = shares(section.dtype, runs, section.works, config)
+    notes += pipeline_shares(runs, [work for work in section.works if work["streams"] == 8])
+    notes += [f"- not measured: {line}" for line in failures(runs)]
+    lines = ["", f"## {section.title}", "", *table(runs, section), "", probe_line(runs)]
+    return [*lines, "", *notes] if notes else lines
+
+
+def document(header, parts, config):
+    """parts: (section, its runs), in order; a run is {name, round, before, after, result}. config:
+    the model's config.json."""
     lines = [*header]
-    for dtype, runs in results.items():
-        names = list(dict.fromkeys(run["name"] for run in runs))
-        base, others = names[0], names[1:]
-        lines += ["", f"## {dtype}", "", *table(runs, base, others, works), "", probe_line(runs)]
-        lines += ["", *shares(dtype, runs, works, config)]
-        lines += [f"- not measured: {line}" for line in failures(runs)]
+    for section, runs in parts:
+        lines += section_lines(runs, section, config)
+    if any("* |" in line for line in lines):
+        lines += ["", FOOTNOTE]
     return "\n".join(lines) + "\n"

@@ -20,6 +20,12 @@ def describe():
             f"Linux {platform.release().split('-')[0]}")
 
 
-def probe(cache, bench_binary):
+class Probe:
     """Bandwidth and round trip now, as `trireme_bench --peaks --json` gives them."""
-    return json.loads(cache.run([bench_binary, "--peaks", "--json"], 120))
+
+    def __init__(self, cache, bench_binary):
+        self.cache = cache
+        self.command = [str(bench_binary), "--peaks", "--json"]
+
+    def __call__(self):
+        return json.loads(self.cache.run(self.command, 120))

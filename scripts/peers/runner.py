@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import subprocess
 import sys
 import time
 
@@ -35,7 +36,13 @@ def parse_arguments():
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--works", type=json.loads, required=True)
+    parser.add_argument("--probe", type=json.loads, required=True,
+                        help="command that prints what the machine does now")
     return parser.parse_args()
+
+
+def probe(command):
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 
 def run(load, measure):
@@ -45,16 +52,20 @@ def run(load, measure):
     """
     args = parse_arguments()
     state = load(args)
-    results = {"rates": {}, "unsupported": {}}
+    results = {"rates": {}, "unsupported": {}, "probes": {}}
     start = {"name": "start", "kind": "prefill", "prompt": 16, "streams": 1, "context": 16,
              "generate": 1}
     measure(state, start)
     results["start_to_first_token_s"] = process_age_s()
+    before = probe(args.probe)
     for work in args.works:
         try:
             results["rates"][work["name"]] = measure(state, work)
         except Unsupported as reason:
             results["unsupported"][work["name"]] = str(reason)
+        after = probe(args.probe)
+        results["probes"][work["name"]] = [before, after]
+        before = after
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     results["resident_bytes"] = peak_kib * 1024
     sys.stdout.flush()
