@@ -60,7 +60,7 @@ std::optional<SharedRegion> MpiWorld::share_region(const WorldShape& shape) {
   const std::vector<int> near = ranks_on_host(places_, rank());
   std::optional<SharedRegion> region;
   std::string problem;
-  RegionAddress address;
+  MemoryAddress address;
   const auto attempt = [&](const auto& step) {
     try {
       step();
@@ -74,7 +74,7 @@ std::optional<SharedRegion> MpiWorld::share_region(const WorldShape& shape) {
       address = region->address();
     });
   }
-  const std::vector<RegionAddress> addresses = gather(address);
+  const std::vector<MemoryAddress> addresses = gather(address);
   if (near.front() != rank()) {
     attempt(
         [&] { region = SharedRegion::open(addresses[static_cast<size_t>(near.front())], shape); });

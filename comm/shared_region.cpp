@@ -103,30 +103,11 @@ SharedRegion SharedRegion::attach(int fd, const WorldShape& shape) {
   return attach(fd, false, shape);
 }
 
-SharedRegion SharedRegion::open(const RegionAddress& address, const WorldShape& shape) {
-  const std::string path = fmt::format("/proc/{}/fd/{}", address.pid, address.fd);
-  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    throw EnvironmentError(
-        fmt::format("the shared memory {} cannot be opened ({}); run the ranks "
-                    "of a host as one user in one container",
-                    path, std::strerror(errno)));
-  }
-  struct stat status {};
-  if (fstat(fd, &status) != 0 || status.st_dev != address.device ||
-      status.st_ino != address.inode) {
-    close(fd);
-    throw EnvironmentError(fmt::format(
-        "{} is not the shared memory of the ranks; run those of a host in one container", path));
-  }
-  return attach(fd, true, shape);
+SharedRegion SharedRegion::open(const MemoryAddress& address, const WorldShape& shape) {
+  return attach(open_memory(address).release(), true, shape);
 }
 
-RegionAddress SharedRegion::address() const {
-  struct stat status {};
-  TRIREME_CHECK(fstat(fd(), &status) == 0);
-  return {.pid = getpid(), .fd = fd(), .device = status.st_dev, .inode = status.st_ino};
-}
+MemoryAddress SharedRegion::address() const { return memory_address(fd()); }
 
 SharedRegion SharedRegion::attach(int fd, bool owns_fd, const WorldShape& shape) {
   struct stat status {};

@@ -6,20 +6,13 @@
 
 #include "comm/comm_options.h"
 #include "comm/communicator.h"
+#include "comm/memory_address.h"
 
 namespace trireme {
 
 namespace detail {
 class RegionMapping;
 }
-
-// Where a process of this machine finds another's region, and which file it must be.
-struct RegionAddress {
-  int64_t pid = 0;
-  int64_t fd = -1;
-  uint64_t device = 0;
-  uint64_t inode = 0;
-};
 
 // Memory that the ranks of one group on one machine share: threads use one object, processes
 // inherit fd() and attach. It is an anonymous memfd, so nothing is left behind however ranks end.
@@ -34,8 +27,8 @@ class SharedRegion {
 
   // Maps the region of another process of this user, which must keep it until this returns. Throws
   // EnvironmentError when it is out of reach (another container, say) or not that region.
-  static SharedRegion open(const RegionAddress& address, const WorldShape& shape);
-  RegionAddress address() const;
+  static SharedRegion open(const MemoryAddress& address, const WorldShape& shape);
+  MemoryAddress address() const;
 
   int fd() const;
   size_t size_bytes() const;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "kernels/tensor.h"
@@ -18,6 +19,8 @@ class Buffer {
  public:
   // Throws EnvironmentError when the memory cannot be had (says how much was asked for).
   Buffer(size_t size_bytes, Device device, const char* what);
+  // The memory of a file from `offset` on, which others may see and which outlives this.
+  Buffer(size_t size_bytes, Device device, const char* what, int fd, uint64_t offset);
   Buffer() = default;  // none
 
   void* data() const { return data_.get(); }

@@ -2,6 +2,11 @@
 
 #include <sys/mman.h>
 
+#include <cstddef>
+#include <utility>
+
+#include "kernels/int_math.h"
+
 namespace trireme {
 namespace {
 
@@ -17,6 +22,11 @@ BlockBytes one_side(const ModelConfig& config, const ShardPlan& shard, DType dty
           .scales = dtype == DType::kI8 ? n_rows * sizeof(float) : 0};
 }
 
+// Of one array of all blocks, in whole pages.
+uint64_t array_bytes(uint64_t block_bytes, int32_t n_blocks) {
+  return round_up<uint64_t>(block_bytes * static_cast<uint64_t>(n_blocks), 4096);
+}
+
 }  // namespace
 
 DType KvPool::default_dtype(WeightFormat format) {
@@ -28,30 +38,39 @@ uint64_t KvPool::block_bytes(const ModelConfig& config, const ShardPlan& shard, 
   return 2ULL * static_cast<uint64_t>(shard.layers.size()) * (side.elements + side.scales);
 }
 
-KvPool::KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, int32_t n_blocks,
-               Device device)
-    : n_blocks_(n_blocks) {
-  TRIREME_CHECK(n_blocks > 0);
+uint64_t KvPool::pool_bytes(const ModelConfig& config, const ShardPlan& shard, DType dtype,
+                            int32_t n_blocks) {
   const BlockBytes side = one_side(config, shard, dtype);
-  const auto allocate = [&](uint64_t block_bytes) {
-    buffers_.emplace_back(block_bytes * static_cast<uint64_t>(n_blocks), device, "the KV cache");
-    size_bytes_ += buffers_.back().size_bytes();
-    // Large pages, where the system gives them: every head's tile of a block is a page of its own
-    // otherwise, and decoding would spend its time on address translation.
-    madvise(buffers_.back().data(), buffers_.back().size_bytes(), MADV_HUGEPAGE);
-    return buffers_.back().data();
+  const uint64_t of_a_side =
+      array_bytes(side.elements, n_blocks) + array_bytes(side.scales, n_blocks);
+  return 2 * static_cast<uint64_t>(shard.layers.size()) * of_a_side;
+}
+
+KvPool::KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, int32_t n_blocks,
+               Device device, KvFile file)
+    : memory_(pool_bytes(config, shard, dtype, n_blocks), device, "the KV cache", file.fd,
+              file.offset),
+      n_blocks_(n_blocks) {
+  TRIREME_CHECK(n_blocks > 0);
+  // Large pages, where the system gives them: every head's tile of a block is a page of its own
+  // otherwise, and decoding would spend its time on address translation.
+  madvise(memory_.data(), memory_.size_bytes(), MADV_HUGEPAGE);
+  const BlockBytes side = one_side(config, shard, dtype);
+  auto* next = static_cast<std::byte*>(memory_.data());
+  const auto take = [&](uint64_t block_bytes) {
+    return std::exchange(next, next + array_bytes(block_bytes, n_blocks));
   };
   for (int32_t i = 0; i < shard.layers.size(); ++i) {
-    KvLayer layer{.k = allocate(side.elements),
-                  .v = allocate(side.elements),
+    KvLayer layer{.k = take(side.elements),
+                  .v = take(side.elements),
                   .dtype = dtype,
                   .device = device,
                   .n_blocks = n_blocks,
                   .n_kv_heads = shard.kv_heads.size(),
                   .head_dim = config.head_dim};
     if (side.scales > 0) {
-      layer.k_scales = static_cast<float*>(allocate(side.scales));
-      layer.v_scales = static_cast<float*>(allocate(side.scales));
+      layer.k_scales = reinterpret_cast<float*>(take(side.scales));
+      layer.v_scales = reinterpret_cast<float*>(take(side.scales));
     }
     layers_.push_back(layer);
   }

@@ -1,11 +1,13 @@
 #include "model/packed_model.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include <fmt/core.h>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/result.h"
@@ -73,6 +75,12 @@ struct PackedModel::State {
 
 PackedModel::PackedModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
 PackedModel::~PackedModel() = default;
+
+uint64_t PackedModel::content_id() const {
+  PackedHead head;
+  std::memcpy(&head, state_->file.bytes().data(), sizeof head);
+  return head.header_checksum;
+}
 
 std::shared_ptr<const PackedModel> PackedModel::open(const std::filesystem::path& path) {
   MappedFile file(path);

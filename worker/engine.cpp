@@ -36,7 +36,7 @@ std::string Engine::numerics_id(const KernelTable& kernels, const PackedEncoding
 Engine::Engine(EngineParts parts)
     : parts_(std::move(parts)),
       pool_(parts_.n_threads, parts_.cpus),
-      kv_(parts_.config, parts_.shard, parts_.kv_dtype, parts_.kv_blocks, {}),
+      kv_(parts_.config, parts_.shard, parts_.kv_dtype, parts_.kv_blocks, {}, parts_.kv_file),
       forward_(stage_parts(parts_, kv_, pool_)),
       batch_(parts_.max_slots, parts_.max_batch_tokens, parts_.context_length, parts_.kv_blocks),
       feed_(parts_.shard, parts_.comms, parts_.max_slots, parts_.max_plans_in_flight),

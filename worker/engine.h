@@ -34,6 +34,7 @@ struct EngineParts {
   int32_t max_plans_in_flight = 1;
   int32_t kv_blocks = 0;
   DType kv_dtype = DType::kBF16;
+  KvFile kv_file;  // the KV pool's memory, else its own
   bool fuse = true;
 };
 

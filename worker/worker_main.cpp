@@ -16,6 +16,7 @@
 #include "comm/control/build_id.h"
 #include "comm/control/world_shape.h"
 #include "comm/mpi_world.h"
+#include "comm/rank_place.h"
 #include "comm/self_communicator.h"
 #include "comm/shared_region.h"
 #include "kernels/cpu_topology.h"
@@ -23,6 +24,7 @@
 #include "kernels/result.h"
 #include "model/packed_model.h"
 #include "worker/engine.h"
+#include "worker/kv_memory.h"
 #include "worker/monitored_communicator.h"
 #include "worker/weight_verifier.h"
 #include "worker/worker_options.h"
@@ -103,9 +105,20 @@ RankThreads rank_threads(const JobSpec& job, CpuShare in_job) {
   return {.n_threads = n, .cpus = cpus_of_share(cpus, limit, share, n)};
 }
 
+// What the content of a rank's KV pool depends on, but for the number of blocks.
+std::string kv_content(const std::string& numerics_id, const PackedModel& file, Layout layout,
+                       int rank) {
+  return numerics_id + "/" + std::to_string(file.content_id()) + "/" + std::to_string(layout.tp) +
+         "x" + std::to_string(layout.pp) + "/" + std::to_string(rank);
+}
+
+struct LoadedRank {
+  std::unique_ptr<KvMemory> kv_memory;
+  std::unique_ptr<Engine> engine;
+};
+
 // Everything between the job and the first plan.
-std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi,
-                             int rank) {
+LoadedRank load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi, int rank) {
   const JobSpec& job = link.job();
   const KernelTable* kernels = cpu_kernels(options.kernels);
   if (kernels == nullptr) {
@@ -137,16 +150,25 @@ std::unique_ptr<Engine> load(const WorkerOptions& options, RankLink& link, MpiWo
   parts.comms.pp = monitor(std::move(parts.comms.pp), link);
   const int32_t capacity = kv_capacity(job, parts.config, parts.shard);
   const uint64_t block = KvPool::block_bytes(parts.config, parts.shard, parts.kv_dtype);
+  const std::string numerics_id = Engine::numerics_id(*kernels, file->encodings(), parts.kv_dtype);
+  const bool is_near = job.kv_host == this_host();
+  auto kv_memory = std::make_unique<KvMemory>(is_near ? job.kv_memory : MemoryAddress{},
+                                              kv_content(numerics_id, *file, job.layout, rank));
   const GroupStart start = link.ready_and_wait_start(
       {.kv_blocks = capacity,
-       .numerics_id = Engine::numerics_id(*kernels, file->encodings(), parts.kv_dtype),
+       .kv_kept = kv_memory->n_kept_blocks(),
+       .numerics_id = numerics_id,
        .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(threads.n_threads) +
                  (threads.n_threads == 1 ? " thread" : " threads"),
        .weight_bytes = parts.weights.size_bytes,
        .kv_bytes = block * static_cast<uint64_t>(capacity)});
   TRIREME_CHECK(start.kv_blocks > 0 && start.kv_blocks <= capacity);
   parts.kv_blocks = start.kv_blocks;
-  return std::make_unique<Engine>(std::move(parts));
+  const uint64_t pool =
+      KvPool::pool_bytes(parts.config, parts.shard, parts.kv_dtype, start.kv_blocks);
+  const int fd = kv_memory->prepare(pool, start.kv_blocks, start.keep_kv);
+  if (fd >= 0) parts.kv_file = {.fd = fd, .offset = KvMemory::kOffset};
+  return {std::move(kv_memory), std::make_unique<Engine>(std::move(parts))};
 }
 
 // Ends the rank for good: the coordinator kills the group as soon as it hears of it.
@@ -195,19 +217,19 @@ int run_rank(WorkerOptions options, const std::optional<std::string>& joined_end
       RankLink::connect({.address = options.coordinator,
                          .hello = make_hello(options, rank, world),
                          .connect_timeout_ms = joined_endpoint ? kJoinTimeoutMs : kDialTimeoutMs});
-  std::unique_ptr<Engine> engine;
+  LoadedRank loaded;
   try {
-    engine = load(options, *link, mpi ? &*mpi : nullptr, rank);
+    loaded = load(options, *link, mpi ? &*mpi : nullptr, rank);
   } catch (const EnvironmentError& error) {
     link->send_failure(error.what());
     throw;
   }
   {
-    WeightVerifier verifier(engine->weights().file, engine->shard(), kVerifyDelayMs,
+    WeightVerifier verifier(loaded.engine->weights().file, loaded.engine->shard(), kVerifyDelayMs,
                             [&link](const std::string& damage) { end_for_damage(*link, damage); });
-    serve_plans(*link, *engine, verifier);
+    serve_plans(*link, *loaded.engine, verifier);
   }
-  engine.reset();
+  loaded.engine.reset();
   if (mpi) mpi->finalize(std::chrono::milliseconds(link->job().silence_ms));
   return 0;
 }

@@ -61,6 +61,7 @@ std::string encode_frame(const RankReady& ready) {
 std::string encode_frame(const GroupStart& start) {
   wire::Frame frame;
   frame.mutable_start()->set_kv_blocks(start.kv_blocks);
+  frame.mutable_start()->set_keep_kv(start.keep_kv);
   return with_header(frame);
 }
 
@@ -111,7 +112,8 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
       if (frame.start().kv_blocks() < 1) {
         return Error{"start.kv_blocks is out of range", "kv_blocks"};
       }
-      return ControlFrame(GroupStart{.kv_blocks = frame.start().kv_blocks()});
+      return ControlFrame(
+          GroupStart{.kv_blocks = frame.start().kv_blocks(), .keep_kv = frame.start().keep_kv()});
     case wire::Frame::kFailure:
       return ControlFrame(
           ControlFailure{.message = frame.failure().message().substr(0, kMaxFailureBytes)});

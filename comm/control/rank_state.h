@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "comm/layout.h"
+#include "comm/memory_address.h"
 #include "kernels/tensor.h"
 
 namespace trireme {
@@ -49,6 +50,8 @@ struct JobSpec {
   int64_t kv_bytes = 0;           // KV pool of this rank at most; 0: enough for max_slots * context
   DType kv_dtype = DType::kBF16;  // of the KV cache: float32, bf16 or int8
   bool fuse = true;               // operators, with the same bits
+  MemoryAddress kv_memory;        // for the rank's KV pool, on kv_host (comm/rank_place this_host)
+  std::string kv_host;
   int32_t max_plans_in_flight = 1;
   int32_t heartbeat_ms = 50;
   int32_t silence_ms = 3000;  // a rank that hears nothing for this long exits
@@ -58,6 +61,7 @@ struct JobSpec {
 // A rank is loaded and can step.
 struct RankReady {
   int32_t kv_blocks = 0;    // blocks its KV pool can hold
+  int32_t kv_kept = 0;      // blocks that are still there of a rank before it
   std::string numerics_id;  // build, backend, instruction set, format, KV type
   std::string device;       // "cpu:avx512, 2 threads"
   uint64_t weight_bytes = 0;
@@ -67,6 +71,7 @@ struct RankReady {
 // The group starts: every rank uses this many KV blocks (the minimum over the ranks).
 struct GroupStart {
   int32_t kv_blocks = 0;
+  bool keep_kv = false;  // with what is in them; every rank has kept as many
 };
 
 }  // namespace trireme

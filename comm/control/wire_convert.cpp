@@ -153,6 +153,12 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_heartbeat_ms(in.heartbeat_ms);
   out.set_silence_ms(in.silence_ms);
   out.set_comm_timeout_ms(in.comm_timeout_ms);
+  out.set_kv_host(in.kv_host);
+  wire::Memory& memory = *out.mutable_kv_memory();
+  memory.set_pid(in.kv_memory.pid);
+  memory.set_fd(in.kv_memory.fd);
+  memory.set_device(in.kv_memory.device);
+  memory.set_inode(in.kv_memory.inode);
 }
 
 const char* from_wire(const wire::Job& in, JobSpec& out) {
@@ -171,6 +177,9 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.heartbeat_ms() < 1) return "heartbeat_ms";
   if (in.silence_ms() < 1) return "silence_ms";
   if (in.comm_timeout_ms() < 1) return "comm_timeout_ms";
+  if (in.kv_host().size() > kMaxNameBytes) return "kv_host";
+  const wire::Memory& memory = in.kv_memory();
+  if (memory.pid() < 0 || memory.fd() < -1) return "kv_memory";
   out.packed_path = in.packed_path();
   out.model_path = in.model_path();
   out.layout = {.tp = in.tp(), .pp = in.pp()};
@@ -188,6 +197,9 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.heartbeat_ms = in.heartbeat_ms();
   out.silence_ms = in.silence_ms();
   out.comm_timeout_ms = in.comm_timeout_ms();
+  out.kv_host = in.kv_host();
+  out.kv_memory = {
+      .pid = memory.pid(), .fd = memory.fd(), .device = memory.device(), .inode = memory.inode()};
   return nullptr;
 }
 
@@ -223,10 +235,12 @@ void to_wire(const RankReady& in, wire::Ready& out) {
   out.set_device(in.device);
   out.set_weight_bytes(in.weight_bytes);
   out.set_kv_bytes(in.kv_bytes);
+  out.set_kv_kept(in.kv_kept);
 }
 
 const char* from_wire(const wire::Ready& in, RankReady& out) {
   if (in.kv_blocks() < 0) return "kv_blocks";
+  if (in.kv_kept() < 0) return "kv_kept";
   if (in.numerics_id().size() > kMaxNameBytes) return "numerics_id";
   if (in.device().size() > kMaxNameBytes) return "device";
   out.kv_blocks = in.kv_blocks();
@@ -234,6 +248,7 @@ const char* from_wire(const wire::Ready& in, RankReady& out) {
   out.device = in.device();
   out.weight_bytes = in.weight_bytes();
   out.kv_bytes = in.kv_bytes();
+  out.kv_kept = in.kv_kept();
   return nullptr;
 }
 

@@ -1,6 +1,7 @@
 #include "coordinator/cluster/process_group.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <boost/asio/post.hpp>
 #include <chrono>
@@ -10,6 +11,7 @@
 #include <variant>
 
 #include "comm/control/build_id.h"
+#include "comm/rank_place.h"
 #include "coordinator/cluster/launchers.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
@@ -81,10 +83,11 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
     case Kind::kSendJob:
       for (const auto& [id, peer] : peers_) {
         if (peer.rank != action.rank || peer.epoch != action.epoch) continue;
-        server_->send(id, std::make_shared<const std::string>(encode_frame(spec_.job)));
+        server_->send(id, std::make_shared<const std::string>(encode_frame(job_of(peer.rank))));
       }
       return;
-    case Kind::kSendStart: return send_to_all(GroupStart{.kv_blocks = action.kv_blocks});
+    case Kind::kSendStart:
+      return send_to_all(GroupStart{.kv_blocks = action.kv_blocks, .keep_kv = action.keep_kv});
     case Kind::kSendDrain: return send_to_all(ControlDrain{});
     case Kind::kReportLoading: return report_loading();
     case Kind::kReportServing:
@@ -109,7 +112,22 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
   }
 }
 
+// The ranks' KV memory is held here, so that it outlives them.
+JobSpec ProcessGroup::job_of(int rank) {
+  JobSpec job = spec_.job;
+  kv_memory_.resize(static_cast<size_t>(job.layout.n_ranks()));
+  UniqueFd& fd = kv_memory_[static_cast<size_t>(rank)];
+  if (!fd) fd = UniqueFd(memfd_create("trireme-kv", MFD_CLOEXEC));
+  if (fd) {
+    job.kv_memory = memory_address(fd.get());
+    job.kv_host = this_host();
+  }
+  return job;
+}
+
 void ProcessGroup::launch(uint64_t epoch) {
+  // Whatever could not be killed may still write to its memory.
+  if (processes_) kv_memory_.clear();
   try {
     const std::string problem = launch_spec_problem(spec_);
     if (!problem.empty()) throw EnvironmentError(problem);

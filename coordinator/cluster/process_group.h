@@ -45,6 +45,7 @@ class ProcessGroup final : public Group {
   // queue up behind the present ones.
   void perform(SupervisorActions&& actions);
   void perform_one(const SupervisorAction& action);
+  JobSpec job_of(int rank);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
   void report_loading();
@@ -70,6 +71,7 @@ class ProcessGroup final : public Group {
   std::unique_ptr<ControlServer> server_;
   std::unique_ptr<EpochProcesses> processes_;  // of the present epoch
   std::map<ConnectionId, Peer> peers_;
+  std::vector<UniqueFd> kv_memory_;  // by rank, made when the rank first comes
   std::deque<SupervisorAction> pending_;
   bool performing_ = false;
   boost::asio::steady_timer timer_;

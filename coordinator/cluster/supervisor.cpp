@@ -19,7 +19,13 @@ Supervisor::Supervisor(const LaunchSpec& spec)
     : spec_(spec), ranks_(static_cast<size_t>(spec.job.layout.n_ranks())) {}
 
 SupervisorAction Supervisor::action(Kind kind) const {
-  return {.kind = kind, .epoch = epoch_, .rank = 0, .kv_blocks = 0, .cause = {}, .text = {}};
+  return {.kind = kind,
+          .epoch = epoch_,
+          .rank = 0,
+          .kv_blocks = 0,
+          .keep_kv = false,
+          .cause = {},
+          .text = {}};
 }
 
 bool Supervisor::is_live(uint64_t epoch) const {
@@ -113,6 +119,7 @@ SupervisorActions Supervisor::on_ready(int64_t now_ms, uint64_t epoch, int rank,
   Rank& r = ranks_[static_cast<size_t>(rank)];
   r.ready = true;
   r.kv_blocks = ready.kv_blocks;
+  r.kv_kept = ready.kv_kept;
   r.numerics_id = ready.numerics_id;
   r.info.device = ready.device;
   r.info.weight_bytes = ready.weight_bytes;
@@ -151,6 +158,7 @@ SupervisorActions Supervisor::all_ready(int64_t now_ms) {
   last_progress_ms_ = now_ms;
   SupervisorAction start = action(Kind::kSendStart);
   start.kv_blocks = all.kv_blocks;
+  start.keep_kv = all.kv_kept;
   return {start, action(Kind::kReportServing)};
 }
 
@@ -325,6 +333,9 @@ GroupCapacity Supervisor::capacity() const {
   GroupCapacity capacity{
       .kv_blocks = ranks_[0].kv_blocks, .numerics_id = ranks_[0].numerics_id, .ranks = ranks()};
   for (const Rank& rank : ranks_) capacity.kv_blocks = std::min(capacity.kv_blocks, rank.kv_blocks);
+  capacity.kv_kept = std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
+    return rank.kv_kept == capacity.kv_blocks;
+  });
   return capacity;
 }
 

@@ -19,7 +19,7 @@ struct SupervisorAction {
     kTerminate,  // SIGTERM to the processes of `epoch`
     kKill,       // close the connections of `epoch` and SIGKILL its processes
     kSendJob,    // the job to `rank`
-    kSendStart,  // `kv_blocks` to every rank
+    kSendStart,  // `kv_blocks` and `keep_kv` to every rank
     kSendDrain,  // drain to every connected rank
     kReportServing,
     kReportLost,    // `cause`, `text`
@@ -31,6 +31,7 @@ struct SupervisorAction {
   uint64_t epoch = 0;
   int rank = 0;
   int32_t kv_blocks = 0;
+  bool keep_kv = false;
   std::string cause;
   std::string text;
 };
@@ -117,6 +118,7 @@ class Supervisor {
     bool connected = false;
     bool ready = false;
     int32_t kv_blocks = 0;
+    int32_t kv_kept = 0;
     std::string numerics_id;
     int64_t last_heard_ms = 0;
     int64_t forgiven_ms = 0;    // silence since then that was this process's own

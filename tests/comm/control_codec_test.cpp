@@ -84,6 +84,8 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .kv_bytes = int64_t{1} << 40,
                                          .kv_dtype = DType::kI8,
                                          .fuse = false,
+                                         .kv_memory = {1, 2, ~0ULL, 4},
+                                         .kv_host = "here",
                                          .max_plans_in_flight = 3,
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
@@ -93,6 +95,8 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.layout, (Layout{.tp = 3, .pp = 2}));
   EXPECT_EQ(job.hidden_size, 896);
   EXPECT_FALSE(job.fuse);
+  EXPECT_EQ(job.kv_memory, (MemoryAddress{1, 2, ~0ULL, 4}));
+  EXPECT_EQ(job.kv_host, "here");
   EXPECT_EQ(job.n_threads, 5);
   EXPECT_EQ(job.replica, 1);
   EXPECT_EQ(job.n_replicas, 2);
@@ -126,16 +130,20 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_EQ(state.comm_us, 40U);
 
   const RankReady ready = round_trip(RankReady{.kv_blocks = 12,
+                                               .kv_kept = 11,
                                                .numerics_id = "0.1.0/cpu",
                                                .device = "cpu:avx512, 2 threads",
                                                .weight_bytes = 1,
                                                .kv_bytes = 2});
   EXPECT_EQ(ready.kv_blocks, 12);
+  EXPECT_EQ(ready.kv_kept, 11);
   EXPECT_EQ(ready.numerics_id, "0.1.0/cpu");
   EXPECT_EQ(ready.device, "cpu:avx512, 2 threads");
   EXPECT_EQ(ready.weight_bytes, 1U);
   EXPECT_EQ(ready.kv_bytes, 2U);
-  EXPECT_EQ(round_trip(GroupStart{.kv_blocks = 8}).kv_blocks, 8);
+  const GroupStart start = round_trip(GroupStart{.kv_blocks = 8, .keep_kv = true});
+  EXPECT_EQ(start.kv_blocks, 8);
+  EXPECT_TRUE(start.keep_kv);
   EXPECT_EQ(round_trip(ControlFailure{.message = "no\nroom"}).message, "no\nroom");
   round_trip(ControlDrain{});
   round_trip(ControlPing{});
@@ -223,6 +231,7 @@ TEST(ControlCodec, OutOfRangeFieldsAreNamed) {
   EXPECT_EQ(refused(RankState(), [](RankState& s) { s.activity = static_cast<RankActivity>(9); }),
             "activity");
   EXPECT_EQ(refused(RankReady(), [](RankReady& r) { r.kv_blocks = -1; }), "kv_blocks");
+  EXPECT_EQ(refused(RankReady(), [](RankReady& r) { r.kv_kept = -1; }), "kv_kept");
   EXPECT_EQ(refused(GroupStart(), [](GroupStart& s) { s.kv_blocks = 0; }), "kv_blocks");
   EXPECT_EQ(refused(StepResult(), [](StepResult& r) { r.world_rank = -1; }), "world_rank");
 

@@ -105,10 +105,10 @@ TEST(SharedRegion, RefusesADescriptorOfAnotherLayout) {
 
 TEST(SharedRegion, OpensThroughTheProcessThatMadeIt) {
   const SharedRegion region = SharedRegion::create({.tp = 2});
-  const RegionAddress address = region.address();
+  const MemoryAddress address = region.address();
   EXPECT_EQ(SharedRegion::open(address, {.tp = 2}).address().inode, address.inode);
   EXPECT_THROW(SharedRegion::open(address, {.tp = 3}), EnvironmentError);
-  RegionAddress other = address;
+  MemoryAddress other = address;
   other.inode += 1;
   EXPECT_THROW(SharedRegion::open(other, {.tp = 2}), EnvironmentError);
   EXPECT_THROW(SharedRegion::open({}, {.tp = 2}), EnvironmentError);

@@ -59,9 +59,11 @@ class Drive {
     take(supervisor.on_hello(now, hello, answer));
     return answer;
   }
-  void ready(int rank, int32_t kv_blocks = 5, const std::string& numerics = "n") {
+  void ready(int rank, int32_t kv_blocks = 5, const std::string& numerics = "n",
+             int32_t kv_kept = 0) {
     RankReady ready;
     ready.kv_blocks = kv_blocks;
+    ready.kv_kept = kv_kept;
     ready.numerics_id = numerics;
     take(supervisor.on_ready(now, supervisor.epoch(), rank, ready));
   }
@@ -120,6 +122,20 @@ TEST(ClusterSupervisor, AFailureThatAServingRankTellsIsForGood) {
   d.n_asked(Kind::kLaunch);
   d.pass(100'000, std::vector<std::optional<RankState>>(2));
   EXPECT_EQ(d.n_asked(Kind::kLaunch), 0);
+}
+
+// Every rank must have kept all blocks that the group uses: steps need all stages and shards.
+TEST(ClusterSupervisor, KeepsTheKvThatAllRanksKept) {
+  for (const auto& [of_rank_0, of_rank_1] : {std::pair{4, 4}, {4, 0}, {9, 4}, {0, 0}}) {
+    Drive d;
+    d.take(d.supervisor.start(d.now));
+    d.launch_all();
+    d.ready(0, 9, "n", of_rank_0);
+    d.ready(1, 4, "n", of_rank_1);
+    const bool kept = of_rank_0 == 4 && of_rank_1 == 4;
+    EXPECT_EQ(d.last(Kind::kSendStart)->keep_kv, kept);
+    EXPECT_EQ(d.supervisor.capacity().kv_kept, kept);
+  }
 }
 
 TEST(ClusterSupervisor, ComesUpWithTheSmallestKvPool) {

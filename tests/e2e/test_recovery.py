@@ -80,3 +80,24 @@ def test_serves_the_same_after_two_kills(start_server, surroundings, server):
     assert http_get(disturbed.url + "/health")[0] == 200
     assert disturbed.stop() == 0, disturbed.output()
     surroundings.assert_nothing_left()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("killed_by", (signal.SIGKILL, signal.SIGSEGV))
+def test_kv_cache_outlives_a_killed_rank(start_server, undisturbed, launcher, killed_by):
+    """What was computed is not computed again, unless the rank crashed by its own fault."""
+    server = start_server("--tp", 2, "--launcher", launcher)
+    request, text = undisturbed[0]
+    stream, = start_streams(server, [request])
+    wait_until_flowing([stream], n_pieces=300)
+    os.kill(server.rank_pids()[1], killed_by)
+    join([stream])
+    assert stream.error is None
+    assert stream.text() == text
+    n_computed = server.metric("vllm:iteration_tokens_total_sum")
+    n_needed = server.metric("vllm:prompt_tokens_total") + 950 - 1
+    if killed_by == signal.SIGKILL:
+        assert n_computed < n_needed + 10, "only what was in flight"
+    else:
+        assert n_computed > n_needed + 250, "all of it"
+    assert server.stop() == 0, server.output()
