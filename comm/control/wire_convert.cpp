@@ -241,6 +241,7 @@ void to_wire(const StepPlan& in, wire::Plan& out) {
   out.set_epoch(in.epoch);
   out.set_step_id(in.step_id);
   out.set_trace(in.trace);
+  out.set_feed_samples(in.feed_samples);
   out.mutable_sequences()->Reserve(static_cast<int>(in.sequences.size()));
   for (const SequencePlan& sequence : in.sequences) to_wire(sequence, *out.add_sequences());
 }
@@ -249,6 +250,7 @@ const char* from_wire(const wire::Plan& in, StepPlan& out) {
   out.epoch = in.epoch();
   out.step_id = in.step_id();
   out.trace = in.trace();
+  out.feed_samples = in.feed_samples();
   out.sequences.resize(static_cast<size_t>(in.sequences_size()));
   for (int i = 0; i < in.sequences_size(); ++i) {
     const char* wrong = from_wire(in.sequences(i), out.sequences[static_cast<size_t>(i)]);

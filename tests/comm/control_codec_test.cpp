@@ -34,7 +34,8 @@ std::string refused(T frame, Change change) {
 }
 
 StepPlan sample_plan() {
-  StepPlan plan{.epoch = 7, .step_id = 1234567890123, .trace = true, .sequences = {}};
+  StepPlan plan{
+      .epoch = 7, .step_id = 1234567890123, .trace = true, .feed_samples = true, .sequences = {}};
   SequencePlan a{.request_id = 1,
                  .model_id = 2,
                  .adapter_id = 3,
@@ -146,6 +147,7 @@ TEST(ControlCodec, PlanComesBack) {
   EXPECT_EQ(out.epoch, in.epoch);
   EXPECT_EQ(out.step_id, in.step_id);
   EXPECT_TRUE(out.trace);
+  EXPECT_TRUE(out.feed_samples);
   ASSERT_EQ(out.sequences.size(), 2U);
   const SequencePlan& a = out.sequences[0];
   const SequencePlan& b = in.sequences[0];
