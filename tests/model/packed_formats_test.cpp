@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/bf16.h"
+#include "kernels/f16.h"
 #include "model/checksum.h"
-#include "model/float_formats.h"
 #include "model/pack_block.h"
 #include "model/packed_folder.h"
 #include "model/packed_header.h"
@@ -43,7 +43,7 @@ float number(const WeightBlock& block, WeightEncoding encoding, int64_t n, int64
   };
   switch (encoding.format) {
     case WeightFormat::kF32: return floats[(panel * padded + k) * 16 + lane];
-    case WeightFormat::kF16: return f16_to_float(halves[(panel * padded + k) * 16 + lane]);
+    case WeightFormat::kF16: return to_float(F16{halves[(panel * padded + k) * 16 + lane]});
     case WeightFormat::kBF16:
       return to_float(BF16{halves[((panel * padded / 2 + k / 2) * 16 + lane) * 2 + k % 2]});
     case WeightFormat::kI8:
@@ -93,7 +93,7 @@ std::vector<float> expected_column(const float* column, int64_t k, WeightEncodin
     for (float& x : out) x = to_float(to_bf16(x));
   }
   if (encoding.format == WeightFormat::kF16) {
-    for (float& x : out) x = f16_to_float(float_to_f16(x));
+    for (float& x : out) x = to_float(to_f16(x));
   }
   for (int64_t begin = 0; encoding.group != 0 && begin < k; begin += encoding.group) {
     const int64_t size = std::min<int64_t>(encoding.group, k - begin);
