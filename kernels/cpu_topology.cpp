@@ -148,7 +148,8 @@ int parse_cpu_max(std::string_view text) {
   const int64_t quota = take_number(text);
   const int64_t period = take_char(text, ' ') ? take_number(text) : -1;
   if (quota <= 0 || period <= 0) return 0;
-  return static_cast<int>(std::min<int64_t>(div_ceil(quota, period), kMaxCpus));
+  if (quota / period >= kMaxCpus) return kMaxCpus;
+  return static_cast<int>(div_ceil(quota, period));
 }
 
 std::vector<Cpu> available_cpus() {
