@@ -45,7 +45,7 @@ class MpiWorld {
   // Why the ranks of this host do without shared memory after all, told to one of them; else empty.
   const std::string& region_problem() const { return region_problem_; }
 
-  // Rank 0's text, at most kMaxSharedText bytes, on every rank; collective. Throws CommError.
+  // Rank 0's text, shorter than kMaxSharedText bytes, on every rank; collective. Throws CommError.
   static constexpr size_t kMaxSharedText = 4096;
   std::string share_text(const std::string& text);
 

@@ -113,6 +113,7 @@ SharedRegion SharedRegion::attach(int fd, bool owns_fd, const WorldShape& shape)
   struct stat status {};
   const size_t size_bytes = make_region_layout(shape).size_bytes;
   if (fstat(fd, &status) != 0 || static_cast<size_t>(status.st_size) != size_bytes) {
+    if (owns_fd) close(fd);
     throw EnvironmentError(fmt::format(
         "descriptor {} is not the shared memory of this group (TP {} x PP {}); start ranks through "
         "trireme, with one version on both sides",

@@ -10,7 +10,7 @@
 #include <memory>
 #include <tuple>
 
-#include "kernels/int_math.h"
+#include "kernels/check.h"
 
 namespace trireme {
 namespace {
@@ -148,7 +148,9 @@ int parse_cpu_max(std::string_view text) {
   const int64_t quota = take_number(text);
   const int64_t period = take_char(text, ' ') ? take_number(text) : -1;
   if (quota <= 0 || period <= 0) return 0;
-  return static_cast<int>(std::min<int64_t>(div_ceil(quota, period), kMaxCpus));
+  // Not div_ceil(): neither number is bounded.
+  const int64_t whole = quota / period + (quota % period != 0 ? 1 : 0);
+  return static_cast<int>(std::min<int64_t>(whole, kMaxCpus));
 }
 
 std::vector<Cpu> available_cpus() {

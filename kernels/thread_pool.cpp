@@ -7,12 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #include "kernels/adaptive_spin.h"
 #include "kernels/check.h"
 #include "kernels/cpu_topology.h"
 #include "kernels/int_math.h"
+#include "kernels/result.h"
 
 namespace trireme {
 namespace {
@@ -134,6 +137,13 @@ struct ThreadPool::State {
     }
   }
 
+  void stop() {
+    stopping.store(true, std::memory_order_relaxed);
+    job.fetch_add(2, std::memory_order_seq_cst);
+    futex_wake(job, INT_MAX);
+    for (std::thread& thread : threads) thread.join();
+  }
+
   // The next job; what it is has been written.
   uint32_t open() {
     const uint32_t open_job = (job.load(std::memory_order_relaxed) | 1) + 2;
@@ -170,20 +180,23 @@ ThreadPool::ThreadPool(int n_threads, const std::vector<int>& cpus) {
   };
   state_->threads.reserve(static_cast<size_t>(n_threads) - 1);
   for (int i = 1; i < n_threads; ++i) {
-    state_->threads.emplace_back([state = state_.get(), i, own_cpus = cpus_of(i)] {
-      bind_this_thread(own_cpus);
-      state->live(i);
-    });
+    try {
+      state_->threads.emplace_back([state = state_.get(), i, own_cpus = cpus_of(i)] {
+        bind_this_thread(own_cpus);
+        state->live(i);
+      });
+    } catch (const std::system_error& error) {
+      state_->stop();
+      throw EnvironmentError("thread " + std::to_string(i + 1) + " of " +
+                             std::to_string(n_threads) + " cannot be started (" +
+                             error.code().message() +
+                             "): use fewer, or raise the limit on processes and memory");
+    }
   }
   bind_this_thread(cpus_of(0));
 }
 
-ThreadPool::~ThreadPool() {
-  state_->stopping.store(true, std::memory_order_relaxed);
-  state_->job.fetch_add(2, std::memory_order_seq_cst);
-  futex_wake(state_->job, INT_MAX);
-  for (std::thread& thread : state_->threads) thread.join();
-}
+ThreadPool::~ThreadPool() { state_->stop(); }
 
 int ThreadPool::n_threads() const { return state_->n_seats; }
 

@@ -14,7 +14,7 @@ class ThreadPool {
  public:
   // n_threads >= 1, the caller included. Starts n_threads - 1 threads. `cpus`: where they may run,
   // the constructing thread too: one each when there are as many as threads, all of them for all
-  // threads when there are more; empty: wherever the system puts them.
+  // threads when there are more; empty: wherever the system puts them. Throws EnvironmentError.
   explicit ThreadPool(int n_threads, const std::vector<int>& cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

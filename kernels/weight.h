@@ -65,7 +65,6 @@ struct WeightBlock {
   int32_t n = 0;                   // output columns in this block
   int32_t k = 0;                   // inputs in this block
   int32_t out_begin = 0;           // where its columns go in the output row
-  int32_t k_begin = 0;             // where its inputs start in the row of the GEMM input
 };
 
 constexpr int64_t n_padded(int64_t n) { return round_up<int64_t>(n, kPanelColumns); }

@@ -25,10 +25,10 @@ constexpr int32_t kMaxStepTokens = 1 << 20;
 
 Result<InspectOptions> checked_options(InspectOptions options, const ModelConfig& config) {
   if (options.context_length == 0) options.context_length = default_context_length(config);
-  if (options.context_length < 1) {
-    return Error{
-        fmt::format("a context of {} tokens is impossible; use 1 or more", options.context_length),
-        "context_length"};
+  if (options.context_length < 1 || options.context_length > kMaxPosition) {
+    return Error{fmt::format("a context of {} tokens is impossible; use 1 to {}",
+                             options.context_length, kMaxPosition),
+                 "context_length"};
   }
   if (options.n_sequences < 1 || options.n_sequences > kMaxSequences) {
     return Error{

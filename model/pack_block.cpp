@@ -8,8 +8,8 @@
 
 #include "kernels/bf16.h"
 #include "kernels/check.h"
+#include "kernels/f16.h"
 #include "kernels/int_math.h"
-#include "model/float_formats.h"
 #include "model/quantize.h"
 
 namespace trireme {
@@ -24,17 +24,17 @@ struct ReadF32 {
     return value;
   }
 };
-template <float (*Convert)(uint16_t)>
+template <typename Half>
 struct Read16 {
   static constexpr int64_t kSize = 2;
   static float at(const std::byte* data) {
-    uint16_t bits = 0;
-    std::memcpy(&bits, data, sizeof(bits));
-    return Convert(bits);
+    Half value;
+    std::memcpy(&value, data, sizeof(value));
+    return to_float(value);
   }
 };
-using ReadF16 = Read16<f16_to_float>;
-using ReadBF16 = Read16<+[](uint16_t bits) { return to_float(BF16{bits}); }>;
+using ReadF16 = Read16<F16>;
+using ReadBF16 = Read16<BF16>;
 
 constexpr int64_t kLanes = kPanelColumns;
 
@@ -137,7 +137,7 @@ class TileWriter {
       case WeightFormat::kF32:
         std::memcpy(out, values, static_cast<size_t>(tile.k * kLanes) * sizeof(float));
         break;
-      case WeightFormat::kF16: write_f16(values, tile.k, reinterpret_cast<uint16_t*>(out)); break;
+      case WeightFormat::kF16: write_f16(values, tile.k, reinterpret_cast<F16*>(out)); break;
       case WeightFormat::kBF16: write_bf16(values, tile.k, reinterpret_cast<BF16*>(out)); break;
       case WeightFormat::kI8:
         quantize(tile, quantize_int8);
@@ -151,8 +151,8 @@ class TileWriter {
   }
 
  private:
-  static void write_f16(const float* values, int64_t k, uint16_t* out) {
-    for (int64_t i = 0; i < k * kLanes; ++i) out[i] = float_to_f16(values[i]);
+  static void write_f16(const float* values, int64_t k, F16* out) {
+    for (int64_t i = 0; i < k * kLanes; ++i) out[i] = to_f16(values[i]);
   }
 
   // Two consecutive inputs of a column lie side by side.

@@ -116,6 +116,9 @@ class HeaderReader {
     if (!fault.empty()) {
       fail(sizeof(PackedHead), fmt::format("the header's config has an impossible {}", fault));
     }
+    if (nlohmann::json(packed_config_to_json(out.config)) != json.at("config")) {
+      fail(sizeof(PackedHead), "the header's config has a field that this build would not write");
+    }
     out.data_begin = head_.data_begin;
   }
 
@@ -134,12 +137,12 @@ class HeaderReader {
     for (const nlohmann::json& tensor : json.at("tensors")) {
       if (!tensor.contains("encoding")) continue;
       const auto name = tensor.at("name").get<std::string>();
-      const auto index = tensor.at("encoding").get<uint64_t>();
-      if (index >= known.size()) {
+      const nlohmann::json& index = tensor.at("encoding");
+      if (!index.is_number_unsigned() || index >= known.size()) {
         fail(sizeof(PackedHead),
-             fmt::format("\"{}\" has encoding {} of {}", name, index, known.size()));
+             fmt::format("\"{}\" has encoding {} of {}", name, index.dump(), known.size()));
       }
-      out.others[name] = known[index];
+      out.others[name] = known[index.get<size_t>()];
     }
   }
 
@@ -172,10 +175,9 @@ class HeaderReader {
 
   uint64_t check_block(const nlohmann::json& block, const PackedTensor& tensor, size_t b) {
     const PackedBlock& expected = tensor.blocks[b];
-    if (block.at(0).get<uint64_t>() != expected.offset ||
-        block.at(1).get<uint64_t>() != expected.size_bytes ||
-        block.at(2).get<uint64_t>() != expected.bias_offset ||
-        block.at(3).get<int32_t>() != expected.n || block.at(4).get<int32_t>() != expected.k) {
+    if (block.size() != 6 || block.at(0) != expected.offset || block.at(1) != expected.size_bytes ||
+        block.at(2) != expected.bias_offset || block.at(3) != expected.n ||
+        block.at(4) != expected.k) {
       fail(head_.data_begin + expected.offset,
            fmt::format("block {} of \"{}\" is not where it must be", b, tensor.spec.name));
     }

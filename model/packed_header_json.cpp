@@ -9,86 +9,97 @@ namespace {
 
 constexpr const char* kNone = "none";
 
-PackedJson rope_to_json(const RopeConfig& r) {
-  return {{"scaling", static_cast<int>(r.scaling)},
-          {"theta", r.theta},
-          {"factor", r.factor},
-          {"original_max_position", r.original_max_position},
-          {"low_freq_factor", r.low_freq_factor},
-          {"high_freq_factor", r.high_freq_factor},
-          {"beta_fast", r.beta_fast},
-          {"beta_slow", r.beta_slow},
-          {"attention_factor", r.attention_factor},
-          {"mscale", r.mscale},
-          {"mscale_all_dim", r.mscale_all_dim},
-          {"truncate", r.truncate}};
+// The fields as they are named and ordered in the header: one list to write and to read.
+template <typename Rope, typename Visit>
+void visit_rope(Rope& r, const Visit& visit) {
+  visit("scaling", r.scaling);
+  visit("theta", r.theta);
+  visit("factor", r.factor);
+  visit("original_max_position", r.original_max_position);
+  visit("low_freq_factor", r.low_freq_factor);
+  visit("high_freq_factor", r.high_freq_factor);
+  visit("beta_fast", r.beta_fast);
+  visit("beta_slow", r.beta_slow);
+  visit("attention_factor", r.attention_factor);
+  visit("mscale", r.mscale);
+  visit("mscale_all_dim", r.mscale_all_dim);
+  visit("truncate", r.truncate);
 }
 
-RopeConfig rope_from_json(const nlohmann::json& j) {
-  RopeConfig r;
-  r.scaling = static_cast<RopeConfig::Scaling>(j.at("scaling").get<uint8_t>());
-  r.theta = j.at("theta").get<double>();
-  r.factor = j.at("factor").get<double>();
-  r.original_max_position = j.at("original_max_position").get<int32_t>();
-  r.low_freq_factor = j.at("low_freq_factor").get<double>();
-  r.high_freq_factor = j.at("high_freq_factor").get<double>();
-  r.beta_fast = j.at("beta_fast").get<double>();
-  r.beta_slow = j.at("beta_slow").get<double>();
-  r.attention_factor = j.at("attention_factor").get<double>();
-  r.mscale = j.at("mscale").get<double>();
-  r.mscale_all_dim = j.at("mscale_all_dim").get<double>();
-  r.truncate = j.at("truncate").get<bool>();
-  return r;
+template <typename Config, typename Visit>
+void visit_config(Config& c, const Visit& visit) {
+  visit("architecture", c.architecture);
+  visit("hidden_size", c.hidden_size);
+  visit("intermediate_size", c.intermediate_size);
+  visit("n_layers", c.n_layers);
+  visit("n_heads", c.n_heads);
+  visit("n_kv_heads", c.n_kv_heads);
+  visit("head_dim", c.head_dim);
+  visit("vocab_size", c.vocab_size);
+  visit("max_position", c.max_position);
+  visit("rms_norm_eps", c.rms_norm_eps);
+  visit("attention_scale", c.attention_scale);
+  visit("tie_embeddings", c.tie_embeddings);
+  visit("qkv_bias", c.qkv_bias);
+  visit("o_bias", c.o_bias);
+  visit("mlp_bias", c.mlp_bias);
+  visit("qk_norm", c.qk_norm);
+  visit("layer_window", c.layer_window);
+  visit("rope", c.rope);
+  visit("eos_token_ids", c.eos_token_ids);
+  visit("bos_token_id", c.bos_token_id);
 }
+
+struct Writer {
+  PackedJson& out;
+
+  template <typename T>
+  void operator()(const char* name, const T& value) const {
+    out[name] = value;
+  }
+  void operator()(const char* name, RopeConfig::Scaling value) const {
+    out[name] = static_cast<int>(value);
+  }
+  void operator()(const char* name, const RopeConfig& rope) const {
+    visit_rope(rope, Writer{out[name]});
+  }
+};
+
+struct Reader {
+  const nlohmann::json& in;
+
+  // A fraction is another type; a number that does not fit differs when it is written again.
+  static int32_t integer(const nlohmann::json& json) {
+    return static_cast<int32_t>(json.get_ref<const nlohmann::json::number_integer_t&>());
+  }
+  template <typename T>
+  void operator()(const char* name, T& value) const {
+    in.at(name).get_to(value);
+  }
+  void operator()(const char* name, int32_t& value) const { value = integer(in.at(name)); }
+  void operator()(const char* name, std::vector<int32_t>& values) const {
+    for (const nlohmann::json& item : in.at(name)) values.push_back(integer(item));
+  }
+  void operator()(const char* name, RopeConfig::Scaling& value) const {
+    value = static_cast<RopeConfig::Scaling>(integer(in.at(name)));
+  }
+  void operator()(const char* name, RopeConfig& rope) const {
+    visit_rope(rope, Reader{in.at(name)});
+  }
+};
 
 }  // namespace
 
-PackedJson packed_config_to_json(const ModelConfig& c) {
-  return {{"architecture", c.architecture},
-          {"hidden_size", c.hidden_size},
-          {"intermediate_size", c.intermediate_size},
-          {"n_layers", c.n_layers},
-          {"n_heads", c.n_heads},
-          {"n_kv_heads", c.n_kv_heads},
-          {"head_dim", c.head_dim},
-          {"vocab_size", c.vocab_size},
-          {"max_position", c.max_position},
-          {"rms_norm_eps", c.rms_norm_eps},
-          {"attention_scale", c.attention_scale},
-          {"tie_embeddings", c.tie_embeddings},
-          {"qkv_bias", c.qkv_bias},
-          {"o_bias", c.o_bias},
-          {"mlp_bias", c.mlp_bias},
-          {"qk_norm", c.qk_norm},
-          {"layer_window", c.layer_window},
-          {"rope", rope_to_json(c.rope)},
-          {"eos_token_ids", c.eos_token_ids},
-          {"bos_token_id", c.bos_token_id}};
+PackedJson packed_config_to_json(const ModelConfig& config) {
+  PackedJson json;
+  visit_config(config, Writer{json});
+  return json;
 }
 
-ModelConfig packed_config_from_json(const nlohmann::json& j) {
-  ModelConfig c;
-  c.architecture = j.at("architecture").get<std::string>();
-  c.hidden_size = j.at("hidden_size").get<int32_t>();
-  c.intermediate_size = j.at("intermediate_size").get<int32_t>();
-  c.n_layers = j.at("n_layers").get<int32_t>();
-  c.n_heads = j.at("n_heads").get<int32_t>();
-  c.n_kv_heads = j.at("n_kv_heads").get<int32_t>();
-  c.head_dim = j.at("head_dim").get<int32_t>();
-  c.vocab_size = j.at("vocab_size").get<int32_t>();
-  c.max_position = j.at("max_position").get<int32_t>();
-  c.rms_norm_eps = j.at("rms_norm_eps").get<float>();
-  c.attention_scale = j.at("attention_scale").get<float>();
-  c.tie_embeddings = j.at("tie_embeddings").get<bool>();
-  c.qkv_bias = j.at("qkv_bias").get<bool>();
-  c.o_bias = j.at("o_bias").get<bool>();
-  c.mlp_bias = j.at("mlp_bias").get<bool>();
-  c.qk_norm = j.at("qk_norm").get<bool>();
-  c.layer_window = j.at("layer_window").get<std::vector<int32_t>>();
-  c.rope = rope_from_json(j.at("rope"));
-  c.eos_token_ids = j.at("eos_token_ids").get<std::vector<int32_t>>();
-  c.bos_token_id = j.at("bos_token_id").get<int32_t>();
-  return c;
+ModelConfig packed_config_from_json(const nlohmann::json& json) {
+  ModelConfig config;
+  visit_config(config, Reader{json});
+  return config;
 }
 
 PackedJson encoding_to_json(WeightEncoding encoding) {

@@ -13,7 +13,9 @@ namespace trireme {
 using PackedJson = nlohmann::ordered_json;
 
 PackedJson packed_config_to_json(const ModelConfig& config);
-ModelConfig packed_config_from_json(const nlohmann::json& json);  // as it stands, unchecked
+// As it stands, unchecked: where a number does not fit its field, or a field is unknown, the config
+// written again is another JSON.
+ModelConfig packed_config_from_json(const nlohmann::json& json);
 
 // How a weight's blocks are stored, with all that a reader must know: format and group size; the
 // type of scales and zero points; sparsity; how panels are laid out. Each is "none" where a format

@@ -97,7 +97,6 @@ class StageMapper {
     std::vector<WeightBlock> list;
     for (int32_t i = blocks.begin; i < blocks.end; ++i) {
       WeightBlock& block = list.emplace_back(read(name, i));
-      block.k_begin = w.k_in;
       w.k_in += block.k;
       w.n_out = block.n;
     }

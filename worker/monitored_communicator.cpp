@@ -35,7 +35,7 @@ class MonitoredCommunicator final : public Communicator {
   }
 
  private:
-  // The time of one call. On an exception the rank ends, so the state is left as it was.
+  // The time of one call. After an exception the rank ends, so what this says then is not read.
   class Wait {
    public:
     Wait(RankLink& link, WaitOp op, int peer) : link_(link), since_(Clock::now()) {

@@ -27,7 +27,9 @@ int32_t draw(int32_t n, double total, double noise, const WeightAt& weight_at) {
     sum += static_cast<double>(weight_at(i));
     if (sum > target) return i;
   }
-  return n - 1;  // rounding left the target at the very end
+  // Rounding left the target at the very end: the last that may be drawn at all.
+  while (n > 1 && weight_at(n - 1) == 0.0F) --n;
+  return n - 1;
 }
 
 // In a fixed order that leaves the compiler eight sums at a time.
@@ -52,11 +54,14 @@ Sampler::Sampler(const KernelTable& kernels, int32_t vocab_size)
 }
 
 int32_t Sampler::argmax(std::span<const float> logits) const {
+  // The kernel compares with the first: one that is not a number would hide the others.
+  const auto first = std::find_if(logits.begin(), logits.end(), [](float x) { return x == x; });
+  if (first == logits.end()) return 0;
   int32_t best = 0;
   kernels_.argmax({}, make_tensor(&best, DType::kI32, {1}),
-                  make_tensor(const_cast<float*>(logits.data()), DType::kF32,
-                              {1, static_cast<int64_t>(logits.size())}));
-  return best;
+                  make_tensor(const_cast<float*>(&*first), DType::kF32,
+                              {1, static_cast<int64_t>(logits.end() - first)}));
+  return best + static_cast<int32_t>(first - logits.begin());
 }
 
 int32_t Sampler::order_candidates(std::span<const float> logits, float least) {
@@ -96,6 +101,7 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
   const bool cut_k = params.top_k > 0 && params.top_k < vocab;
   if (!cut_k && params.top_p >= 1.0F) {
     const double total = sum_of(weights_);
+    if (total == 0) return best;  // infinite, or nothing below it is a number
     return draw(vocab, total, noise, [&](int32_t i) { return weights_[static_cast<size_t>(i)]; });
   }
 

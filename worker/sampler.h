@@ -15,7 +15,7 @@ class Sampler {
  public:
   Sampler(const KernelTable& kernels, int32_t vocab_size);
 
-  // The lowest id among the largest logits [vocab_size].
+  // The lowest id among the largest logits [vocab_size]; what is not a number does not count.
   int32_t argmax(std::span<const float> logits) const;
 
   // temperature 0: argmax. Else softmax(logits / temperature), cut to the top_k most likely and

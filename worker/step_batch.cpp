@@ -48,9 +48,11 @@ void StepBatch::assign_sequence(const SequencePlan& sequence) {
     TRIREME_CHECK(block >= 0 && block < n_blocks_ && n_table < table_stride_);
     table[n_table++] = block;
   }
+  const auto n_inputs = static_cast<int64_t>(sequence.input_ids.size());
+  TRIREME_CHECK(sequence.start_position >= 0);
+  TRIREME_CHECK(sequence.start_position + n_inputs <= int64_t{n_table} * kBlockSize);
   for (size_t i = 0; i < sequence.input_ids.size(); ++i) {
     const int32_t position = sequence.start_position + static_cast<int32_t>(i);
-    TRIREME_CHECK(position >= 0 && position < n_table * kBlockSize);
     const auto row = static_cast<size_t>(n_tokens_++);
     const int32_t id = sequence.input_ids[i];
     input_ids_[row] = id == kTokenFromSlot ? last_token(sequence.slot) : id;

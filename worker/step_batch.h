@@ -19,7 +19,7 @@ class StepBatch {
   void assign(const StepPlan& plan);
 
   StepTokens tokens() const;
-  // First row of sequence i of the assigned plan; row_of(n_sequences) is the number of rows.
+  // First row of sequence i of the assigned plan; first_row(n_sequences) is the number of rows.
   int32_t first_row(size_t sequence) const { return first_row_[sequence]; }
 
   void set_last_token(int32_t slot, int32_t token_id);

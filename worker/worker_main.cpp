@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -83,7 +84,9 @@ RankComms make_comms(const WorkerOptions& options, const JobSpec& job, MpiWorld*
 // KV blocks this rank has room for: what it was told, else enough for every slot's longest
 // sequence.
 int32_t kv_capacity(const JobSpec& job, const ModelConfig& config, const ShardPlan& shard) {
-  const int64_t wanted = int64_t{job.max_slots} * div_ceil(job.context_length, kKvBlockTokens);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / kKvBlockTokens;  // slots: int32
+  const int64_t wanted =
+      std::min(kMost, int64_t{job.max_slots} * div_ceil(job.context_length, kKvBlockTokens));
   if (job.kv_bytes == 0) return static_cast<int32_t>(wanted);
   const auto block = static_cast<int64_t>(KvPool::block_bytes(config, shard, job.kv_dtype));
   return static_cast<int32_t>(std::min(wanted, job.kv_bytes / block));

@@ -47,9 +47,11 @@ void read_launcher(const YAML::Node& node, const std::function<bool(const char*)
       if (wanted("--hosts")) options.hosts = scalar_or_list<std::string>(entry.second);
     } else if (key == "mpirun_args" || key == "srun_args") {
       options.launcher_args = scalar_or_list<std::string>(entry.second);
+    } else if (key == "timeout_s") {
+      options.launch_timeout_s = entry.second.as<int>();
     } else {
       throw EnvironmentError("launcher." + key +
-                             " is no key: use kind, hosts, mpirun_args or srun_args");
+                             " is no key: use kind, hosts, mpirun_args, srun_args or timeout_s");
     }
   }
 }

@@ -37,7 +37,9 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
       ->capture_default_str();
   app.add_option("--dtype", a.dtype, kWeightFormatNames)->capture_default_str();
   app.add_option("--kv-dtype", a.kv_dtype, "of the KV cache: bfloat16 or int8 (as --dtype)");
-  app.add_flag("!--no-fuse", o.fuse, "run every operator by itself: the same output, slower");
+  app.add_flag_callback(
+      "--no-fuse", [&o] { o.fuse = false; },
+      "run every operator by itself: the same output, slower");
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();
@@ -226,6 +228,9 @@ int dispatch(CLI::App& app, Arguments& a) {
     a.inspect.format = parse_weight_format("--dtype", a.inspect_dtype);
     if (!a.inspect_kv_dtype.empty()) {
       a.inspect.kv_dtype = parse_kv_dtype("--kv-dtype", a.inspect_kv_dtype);
+    }
+    if (app.get_subcommand("inspect")->count("--graph") > 0 && a.inspect.graph_tokens < 1) {
+      throw EnvironmentError("--graph is empty: give a number of tokens, or nothing for 1");
     }
     return inspect_command(a.inspect);
   }

@@ -95,6 +95,7 @@ std::filesystem::path Session::packed_file() {
 void Session::resolve_model_and_limits() {
   check_range("--replicas", options_.n_replicas, 1, 64);
   check_range("--threads", options_.n_threads, 0, 1024);
+  check_range("launcher.timeout_s", options_.launch_timeout_s, 1, 86400);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();
@@ -129,6 +130,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.job = job_;
   spec.hosts = options_.hosts;
   spec.launcher_args = options_.launcher_args;
+  spec.launch_timeout_ms = options_.launch_timeout_s * 1000;
   spec.control_address = options_.control_address;
   spec.control_port = options_.control_port;
   spec.executable = own_executable().string();

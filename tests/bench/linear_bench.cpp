@@ -60,7 +60,6 @@ class ColdWeights {
         block.n = block_n(layer, i);
         block.k = block_k(layer);
         block.out_begin = layer.row_parallel ? 0 : i * block_n(layer, 0);
-        block.k_begin = layer.row_parallel ? i * block.k : 0;
         blocks.push_back(block);
         next += round_up<int64_t>(parts.size, kBlockAlignment);
       }

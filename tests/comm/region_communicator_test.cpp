@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <iterator>
 #include <numeric>
 
 #include "comm/reduce_ranges.h"
@@ -106,12 +108,18 @@ TEST(SharedRegion, RefusesADescriptorOfAnotherLayout) {
 TEST(SharedRegion, OpensThroughTheProcessThatMadeIt) {
   const SharedRegion region = SharedRegion::create({.tp = 2});
   const MemoryAddress address = region.address();
+  const auto n_descriptors = [] {
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return std::distance(begin(all), end(all));
+  };
+  const auto before = n_descriptors();
   EXPECT_EQ(SharedRegion::open(address, {.tp = 2}).address().inode, address.inode);
   EXPECT_THROW(SharedRegion::open(address, {.tp = 3}), EnvironmentError);
   MemoryAddress other = address;
   other.inode += 1;
   EXPECT_THROW(SharedRegion::open(other, {.tp = 2}), EnvironmentError);
   EXPECT_THROW(SharedRegion::open({}, {.tp = 2}), EnvironmentError);
+  EXPECT_EQ(n_descriptors(), before);
 }
 
 TEST(ReduceRanges, SlicesTileThePieceInOrder) {

@@ -239,14 +239,29 @@ def test_launch_that_hangs_meets_its_deadline(surroundings, model, tmp_path):
         "launcher:\n"
         "  kind: mpirun\n"
         "  hosts: [no-such-host.invalid]\n"
+        "  timeout_s: 3\n"
         f"  mpirun_args: [--mca, plm_rsh_agent, {agent}]\n")
     result = logits(surroundings, model, "--tp", 2, "--config", config)
-    assert_refused(surroundings, result, "mpirun|launch|deadline")
+    assert_refused(surroundings, result, r"launch deadline: .* within 3\.0 s")
+
+
+@pytest.mark.parametrize("seconds", ("0", "-1", "86401", "soon", "99999999999"))
+def test_launch_deadline_out_of_range(surroundings, model, tmp_path, seconds):
+    config = tmp_path / "cluster.yaml"
+    config.write_text(f"launcher:\n  timeout_s: {seconds}\n")
+    assert_refused(surroundings, logits(surroundings, model, "--config", config),
+                   r"timeout_s|line 2")
 
 
 def test_unknown_option_suggests_the_nearest(surroundings):
     result = run_command(surroundings, "serve", "demo", "--prot", 1)
     assert_refused(surroundings, result, "--prot", r"--port\b")
+
+
+@pytest.mark.parametrize("tokens", ("0", "-1", "1048577", "9" * 20, "many", "1.5", ""))
+def test_graph_of_an_odd_number_of_tokens(surroundings, tokens):
+    assert_refused(surroundings, run_command(surroundings, "inspect", "demo", "--graph", tokens),
+                   "--graph")
 
 
 def test_help_is_help(surroundings):

@@ -47,6 +47,10 @@ TEST(CpuTopology, ReadsTheLimitOfAControlGroup) {
   EXPECT_EQ(parse_cpu_max("200000 100000\n"), 2);
   EXPECT_EQ(parse_cpu_max("150000 100000\n"), 2);
   EXPECT_EQ(parse_cpu_max("50000 100000"), 1);
+  EXPECT_EQ(parse_cpu_max("9223372036854775807 100000"), 8192);
+  EXPECT_EQ(parse_cpu_max("100000 9223372036854775807"), 1);
+  EXPECT_EQ(parse_cpu_max("-1 100000"), 0);
+  EXPECT_EQ(parse_cpu_max("99999999999999999999 100000"), 0);
   EXPECT_EQ(parse_cpu_max(""), 0);
   EXPECT_EQ(parse_cpu_max("100000"), 0);
 }

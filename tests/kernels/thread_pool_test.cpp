@@ -1,16 +1,20 @@
 #include "kernels/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <barrier>
 #include <chrono>
+#include <cstdio>
 #include <mutex>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "kernels/cpu_topology.h"
+#include "kernels/result.h"
 
 namespace trireme {
 namespace {
@@ -99,6 +103,24 @@ TEST(ThreadPool, SeveralPoolsOnFewCores) {
     });
   }
   for (std::thread& rank : ranks) rank.join();
+}
+
+// In a process of its own, since no user may start threads there any more.
+TEST(ThreadPoolDeathTest, AThreadThatCannotBeStartedIsToldAndTheOthersEnd) {
+  const auto start_too_many = [] {
+    const rlimit one = {.rlim_cur = 1, .rlim_max = 1};
+    constexpr uid_t kNobody = 65534;  // root has no such limit
+    if (setrlimit(RLIMIT_NPROC, &one) != 0 || (getuid() == 0 && setuid(kNobody) != 0)) _exit(2);
+    try {
+      const ThreadPool pool(4);
+    } catch (const EnvironmentError& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+      _exit(0);
+    }
+    _exit(1);
+  };
+  EXPECT_EXIT(start_too_many(), testing::ExitedWithCode(0),
+              "thread 2 of 4 cannot be started .*: use fewer, or raise the limit");
 }
 
 TEST(ThreadPool, BindsItsThreadsOneEachWhereThereAreAsMany) {

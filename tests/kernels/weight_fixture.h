@@ -101,7 +101,7 @@ struct PlainWeight {
       case WeightFormat::kF32: return store(panel + i * 16 + lane, number);
       case WeightFormat::kBF16:
         return store(panel + i / 2 * 32 + lane * 2 + i % 2, to_bf16(number));
-      case WeightFormat::kF16: return store(panel + i * 16 + lane, f16(number));
+      case WeightFormat::kF16: return store(panel + i * 16 + lane, to_f16(number));
       case WeightFormat::kI8:
         return store(panel + i / 4 * 64 + lane * 4 + i % 4, static_cast<uint8_t>(number));
       case WeightFormat::kI4: {
@@ -110,15 +110,6 @@ struct PlainWeight {
         return;
       }
     }
-  }
-  // Only for values that a half holds exactly.
-  static uint16_t f16(float x) {
-    int exponent = 0;
-    const float mantissa = std::frexp(std::abs(x), &exponent);
-    if (mantissa == 0.0F) return 0;
-    const auto bits = static_cast<uint16_t>((exponent + 14) << 10 |
-                                            (static_cast<int>(mantissa * 2048.0F) & 1023));
-    return static_cast<uint16_t>(bits | (x < 0 ? 0x8000 : 0));
   }
 };
 

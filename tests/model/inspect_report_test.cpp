@@ -73,6 +73,7 @@ TEST_F(InspectReportTest, OptionsThatDoNotFit) {
   EXPECT_FALSE(inspect_model(folder_.path(), {.layout = {0, 1}}).ok());
   EXPECT_FALSE(inspect_model(folder_.path(), {.layout = {1 << 30, 1 << 30}}).ok());
   EXPECT_FALSE(inspect_model(folder_.path(), {.context_length = -1}).ok());
+  EXPECT_FALSE(inspect_model(folder_.path(), {.context_length = 2147483647}).ok());
   EXPECT_FALSE(inspect_model(folder_.path(), {.n_sequences = 0}).ok());
   EXPECT_FALSE(inspect_model(folder_.path(), {.max_step_tokens = 0}).ok());
 }

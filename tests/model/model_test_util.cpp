@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -11,6 +10,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/check.h"
+#include "kernels/f16.h"
 #include "model/arch_spec.h"
 #include "model/model_folder.h"
 
@@ -19,16 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The f16 of a value that f16 holds exactly as a normal number, or zero.
-uint16_t exact_f16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffU) == 0) return static_cast<uint16_t>(bits >> 16);
-  const uint32_t exponent = (bits >> 23) & 0xffU;
-  TRIREME_CHECK(exponent > 112 && exponent < 143 && (bits & 0x1fffU) == 0);
-  return static_cast<uint16_t>(((bits >> 16) & 0x8000U) | ((exponent - 112U) << 10) |
-                               ((bits >> 13) & 0x3ffU));
-}
-
 void append(std::string& out, const std::string& dtype, float value) {
   if (dtype == "F32") {
     char bytes[4];
@@ -36,7 +26,7 @@ void append(std::string& out, const std::string& dtype, float value) {
     out.append(bytes, 4);
     return;
   }
-  const uint16_t bits = dtype == "BF16" ? to_bf16(value).bits : exact_f16(value);
+  const uint16_t bits = dtype == "BF16" ? to_bf16(value).bits : to_f16(value).bits;
   char bytes[2];
   std::memcpy(bytes, &bits, 2);
   out.append(bytes, 2);

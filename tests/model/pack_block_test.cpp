@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include "kernels/bf16.h"
-#include "model/float_formats.h"
 
 namespace trireme {
 namespace {
@@ -27,18 +26,6 @@ std::vector<std::byte> unaligned_bytes(const std::vector<T>& values) {
   std::vector<std::byte> out(1 + values.size() * sizeof(T));
   std::memcpy(out.data() + 1, values.data(), values.size() * sizeof(T));
   return out;
-}
-
-TEST(PackBlock, F16ToFloat) {
-  EXPECT_EQ(f16_to_float(0x3c00), 1.0F);
-  EXPECT_EQ(f16_to_float(0xc500), -5.0F);
-  EXPECT_EQ(f16_to_float(0x7bff), 65504.0F);
-  EXPECT_EQ(f16_to_float(0x0001), 0x1p-24F);
-  EXPECT_EQ(f16_to_float(0x83ff), -1023.0F * 0x1p-24F);
-  EXPECT_EQ(f16_to_float(0x0400), 0x1p-14F);
-  EXPECT_EQ(f16_to_float(0x7c00), std::numeric_limits<float>::infinity());
-  EXPECT_TRUE(std::isnan(f16_to_float(0x7e00)));
-  EXPECT_TRUE(std::signbit(f16_to_float(0x8000)));
 }
 
 // A block in the middle of a source whose values are all different, of odd n and k.

@@ -2,14 +2,17 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <string_view>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "kernels/bf16.h"
+#include "kernels/f16.h"
 #include "model/checksum.h"
-#include "model/float_formats.h"
 #include "model/pack_block.h"
 #include "model/packed_folder.h"
 #include "model/packed_header.h"
@@ -43,7 +46,7 @@ float number(const WeightBlock& block, WeightEncoding encoding, int64_t n, int64
   };
   switch (encoding.format) {
     case WeightFormat::kF32: return floats[(panel * padded + k) * 16 + lane];
-    case WeightFormat::kF16: return f16_to_float(halves[(panel * padded + k) * 16 + lane]);
+    case WeightFormat::kF16: return to_float(F16{halves[(panel * padded + k) * 16 + lane]});
     case WeightFormat::kBF16:
       return to_float(BF16{halves[((panel * padded / 2 + k / 2) * 16 + lane) * 2 + k % 2]});
     case WeightFormat::kI8:
@@ -93,7 +96,7 @@ std::vector<float> expected_column(const float* column, int64_t k, WeightEncodin
     for (float& x : out) x = to_float(to_bf16(x));
   }
   if (encoding.format == WeightFormat::kF16) {
-    for (float& x : out) x = f16_to_float(float_to_f16(x));
+    for (float& x : out) x = to_float(to_f16(x));
   }
   for (int64_t begin = 0; encoding.group != 0 && begin < k; begin += encoding.group) {
     const int64_t size = std::min<int64_t>(encoding.group, k - begin);
@@ -290,6 +293,92 @@ TEST_F(ForgedHeader, ZeroPointsAreReadable) {
   // The blocks of int4 are longer with them, so the sizes no longer fit: but the encoding does.
   EXPECT_THAT(open_error(replaced(R"("zero_points":"none")", R"("zero_points":"uint8")")),
               HasSubstr("the config asks for"));
+}
+
+// Each number of the header as far out as it can be written.
+TEST_F(ForgedHeader, NumbersThatDoNotFitAreRefused) {
+  const std::array<const char*, 11> extremes = {"0",
+                                                "-1",
+                                                "2147483648",
+                                                "9223372036854775807",
+                                                "9223372036854775808",
+                                                "-9223372036854775808",
+                                                "18446744073709551615",
+                                                "1e300",
+                                                "-1e300",
+                                                "0.5",
+                                                "null"};
+  const auto json = nlohmann::json::parse(json_);
+  const std::vector<std::string> places = [&] {
+    std::vector<std::string> out;
+    const nlohmann::json flat = json.flatten();
+    for (const auto& [path, value] : flat.items()) {
+      if (value.is_number() && path.find("rope") == std::string::npos) out.push_back(path);
+    }
+    return out;
+  }();
+  ASSERT_GT(places.size(), 100U);
+  for (const std::string& place : places) {
+    const nlohmann::json::json_pointer at(place);
+    std::vector<nlohmann::json> values;
+    for (const char* extreme : extremes) values.push_back(nlohmann::json::parse(extreme));
+    if (json[at].is_number_integer()) {  // that are the same in the low 32 bits
+      for (const int shift : {32, 62}) {
+        values.push_back(json[at].get<int64_t>() + (int64_t{1} << shift));
+      }
+    }
+    for (const nlohmann::json& value : values) {
+      const bool is_scale = place == "/config/attention_scale";
+      const bool is_token = place.find("token_id") != std::string::npos;
+      if (value == json[at] || (is_scale && value == 0.5) || (is_token && value == 0)) continue;
+      nlohmann::json changed = json;
+      changed[at] = value;
+      EXPECT_THAT(open_error(changed.dump()), HasSubstr("trireme pack MODEL")) << place << value;
+    }
+  }
+}
+
+TEST_F(ForgedHeader, SizesOfTheHeadThatDoNotFitAreRefused) {
+  const std::array<uint64_t, 6> extremes = {
+      0, 1, uint64_t{1} << 62, (uint64_t{1} << 63) - 1, uint64_t{1} << 63, ~uint64_t{0}};
+  for (uint64_t PackedHead::*field :
+       {&PackedHead::header_bytes, &PackedHead::data_begin, &PackedHead::file_bytes}) {
+    for (const uint64_t value : extremes) {
+      PackedHead head = head_;
+      head.*field = value;
+      std::memcpy(whole_.data(), &head, sizeof(head));
+      EXPECT_THAT(environment_error(
+                      [&] { read_packed_header(std::as_bytes(std::span(whole_)), "f.trireme"); }),
+                  HasSubstr("f.trireme: at byte "))
+          << value;
+    }
+  }
+}
+
+TEST_F(ForgedHeader, ListsOfAnotherLengthAreRefused) {
+  const auto json = nlohmann::json::parse(json_);
+  const auto refuses = [&](const char* place, const std::function<void(nlohmann::json&)>& change) {
+    nlohmann::json changed = json;
+    change(changed[nlohmann::json::json_pointer(place)]);
+    EXPECT_THAT(open_error(changed.dump()), HasSubstr("trireme pack MODEL")) << place;
+  };
+  const auto longer = [](nlohmann::json& list) {
+    const nlohmann::json last = list.back();
+    for (int i = 0; i < 1000; ++i) list.push_back(last);
+  };
+  const auto twice = [](nlohmann::json& list) { list.push_back(list.back()); };
+  const auto empty = [](nlohmann::json& list) { list = nlohmann::json::array(); };
+  for (const char* place : {"/encodings", "/config/layer_window", "/tensors", "/tensors/0/blocks",
+                            "/tensors/0/blocks/0"}) {
+    refuses(place, longer);
+    refuses(place, empty);
+    if (place != std::string_view("/encodings")) refuses(place, twice);
+  }
+  refuses("/config/eos_token_ids", [](nlohmann::json& list) { list = std::vector<int>(1000, 1); });
+  refuses("/config", [](nlohmann::json& config) { config["n_experts"] = 8; });
+  // Blocks that lie over each other.
+  refuses("/tensors",
+          [](nlohmann::json& tensors) { tensors[1]["blocks"][0][0] = tensors[0]["blocks"][0][0]; });
 }
 
 TEST_F(ForgedHeader, RandomMutationsOpenOrNameTheFile) {

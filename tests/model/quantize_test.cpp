@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include "model/checksum.h"
-#include "model/float_formats.h"
 
 namespace trireme {
 namespace {
@@ -167,35 +166,6 @@ TEST(Quantize, KnownBytes) {
   };
   EXPECT_EQ(sum(quantize_int8, 128), 12949856059959679196U);
   EXPECT_EQ(sum(quantize_int4, 32), 17922393428430416894U);
-}
-
-TEST(FloatFormats, EveryF16ComesBack) {
-  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const auto half = static_cast<uint16_t>(bits);
-    const float value = f16_to_float(half);
-    if (std::isnan(value)) {
-      ASSERT_TRUE(std::isnan(f16_to_float(float_to_f16(value))));
-    } else {
-      ASSERT_EQ(float_to_f16(value), half);
-    }
-  }
-}
-
-TEST(FloatFormats, RoundsToTheNearestF16) {
-  for (uint16_t half = 0; half < 0x7bff; ++half) {
-    const float low = f16_to_float(half);
-    const float high = f16_to_float(static_cast<uint16_t>(half + 1));
-    const float middle = 0.5F * (low + high);
-    const auto even = static_cast<uint16_t>(half + half % 2);
-    ASSERT_EQ(float_to_f16(middle), even);
-    ASSERT_EQ(float_to_f16(-middle), even | 0x8000);
-    ASSERT_EQ(float_to_f16(std::nextafterf(middle, 0.0F)), half);
-    ASSERT_EQ(float_to_f16(std::nextafterf(middle, 1e9F)), half + 1);
-  }
-  EXPECT_EQ(float_to_f16(65519.99F), 0x7bff);
-  EXPECT_EQ(float_to_f16(65520.0F), 0x7c00);
-  EXPECT_EQ(float_to_f16(-1e30F), 0xfc00);
-  EXPECT_EQ(float_to_f16(1e-30F), 0);
 }
 
 }  // namespace

@@ -28,16 +28,15 @@ void expect_part(const Weight& weight, bool splits_inputs, const TestTensor& who
   EXPECT_EQ(weight.n_out, columns.size());
   EXPECT_EQ(weight.k_in, inputs.size());
   int64_t n_covered = 0;
+  int64_t k_begin = 0;  // of the block in the rank's inputs
   for (const WeightBlock& block : weight.blocks) {
     if (splits_inputs) {
       EXPECT_EQ(block.out_begin, 0);
-    } else {
-      EXPECT_EQ(block.k_begin, 0);
     }
     for (int64_t n = 0; n < block.n; ++n) {
       const int64_t column = columns.begin + block.out_begin + n;
       for (int64_t k = 0; k < block.k; ++k) {
-        const int64_t input = inputs.begin + block.k_begin + k;
+        const int64_t input = inputs.begin + k_begin + k;
         const auto at = static_cast<size_t>(column * whole.shape[1] + input);
         ASSERT_EQ(element(block, n, k), whole.values[at]);
       }
@@ -47,6 +46,7 @@ void expect_part(const Weight& weight, bool splits_inputs, const TestTensor& who
       }
     }
     n_covered += static_cast<int64_t>(block.n) * block.k;
+    if (splits_inputs) k_begin += block.k;
   }
   EXPECT_EQ(n_covered, static_cast<int64_t>(columns.size()) * inputs.size());
 }

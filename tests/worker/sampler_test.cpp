@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <random>
+
+#include "worker/philox.h"
 
 namespace trireme {
 namespace {
@@ -89,6 +93,124 @@ TEST(Sampler, TopTokensAreOrderedAndNormalised) {
   EXPECT_FLOAT_EQ(top[0].logprob, -1.0F);
   sampler.top_tokens(std::vector<float>{1, 3, 3, 2}, 4.0F, 99, top);
   EXPECT_EQ(top.size(), 4U);
+}
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// All ids whose logit is a number, most likely first, ties by id.
+std::vector<int32_t> full_order(const std::vector<float>& logits) {
+  std::vector<int32_t> order;
+  for (int32_t i = 0; i < static_cast<int32_t>(logits.size()); ++i) {
+    if (!std::isnan(logits[static_cast<size_t>(i)])) order.push_back(i);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+  });
+  return order;
+}
+
+// What Sampler::sample must give, the plain way: order everything, cut, add up, draw. What is not
+// cut is drawn in the order of the ids.
+int32_t reference_sample(const std::vector<float>& logits, const SamplingParams& params,
+                         uint32_t choice, uint32_t output_index) {
+  std::vector<int32_t> order = full_order(logits);
+  if (order.empty()) return 0;
+  const int32_t best = order[0];
+  if (params.temperature < 1e-4F || params.top_k == 1) return best;
+
+  std::vector<float> exps(logits.size());
+  const auto vocab = static_cast<int64_t>(logits.size());
+  cpu_kernels()->scaled_exp({}, make_tensor(exps.data(), DType::kF32, {vocab}),
+                            make_tensor(const_cast<float*>(logits.data()), DType::kF32, {vocab}),
+                            logits[static_cast<size_t>(best)], 1.0F / params.temperature);
+  const auto weight = [&](int32_t id) {
+    return static_cast<double>(exps[static_cast<size_t>(id)]);
+  };
+
+  const bool cut_k = params.top_k > 0 && params.top_k < vocab;
+  if (cut_k) order.resize(std::min(order.size(), static_cast<size_t>(params.top_k)));
+  double mass = 0;
+  for (const int32_t id : order) mass += weight(id);
+  if (params.top_p < 1.0F) {
+    double kept = 0;
+    size_t n = 0;
+    while (n < order.size() && (n == 0 || kept < static_cast<double>(params.top_p) * mass)) {
+      kept += weight(order[n++]);
+    }
+    order.resize(n);
+    mass = kept;
+  } else if (!cut_k) {
+    std::sort(order.begin(), order.end());
+  }
+  if (mass == 0) return best;  // an infinite logit, or nothing but minus infinity
+  const double target = sampling_noise(params.seed, choice, output_index) * mass;
+  double sum = 0;
+  for (const int32_t id : order) {
+    sum += weight(id);
+    if (sum > target) return id;
+  }
+  ADD_FAILURE() << "the noise reaches 1";
+  return -1;
+}
+
+// Rows as models, masks and faults make them: spread out or flat, with ties, masked, infinite, not
+// numbers (the first one too), few or many.
+std::vector<float> odd_logits(std::mt19937& random) {
+  const auto any = [&](int n) { return static_cast<int>(random() % static_cast<uint32_t>(n)); };
+  constexpr int kSizes[] = {1, 2, 15, 16, 17, 33, 300, 2000};
+  constexpr float kSpreads[] = {0.0F, 0.1F, 3.0F, 30.0F, 1e4F};
+  std::vector<float> logits(static_cast<size_t>(kSizes[any(8)]));
+  std::normal_distribution<float> normal(0.0F, 1.0F);
+  const float spread = kSpreads[any(5)];
+  const float offset = any(4) == 0 ? -300.0F : 0.0F;
+  const bool ties = any(3) == 0;
+  for (float& x : logits) {
+    x = normal(random) * spread + offset;
+    if (ties) x = std::round(x);
+  }
+  const auto put = [&](float value, int one_in) {
+    for (float& x : logits) {
+      if (any(one_in) == 0) x = value;
+    }
+  };
+  constexpr int kDensities[] = {1, 2, 10, 300};
+  if (any(3) == 0) put(-kInfinity, kDensities[any(4)]);
+  if (any(4) == 0) put(kNan, kDensities[any(4)]);
+  if (any(4) == 0) logits[0] = kNan;
+  if (any(10) == 0) put(kInfinity, 50);
+  return logits;
+}
+
+TEST(Sampler, GivesWhatAFullSortGives) {
+  constexpr int kCases = 4000;
+  const uint32_t seed = std::random_device{}();
+  std::mt19937 random(seed);
+  constexpr float kTemperatures[] = {0.0F, 1e-5F, 1.001e-4F, 0.01F, 0.7F,
+                                     1.0F, 2.0F,  100.0F,    1e30F};
+  constexpr float kTopPs[] = {1e-30F, 0.01F, 0.5F, 0.9F, 0.9999F, 0.99999994F, 1.0F, 1.0F};
+  constexpr int32_t kTopKs[] = {0, 0, 1, 2, 5, 40, 299, 5000};
+  for (int i = 0; i < kCases; ++i) {
+    const std::vector<float> logits = odd_logits(random);
+    const SamplingParams params{.temperature = kTemperatures[random() % 9],
+                                .top_p = kTopPs[random() % 8],
+                                .top_k = kTopKs[random() % 8],
+                                .seed = random()};
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ", case " << i << ", vocabulary "
+                                    << logits.size() << ", temperature " << params.temperature
+                                    << ", top_p " << params.top_p << ", top_k " << params.top_k);
+    Sampler sampler(*cpu_kernels(), static_cast<int32_t>(logits.size()));
+    const auto choice = static_cast<uint32_t>(i % 3);
+    ASSERT_EQ(sampler.sample(logits, params, choice, 7),
+              reference_sample(logits, params, choice, 7));
+
+    std::vector<TokenLogprob> top;
+    const auto n = static_cast<int32_t>(random() % 25);
+    sampler.top_tokens(logits, 0.0F, n, top);
+    const std::vector<int32_t> order = full_order(logits);
+    ASSERT_EQ(top.size(), std::min(order.size(), static_cast<size_t>(n)));
+    for (size_t j = 0; j < top.size(); ++j) ASSERT_EQ(top[j].token_id, order[j]) << j;
+  }
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace trireme {
 namespace {
 
@@ -58,6 +60,11 @@ TEST(StepBatchDeathTest, RefusesPlansThatDoNotFit) {
   EXPECT_DEATH(run({.slot = 0, .input_ids = {1}, .new_blocks = {4}}), "check failed");
   EXPECT_DEATH(run({.slot = 0, .input_ids = {1}}), "check failed");
   EXPECT_DEATH(run({.slot = 0, .start_position = -1, .input_ids = {1}, .new_blocks = {0}}),
+               "check failed");
+  EXPECT_DEATH(run({.slot = 0,
+                    .start_position = std::numeric_limits<int32_t>::max(),
+                    .input_ids = {1, 1},
+                    .new_blocks = {0}}),
                "check failed");
   EXPECT_DEATH(run({.slot = 0, .input_ids = std::vector<int32_t>(9, 1), .new_blocks = {0}}),
                "check failed");
