@@ -59,8 +59,9 @@ TRIREME_INLINE int32_t sum_of_inputs(const int32_t* sums, uint64_t n) {
 
 struct I8Linear {
   using Rows = QuantRows;
+  static constexpr bool kAsksAlone = false;
 
-  template <int MR, int NR, int kAhead>
+  template <int MR, int NR, Ahead kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
     const int64_t kp = k_padded(WeightFormat::kI8, w.k);
     const int64_t n_blocks = div_ceil<int64_t>(w.k, kQuantBlock);
@@ -90,7 +91,7 @@ struct I8Linear {
   };
 
   // Not inlined: in a loop over blocks g++ 12 keeps the accumulators in memory.
-  template <int MR, int NR, int kAhead>
+  template <int MR, int NR, Ahead kAhead>
   [[gnu::noinline]] static void add_block(const Rows& x, const Block& b, bool is_first,
                                           float* out) {
     I16 acc[MR][NR];
@@ -122,15 +123,18 @@ struct I8Linear {
 
 struct I4Linear {
   using Rows = QuantRows;
+  static constexpr bool kAsksAlone = true;
 
   // Panels two at a time, so that int32 and float32 accumulators both stay in registers.
-  template <int MR, int NR, int kAhead>
+  template <int MR, int NR, Ahead kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
                    float* out) {
     constexpr int kPanels = MR <= 2 ? NR : std::min(NR, 2);
     // Both pairs ask, each for the pair that stands where it does in the next group: one row tile
     // asks for all of it.
-    constexpr int kAsked = kPanels < NR && kAhead > kTilePanels ? kNotAhead : kAhead;
+    constexpr Ahead kAsked = kPanels == NR || kAhead == Ahead::kNone ? kAhead
+                             : kAhead == Ahead::kSecondHalf          ? Ahead::kNone
+                                                                     : Ahead::kFirstHalf;
     const int64_t panel_bytes = k_padded(WeightFormat::kI4, w.k) / 2 * kPanelColumns;
     const int64_t panel_scales = k_groups(encoding, w.k) * kPanelColumns;
     const int64_t block_scales = kQuantBlock / encoding.group * kPanelColumns;
@@ -150,7 +154,7 @@ struct I4Linear {
           add_block<MR, kPanels, kSumGroup, kAsked>(rows, block, place == 0,
                                                     out + j * kPanelColumns);
         } else {
-          add_block<MR, kPanels, 0, kNotAhead>(rows, block, place == 0, out + j * kPanelColumns);
+          add_block<MR, kPanels, 0, Ahead::kNone>(rows, block, place == 0, out + j * kPanelColumns);
         }
         rows.skip_places(kQuantBlock);
         block.w += kQuantBlock / 2 * kPanelColumns;
@@ -191,7 +195,7 @@ struct I4Linear {
   }
 
   // kGroup: the group size of a full block, or 0 for any. Not inlined, as in I8Linear.
-  template <int MR, int NR, int kGroup, int kAhead>
+  template <int MR, int NR, int kGroup, Ahead kAhead>
   [[gnu::noinline]] static void add_block(const Rows& x, const Block& b, bool is_first,
                                           float* out) {
     const int64_t group = kGroup == 0 ? b.group : kGroup;
@@ -203,6 +207,11 @@ struct I4Linear {
       const int64_t end = kGroup == 0 ? std::min(place + group, n_all) : place + group;
       const int32_t* sums = x.sums + static_cast<uint64_t>(place) / kSumGroup;
       I16 acc[MR][NR];
+      if constexpr (kAhead != Ahead::kNone) {
+        TRIREME_UNROLL for (int j = kTilePanels; j < kTilePanels + NR; ++j) {
+          __builtin_prefetch(b.scales + j * b.panel_scales + first, 0, 2);
+        }
+      }
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
         const I16 zeros = b.zeros == nullptr ? splat_zero(kCenterI4)
                                              : load_zeros(b.zeros + j * b.panel_scales + first);

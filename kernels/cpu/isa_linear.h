@@ -27,7 +27,7 @@ struct TileSource {
 };
 
 // The sum over leaves [begin, end), in tree order, into buffer [MR][kTileColumns].
-template <typename F, int MR, int NR, int kAhead>
+template <typename F, int MR, int NR, Ahead kAhead>
 void tree_tile(const TileSource<F>& source, int begin, int end, int64_t panel, float* buffer) {
   if (end - begin == 1) {
     const auto i = static_cast<size_t>(begin - source.first_leaf);
@@ -56,7 +56,7 @@ struct TileTarget {
   int64_t n;          // columns in the block
 };
 
-template <typename F, int MR, int NR, int kAhead>
+template <typename F, int MR, int NR, Ahead kAhead>
 void compute_tile(const TileSource<F>& source, TreeNode node, int64_t panel,
                   const TileTarget& target) {
   alignas(64) float buffer[MR * kTileColumns];
@@ -73,42 +73,59 @@ void compute_tile(const TileSource<F>& source, TreeNode node, int64_t panel,
   }
 }
 
-template <typename F, int MR, int kAhead>
+template <typename F, int MR, Ahead kAhead>
 void compute_row_tile(const TileSource<F>& source, TreeNode node, int64_t panel, int64_t end_panel,
                       const TileTarget& target) {
   if (end_panel - panel == kTilePanels) {
     compute_tile<F, MR, kTilePanels, kAhead>(source, node, panel, target);
     return;
   }
-  for (; panel < end_panel; ++panel) compute_tile<F, MR, 1, kNotAhead>(source, node, panel, target);
+  for (; panel < end_panel; ++panel) {
+    compute_tile<F, MR, 1, Ahead::kNone>(source, node, panel, target);
+  }
 }
 
-// The tile's place among the row tiles of a group decides what it asks for.
+// What a row tile of a group asks for. Of two tiles both ask: one alone would have to wait for
+// memory while it asks for everything, and memory for the other. Of more, the first may still be
+// waiting for what was asked for last.
+template <typename F>
+TRIREME_INLINE Ahead ahead_of(int64_t tile, int64_t n_tiles) {
+  if (n_tiles == 1) return F::kAsksAlone ? Ahead::kAll : Ahead::kNone;
+  const int64_t first = n_tiles == 2 ? 0 : 1;
+  return tile == first ? Ahead::kFirstHalf : tile == first + 1 ? Ahead::kSecondHalf : Ahead::kNone;
+}
+
 template <typename F, int MR>
 TRIREME_INLINE void compute_row_tile_at(const TileSource<F>& source, TreeNode node, int64_t panel,
-                                        int64_t end_panel, const TileTarget& target, int64_t tile) {
-  if constexpr (kTilePanels == 2 * kAheadPanels) {
-    if (tile == 1) {
-      return compute_row_tile<F, MR, kTilePanels>(source, node, panel, end_panel, target);
-    }
-    if (tile == 2) {
-      return compute_row_tile<F, MR, kTilePanels + kAheadPanels>(source, node, panel, end_panel,
-                                                                 target);
+                                        int64_t end_panel, const TileTarget& target, Ahead ahead) {
+  const auto run = [&]<Ahead kAhead>() {
+    compute_row_tile<F, MR, kAhead>(source, node, panel, end_panel, target);
+  };
+  if constexpr (kTilePanels % 2 == 0) {
+    switch (ahead) {
+      case Ahead::kNone: break;
+      case Ahead::kFirstHalf: return run.template operator()<Ahead::kFirstHalf>();
+      case Ahead::kSecondHalf: return run.template operator()<Ahead::kSecondHalf>();
+      case Ahead::kAll:
+        if constexpr (F::kAsksAlone) return run.template operator()<Ahead::kAll>();
+        break;
     }
   }
-  compute_row_tile<F, MR, kNotAhead>(source, node, panel, end_panel, target);
+  run.template operator()<Ahead::kNone>();
 }
 
 // All rows of one group of panels: the weights stay in the cache while the rows pass.
 template <typename F>
 void compute_panel_group(TileSource<F> source, TreeNode node, int64_t panel, int64_t end_panel,
                          TileTarget target, int64_t n_rows) {
+  const int64_t n_all = div_ceil<int64_t>(n_rows, kTileRows);
   for (int64_t tile = 0; n_rows > 0; ++tile) {
+    const Ahead ahead = ahead_of<F>(tile, n_all);
     // The rest in tiles as even as can be: 8 rows are 4 + 4, not 6 + 2.
     const int64_t n_tiles = div_ceil<int64_t>(n_rows, kTileRows);
     const int64_t rows = n_rows >= 3 * kTileRows ? kTileRows : div_ceil(n_rows, n_tiles);
     const auto run = [&]<int MR>() {
-      compute_row_tile_at<F, MR>(source, node, panel, end_panel, target, tile);
+      compute_row_tile_at<F, MR>(source, node, panel, end_panel, target, ahead);
     };
     switch (rows) {
       case 1: run.template operator()<1>(); break;

@@ -13,17 +13,20 @@ namespace trireme::TRIREME_ISA {
 constexpr int kTileColumns = kTilePanels * kPanelColumns;
 
 // While it computes, a tile can ask for weights of the next group of panels, at the place where it
-// is itself. Of a few rows the first tile waits for memory, and the others, which find their
-// weights in the cache, so bring those of the next first tile. Never asked for: kNotAhead.
-constexpr int kNotAhead = 0;
-constexpr int kAheadPanels = 2;  // that one tile asks for
+// is itself: a few rows compute about as long as their weights take to come. A tile that is alone
+// asks where its format says so (kAsksAlone): int4 does so much with each line that the processor's
+// own prefetching falls behind; the others are faster without.
+enum class Ahead { kNone, kFirstHalf, kSecondHalf, kAll };
 
-template <int kAhead>
+template <Ahead kAhead>
 TRIREME_INLINE void ask_ahead(const void* first, int64_t panel_bytes) {
-  if constexpr (kAhead != kNotAhead) {
-    TRIREME_UNROLL for (int j = kAhead; j < kAhead + kAheadPanels; ++j) {
-      __builtin_prefetch(static_cast<const char*>(first) + j * panel_bytes, 0, 2);
-    }
+  constexpr int kHalf = kTilePanels / 2;
+  constexpr int kBegin = kTilePanels + (kAhead == Ahead::kSecondHalf ? kHalf : 0);
+  constexpr int kEnd = kAhead == Ahead::kNone        ? kBegin
+                       : kAhead == Ahead::kFirstHalf ? kTilePanels + kHalf
+                                                     : 2 * kTilePanels;
+  TRIREME_UNROLL for (int j = kBegin; j < kEnd; ++j) {
+    __builtin_prefetch(static_cast<const char*>(first) + j * panel_bytes, 0, 2);
   }
 }
 
@@ -55,12 +58,13 @@ TRIREME_INLINE void store_sums(float* out, const V16 (&acc)[MR][NR]) {
 }
 
 // A format F multiplies by F::tile(): out [MR][kTileColumns], MR rows times NR panels of one block,
-// asking kAhead panels ahead.
+// asking ahead as kAhead says.
 template <typename T>
 struct FloatLinear {
   using Rows = DenseRows<float>;
+  static constexpr bool kAsksAlone = false;
 
-  template <int MR, int NR, int kAhead>
+  template <int MR, int NR, Ahead kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
                    float* out) {
     const int64_t kp = k_padded(encoding.format, w.k);
@@ -86,8 +90,9 @@ using F16Linear = FloatLinear<F16>;
 
 struct BF16Linear {
   using Rows = DenseRows<BF16>;
+  static constexpr bool kAsksAlone = false;
 
-  template <int MR, int NR, int kAhead>
+  template <int MR, int NR, Ahead kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
     const int64_t kp = k_padded(WeightFormat::kBF16, w.k);
     const auto* base = static_cast<const BF16*>(w.data) + panel * kp * kPanelColumns;
