@@ -110,12 +110,27 @@ struct I8Linear {
         TRIREME_UNROLL for (int j = 0; j < NR; ++j) add_dots_i8(acc[i][j], v[j], q);
       }
     }
+    if (is_first) {
+      add_parts<MR, NR, true>(x, b, acc, out);
+    } else {
+      add_parts<MR, NR, false>(x, b, acc, out);
+    }
+  }
+
+  // The block's part of each output; decided for all of them at once whether it is the first.
+  template <int MR, int NR, bool kFirst>
+  TRIREME_INLINE static void add_parts(const Rows& x, const Block& b, const I16 (&acc)[MR][NR],
+                                       float* out) {
+    V16 input_scales[MR];
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      input_scales[i] = splat(x.scales[i * x.scale_stride()]);
+    }
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
       const V16 scale = load_bf16(b.scales + j * b.panel_scales);
       TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
         float* to = out + i * kTileColumns + j * kPanelColumns;
         const V16 part = to_floats(acc[i][j]) * scale;
-        store(to, fma(part, splat(x.scales[i * x.scale_stride()]), is_first ? zero() : load(to)));
+        store(to, fma(part, input_scales[i], kFirst ? zero() : load(to)));
       }
     }
   }
