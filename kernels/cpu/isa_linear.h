@@ -148,15 +148,51 @@ TRIREME_INLINE int64_t panel_groups(const WeightBlock& block) {
   return div_ceil<int64_t>(n_panels(block.n), kTilePanels);
 }
 
-// Columns [panel, end_panel) of one block of a column-parallel weight, all rows.
+struct RowRange {
+  int64_t begin;
+  int64_t n;
+};
+
+// Calls body(RowRange) for blocks that tile the rows of x. A block's inputs stay in the second
+// cache while the weights pass, and it is so many rows that the weights, which come again for each
+// block, need a small part of the memory's bandwidth.
+template <typename Body>
+TRIREME_INLINE void for_each_row_block(const GemmInput& x, const Body& body) {
+  constexpr int64_t kBytes = 320 * 1024;
+  constexpr int64_t kFewest = 48;
+  const int64_t n_rows = x.values.shape[0];
+  const int64_t fit =
+      kBytes / (x.values.row_stride * static_cast<int64_t>(dtype_size(x.values.dtype)));
+  const int64_t step = std::max(kFewest, fit / kTileRows * kTileRows);
+  for (int64_t r = 0; r < n_rows; r += step) body(RowRange{r, std::min(step, n_rows - r)});
+}
+
+// Columns [panel, end_panel) of one block of a column-parallel weight.
 template <typename F>
 void compute_columns(Tensor out, const GemmInput& x, const Weight& weight, size_t index,
-                     int64_t panel, int64_t end_panel) {
+                     int64_t panel, int64_t end_panel, RowRange rows) {
   const WeightBlock& block = weight.blocks[index];
-  const TileSource<F> source{{&block, 1}, x.spans, weight.encoding, 0, typename F::Rows(x)};
-  const TileTarget target{static_cast<float*>(out.data) + block.out_begin, out.row_stride,
-                          block.bias, block.n};
-  compute_panel_group<F>(source, {0, 1}, panel, end_panel, target, x.values.shape[0]);
+  TileSource<F> source{{&block, 1}, x.spans, weight.encoding, 0, typename F::Rows(x)};
+  source.rows.skip_rows(rows.begin);
+  float* out_data = static_cast<float*>(out.data) + rows.begin * out.row_stride;
+  const TileTarget target{out_data + block.out_begin, out.row_stride, block.bias, block.n};
+  compute_panel_group<F>(source, {0, 1}, panel, end_panel, target, rows.n);
+}
+
+// Groups [begin, end) of all blocks' panel groups, some rows.
+template <typename F>
+void compute_groups(Tensor out, const GemmInput& x, const Weight& weight, int64_t begin,
+                    int64_t end, RowRange rows) {
+  int64_t first = 0;  // of the block's groups
+  for (size_t i = 0; i < weight.blocks.size(); ++i) {
+    const int64_t groups = panel_groups(weight.blocks[i]);
+    const int64_t panels = n_panels(weight.blocks[i].n);
+    for (int64_t g = std::max(begin, first); g < std::min(end, first + groups); ++g) {
+      const int64_t panel = (g - first) * kTilePanels;
+      compute_columns<F>(out, x, weight, i, panel, std::min(panel + kTilePanels, panels), rows);
+    }
+    first += groups;
+  }
 }
 
 template <typename F>
@@ -164,16 +200,8 @@ void linear_typed(Stream stream, Tensor out, const GemmInput& x, const Weight& w
   int64_t n_groups = 0;
   for (const WeightBlock& block : weight.blocks) n_groups += panel_groups(block);
   parallel_for(stream.pool, n_groups, 1, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;  // of the block's groups
-    for (size_t i = 0; i < weight.blocks.size(); ++i) {
-      const int64_t groups = panel_groups(weight.blocks[i]);
-      const int64_t panels = n_panels(weight.blocks[i].n);
-      for (int64_t g = std::max(begin, first); g < std::min(end, first + groups); ++g) {
-        const int64_t panel = (g - first) * kTilePanels;
-        compute_columns<F>(out, x, weight, i, panel, std::min(panel + kTilePanels, panels));
-      }
-      first += groups;
-    }
+    for_each_row_block(x,
+                       [&](RowRange rows) { compute_groups<F>(out, x, weight, begin, end, rows); });
   });
 }
 
@@ -181,18 +209,22 @@ template <typename F>
 void linear_tree_typed(Stream stream, Tensor out, const GemmInput& x, const Weight& weight,
                        int32_t leaf0, std::span<const TreeNode> nodes) {
   const int64_t panels = n_panels(weight.n_out);
-  const TileSource<F> source{weight.blocks, x.spans, weight.encoding, leaf0, typename F::Rows(x)};
-  float* out_data = static_cast<float*>(out.data);
-  parallel_for(stream.pool, panel_groups(weight.blocks[0]), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t g = begin; g < end; ++g) {
-      const int64_t panel = g * kTilePanels;
-      for (size_t i = 0; i < nodes.size(); ++i) {
-        const TileTarget target{out_data + static_cast<int64_t>(i) * out.row_stride, weight.n_out,
-                                nullptr, weight.n_out};
-        compute_panel_group<F>(source, nodes[i], panel, std::min(panel + kTilePanels, panels),
-                               target, x.values.shape[0]);
-      }
+  const auto compute = [&](int64_t group, RowRange rows) {
+    TileSource<F> source{weight.blocks, x.spans, weight.encoding, leaf0, typename F::Rows(x)};
+    source.rows.skip_rows(rows.begin);
+    const int64_t panel = group * kTilePanels;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      float* to = static_cast<float*>(out.data) + static_cast<int64_t>(i) * out.row_stride +
+                  rows.begin * weight.n_out;
+      const TileTarget target{to, weight.n_out, nullptr, weight.n_out};
+      compute_panel_group<F>(source, nodes[i], panel, std::min(panel + kTilePanels, panels), target,
+                             rows.n);
     }
+  };
+  parallel_for(stream.pool, panel_groups(weight.blocks[0]), 1, [&](int64_t begin, int64_t end) {
+    for_each_row_block(x, [&](RowRange rows) {
+      for (int64_t g = begin; g < end; ++g) compute(g, rows);
+    });
   });
 }
 
@@ -223,8 +255,8 @@ void gate_up_piece(const GemmInput& out, const GemmInput& x, const Weight& gate,
   const int64_t end_panel = offset / kPanelColumns + n_panels(n);
   for (int64_t p = offset / kPanelColumns; p < end_panel; p += kTilePanels) {
     const int64_t stop = std::min<int64_t>(p + kTilePanels, end_panel);
-    compute_columns<F>(gate_out, x, gate, leaf, p, stop);
-    compute_columns<F>(up_out, x, up, leaf, p, stop);
+    compute_columns<F>(gate_out, x, gate, leaf, p, stop, {0, x.values.shape[0]});
+    compute_columns<F>(up_out, x, up, leaf, p, stop, {0, x.values.shape[0]});
   }
   for (int64_t r = 0; r < x.values.shape[0]; ++r) {
     put_silu_mul(out, r, span, offset, n, gate_out, up_out);
