@@ -26,6 +26,20 @@ struct TileSource {
   typename F::Rows rows;  // from the first row on
 };
 
+// What the tile of one leaf asks for: if it is alone, what is read next, the same panels of the
+// next leaf; else the next group of panels, which the row tiles bring together.
+template <Ahead kAhead, typename F>
+TRIREME_INLINE TileAhead ahead_of_leaf(const TileSource<F>& source, size_t leaf, int64_t panel) {
+  if constexpr (kAhead == Ahead::kNone) {
+    return tile_ahead(source.blocks[leaf], source.encoding, panel);
+  }
+  if (kAhead == Ahead::kAll && leaf + 1 < source.blocks.size()) {
+    return tile_ahead(source.blocks[leaf + 1], source.encoding, panel);
+  }
+  const WeightBlock& block = source.blocks[kAhead == Ahead::kAll ? 0 : leaf];
+  return tile_ahead(block, source.encoding, panel + kTilePanels);
+}
+
 // The sum over leaves [begin, end), in tree order, into buffer [MR][kTileColumns].
 template <typename F, int MR, int NR, Ahead kAhead>
 void tree_tile(const TileSource<F>& source, int begin, int end, int64_t panel, float* buffer) {
@@ -33,7 +47,8 @@ void tree_tile(const TileSource<F>& source, int begin, int end, int64_t panel, f
     const auto i = static_cast<size_t>(begin - source.first_leaf);
     typename F::Rows rows = source.rows;
     rows.skip_places(source.spans[i].place);
-    F::template tile<MR, NR, kAhead>(rows, source.blocks[i], source.encoding, panel, buffer);
+    F::template tile<MR, NR, kAhead>(rows, source.blocks[i], source.encoding, panel,
+                                     ahead_of_leaf<kAhead>(source, i, panel), buffer);
     return;
   }
   const int split = tree_split(begin, end);
@@ -85,12 +100,13 @@ void compute_row_tile(const TileSource<F>& source, TreeNode node, int64_t panel,
   }
 }
 
-// What a row tile of a group asks for. Of two tiles both ask: one alone would have to wait for
-// memory while it asks for everything, and memory for the other. Of more, the first may still be
-// waiting for what was asked for last.
+// What a row tile of a group asks for. One that is alone asks where its leaves lie apart, which
+// ends the processor's own prefetching at each, or its format wants it. Of two tiles both ask: one
+// alone would have to wait for memory while it asks for everything, and memory for the other. Of
+// more, the first may still be waiting for what was asked for last.
 template <typename F>
-TRIREME_INLINE Ahead ahead_of(int64_t tile, int64_t n_tiles) {
-  if (n_tiles == 1) return F::kAsksAlone ? Ahead::kAll : Ahead::kNone;
+TRIREME_INLINE Ahead ahead_of(int64_t tile, int64_t n_tiles, size_t n_leaves) {
+  if (n_tiles == 1) return F::kAsksAlone || n_leaves > 1 ? Ahead::kAll : Ahead::kNone;
   const int64_t first = n_tiles == 2 ? 0 : 1;
   return tile == first ? Ahead::kFirstHalf : tile == first + 1 ? Ahead::kSecondHalf : Ahead::kNone;
 }
@@ -106,9 +122,7 @@ TRIREME_INLINE void compute_row_tile_at(const TileSource<F>& source, TreeNode no
       case Ahead::kNone: break;
       case Ahead::kFirstHalf: return run.template operator()<Ahead::kFirstHalf>();
       case Ahead::kSecondHalf: return run.template operator()<Ahead::kSecondHalf>();
-      case Ahead::kAll:
-        if constexpr (F::kAsksAlone) return run.template operator()<Ahead::kAll>();
-        break;
+      case Ahead::kAll: return run.template operator()<Ahead::kAll>();
     }
   }
   run.template operator()<Ahead::kNone>();
@@ -120,7 +134,7 @@ void compute_panel_group(TileSource<F> source, TreeNode node, int64_t panel, int
                          TileTarget target, int64_t n_rows) {
   const int64_t n_all = div_ceil<int64_t>(n_rows, kTileRows);
   for (int64_t tile = 0; n_rows > 0; ++tile) {
-    const Ahead ahead = ahead_of<F>(tile, n_all);
+    const Ahead ahead = ahead_of<F>(tile, n_all, source.blocks.size());
     // The rest in tiles as even as can be: 8 rows are 4 + 4, not 6 + 2.
     const int64_t n_tiles = div_ceil<int64_t>(n_rows, kTileRows);
     const int64_t rows = n_rows >= 3 * kTileRows ? kTileRows : div_ceil(n_rows, n_tiles);
@@ -153,13 +167,13 @@ struct RowRange {
   int64_t n;
 };
 
-// Calls body(RowRange) for blocks that tile the rows of x. A block's inputs stay in the second
-// cache while the weights pass, and it is so many rows that the weights, which come again for each
+// Calls body(RowRange) for blocks that tile the rows of x: few enough that their inputs stay in the
+// second cache while the weights pass, and so many that the weights, which come again for each
 // block, need a small part of the memory's bandwidth.
 template <typename Body>
 TRIREME_INLINE void for_each_row_block(const GemmInput& x, const Body& body) {
   constexpr int64_t kBytes = 320 * 1024;
-  constexpr int64_t kFewest = 48;
+  constexpr int64_t kFewest = 120;
   const int64_t n_rows = x.values.shape[0];
   const int64_t fit =
       kBytes / (x.values.row_stride * static_cast<int64_t>(dtype_size(x.values.dtype)));
