@@ -157,7 +157,7 @@ inline void merge_apart(const AttentionTask& task, int64_t chunk, const float* r
     const int t = r / task.rows.group;
     if (task.rows.first_seen(t) / kAttentionChunk > chunk) continue;
     if (task.rows.positions[t] / kAttentionChunk < chunk) continue;
-    merge_record(states + r * stride, records + r * stride, head_dim);
+    merge_records(states + r * stride, records + r * stride, stride, 1, head_dim);
   }
 }
 

@@ -47,8 +47,8 @@ TRIREME_INLINE V16 exp2_lanes(V16 x) {
 }
 
 // A row's result over one chunk, or over all chunks so far: one record of floats,
-// [round_up(head_dim, 16)] weighted values, [16] sums of weights (lane i: positions i mod 16),
-// [1] maximum, and padding.
+// [round_up(head_dim, 16)] weighted values, [16] sums of weights that together are the sum, [1]
+// maximum, and padding.
 constexpr int kRecordTail = 32;
 TRIREME_INLINE int padded_dim(int head_dim) { return (head_dim + 15) / 16 * 16; }
 TRIREME_INLINE int record_floats(int head_dim) { return padded_dim(head_dim) + kRecordTail; }
@@ -59,17 +59,30 @@ TRIREME_INLINE void start_record(float* record, int head_dim) {
   record[n + 16] = -std::numeric_limits<float>::infinity();
 }
 
-// state, then chunk: the larger maximum stays, the other's sums shrink.
-inline void merge_record(float* state, const float* chunk, int head_dim) {
+// Of each row state, then chunk: the larger maximum stays, the other's sums shrink. n_rows <= 16
+// records, `stride` apart.
+inline void merge_records(float* states, const float* chunk, int64_t stride, int n_rows,
+                          int head_dim) {
   const int n = padded_dim(head_dim);
-  const float difference = chunk[n + 16] - state[n + 16];
-  const V16 shrink = exp2_lanes(splat(difference > 0.0F ? -difference : difference));
-  const V16 of_state = difference > 0.0F ? shrink : splat(1.0F);
-  const V16 of_chunk = difference > 0.0F ? splat(1.0F) : shrink;
-  for (int d = 0; d < n + 16; d += 16) {
-    store(state + d, fma(load(chunk + d), of_chunk, load(state + d) * of_state));
+  alignas(64) float differences[16] = {};
+  for (int i = 0; i < n_rows; ++i) {
+    differences[i] = chunk[i * stride + n + 16] - states[i * stride + n + 16];
   }
-  if (difference > 0.0F) state[n + 16] = chunk[n + 16];
+  // NaN as the second operand stays NaN.
+  const V16 difference = load(differences);
+  alignas(64) float of_state[16];
+  alignas(64) float of_chunk[16];
+  store(of_state, exp2_lanes(min(zero(), zero() - difference)));
+  store(of_chunk, exp2_lanes(min(zero(), difference)));
+  for (int i = 0; i < n_rows; ++i) {
+    float* state = states + i * stride;
+    const float* record = chunk + i * stride;
+    for (int d = 0; d < n + 16; d += 16) {
+      store(state + d,
+            fma(load(record + d), splat(of_chunk[i]), load(state + d) * splat(of_state[i])));
+    }
+    state[n + 16] = differences[i] > 0.0F ? record[n + 16] : state[n + 16];
+  }
 }
 
 // The rows that pass over one KV head together: row t * group + h is query head first_head + h of
@@ -142,38 +155,72 @@ TRIREME_INLINE V16 store_operands(BF16* to, V16 a) {
 #endif
 }
 
-// A row's scores to weights. In bf16 the sum is that of the rounded weights, so that the weights
-// which are used add up to one; in int8 the product takes weight * scale of the value instead, and
-// the sum is that of the weights themselves.
+// Stores 32 operands of the product with the values.
+TRIREME_INLINE void store_operand_pair(float* to, V16 a, V16 b) {
+  store(to, a);
+  store(to + 16, b);
+}
+TRIREME_INLINE void store_operand_pair(BF16* to, V16 a, V16 b) {
+#if defined(TRIREME_ISA_avx512)
+  _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v)));
+#else
+  store_operands(to, a);
+  store_operands(to + 16, b);
+#endif
+}
+// The same, and adds them up as they were stored.
+TRIREME_INLINE V16 sum_operand_pair(float* to, V16 sum, V16 a, V16 b) {
+  store_operand_pair(to, a, b);
+  return (sum + a) + b;
+}
+TRIREME_INLINE V16 sum_operand_pair(BF16* to, V16 sum, V16 a, V16 b) {
+#if defined(TRIREME_ISA_avx512)
+  const PairLanes pairs{reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v))};
+  _mm512_storeu_si512(to, pairs.v);
+  mul_add(sum, pairs, {_mm512_set1_epi32(0x3f803f80)});  // times one
+  return sum;
+#else
+  sum = sum + store_operands(to, a);
+  return sum + store_operands(to + 16, b);
+#endif
+}
+
+// A row's scores to weights, 32 positions at a time. In bf16 the sum is that of the rounded
+// weights, so that the weights which are used add up to one; in int8 the product takes weight *
+// scale of the value instead, and the sum is that of the weights themselves.
 template <typename T>
 inline void softmax_row(TileScratch<T>& scratch, int row, SeenRange seen, float* record,
                         int head_dim) {
+  constexpr float kUnseen = -std::numeric_limits<float>::infinity();
   float* s = scratch.scores + row * kAttentionChunk;
   auto* operands = scratch.weights.values + row * kAttentionChunk;
-  const int begin = seen.begin & ~15;
-  V16 largest = splat(-std::numeric_limits<float>::infinity());
-  for (int i = begin; i < seen.end; i += 16) {
-    V16 score = load(s + i) * load(scratch.k_factors + i);
+  const int begin = seen.begin & ~31;
+  const int end = (seen.end + 31) & ~31;
+  V16 largest = splat(kUnseen);
+  for (int i = begin; i < end; i += 16) {
+    V16 score = load(s + i);
     if (i < seen.begin || i + 16 > seen.end) {
-      score =
-          keep_lanes(score, seen.begin - i, seen.end - i, -std::numeric_limits<float>::infinity());
+      score = keep_lanes(score, seen.begin - i, seen.end - i, kUnseen);
+      store(s + i, score);
     }
-    store(s + i, score);
     largest = max(largest, score);
   }
   const float maximum = max_lanes(largest);
   V16 sum = zero();
-  for (int i = begin; i < seen.end; i += 16) {
-    V16 weight = exp2_lanes(load(s + i) - splat(maximum));
+  for (int i = begin; i < end; i += 32) {
+    V16 a = exp2_lanes(load(s + i) - splat(maximum));
+    V16 b = exp2_lanes(load(s + i + 16) - splat(maximum));
     if constexpr (sizeof(T) == 1) {
-      sum = sum + weight;
-      weight = weight * load(scratch.v_scales + i);
-      if (i < seen.begin || i + 16 > seen.end) {  // a scale that nobody wrote may be NaN
-        weight = keep_lanes(weight, seen.begin - i, seen.end - i, 0.0F);
+      sum = (sum + a) + b;
+      a = a * load(scratch.v_scales + i);
+      b = b * load(scratch.v_scales + i + 16);
+      if (i < seen.begin || i + 32 > seen.end) {  // a scale that nobody wrote may be NaN
+        a = keep_lanes(a, seen.begin - i, seen.end - i, 0.0F);
+        b = keep_lanes(b, seen.begin - i - 16, seen.end - i - 16, 0.0F);
       }
-      store_operands(operands + i, weight);
+      store_operand_pair(operands + i, a, b);
     } else {
-      sum = sum + store_operands(operands + i, weight);
+      sum = sum_operand_pair(operands + i, sum, a, b);
     }
   }
   const int n = padded_dim(head_dim);
@@ -235,7 +282,7 @@ void attend_rows(TileScratch<T>& scratch, int row, const ChunkTiles<Tile>& tiles
   const SeenRange* seen = scratch.seen + row;
   const BlockRange range = blocks_of(seen, MR);
   score_blocks<MR, kAhead>(scratch.q.values + static_cast<int64_t>(row) * head_dim, tiles,
-                           range.begin, range.end, head_dim, scratch.scores);
+                           range.begin, range.end, head_dim, scratch.k_factors, scratch.scores);
   const int stride = record_floats(head_dim);
   for (int i = 0; i < MR; ++i) {
     float* record = records + i * stride;
@@ -265,9 +312,7 @@ void attend_tiles(TileScratch<T>& scratch, const TileRows& rows, const ChunkTile
       attend_rows<decltype(tile)::value, kAhead>(scratch, row, tiles, head_dim,
                                                  merges ? scratch.records : state);
     });
-    for (int i = 0; merges && i < n; ++i) {
-      merge_record(state + i * stride, scratch.records + i * stride, head_dim);
-    }
+    if (merges) merge_records(state, scratch.records, stride, n, head_dim);
     row += n;
   }
 }

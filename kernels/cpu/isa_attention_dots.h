@@ -155,10 +155,10 @@ TRIREME_INLINE void with_rows(int n, const Body& body) {
   body(std::integral_constant<int, MR>{});
 }
 
-// Scores of rows q with NR blocks of 16 cached keys: lanes are tokens.
+// Scores of rows q with NR blocks of 16 cached keys, times the keys' factors: lanes are tokens.
 template <int MR, int NR, Panel kPanel, typename Op, typename T>
 void score_tile(const Op* q, const T* const* k_tiles, const T* const* k_ahead, int head_dim,
-                float* scores) {
+                const float* factors, float* scores) {
   V16 acc[MR][NR];
   const T* w[NR];
   const T* ahead[NR];
@@ -171,9 +171,10 @@ void score_tile(const Op* q, const T* const* k_tiles, const T* const* k_ahead, i
   }
   constexpr int kStep = KvElement<T>::kStep;
   accumulate<MR, NR, kPanel>(acc, q, head_dim, w, ahead, kStep * 16, head_dim / kStep, 16);
-  TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
-    TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
-      store(scores + i * kAttentionChunk + j * kKvBlockTokens, acc[i][j]);
+  TRIREME_UNROLL for (int j = 0; j < NR; ++j) {
+    const V16 factor = load(factors + j * kKvBlockTokens);
+    TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
+      store(scores + i * kAttentionChunk + j * kKvBlockTokens, acc[i][j] * factor);
     }
   }
 }
@@ -187,19 +188,20 @@ struct ChunkTiles {
   const T* v_ahead[kChunkBlocks];
 };
 
-// Scores of rows q [MR, head_dim] with blocks [block_begin, block_end) of a chunk.
+// Scores of rows q [MR, head_dim] with blocks [block_begin, block_end) of a chunk, times the
+// factors [kAttentionChunk] of its keys.
 template <int MR, bool kAhead, typename Op, typename T>
 void score_blocks(const Op* q, const ChunkTiles<T>& tiles, int block_begin, int block_end,
-                  int head_dim, float* scores) {
+                  int head_dim, const float* factors, float* scores) {
   constexpr Panel kPanel = kAhead ? Panel::kWholeAhead : Panel::kWhole;
   int b = block_begin;
   for (; b + kTilePanels <= block_end; b += kTilePanels) {
     score_tile<MR, kTilePanels, kPanel>(q, tiles.k + b, tiles.k_ahead + b, head_dim,
-                                        scores + b * kKvBlockTokens);
+                                        factors + b * kKvBlockTokens, scores + b * kKvBlockTokens);
   }
   for (; b < block_end; ++b) {
     score_tile<MR, 1, Panel::kWhole>(q, tiles.k + b, tiles.k + b, head_dim,
-                                     scores + b * kKvBlockTokens);
+                                     factors + b * kKvBlockTokens, scores + b * kKvBlockTokens);
   }
 }
 

@@ -12,18 +12,33 @@ namespace trireme::TRIREME_ISA {
 
 constexpr int kTileColumns = kTilePanels * kPanelColumns;
 
-// While it computes, a tile can ask for weights of the next group of panels, at the place where it
-// is itself. Of a few rows the first tile waits for memory, and the others, which find their
-// weights in the cache, so bring those of the next first tile. Never asked for: kNotAhead.
-constexpr int kNotAhead = 0;
-constexpr int kAheadPanels = 2;  // that one tile asks for
+// While it computes, a tile can ask for the weights of a tile to come, at the place where it is
+// itself: a few rows compute about as long as their weights take to come.
+enum class Ahead { kNone, kFirstHalf, kSecondHalf, kAll };
 
-template <int kAhead>
-TRIREME_INLINE void ask_ahead(const void* first, int64_t panel_bytes) {
-  if constexpr (kAhead != kNotAhead) {
-    TRIREME_UNROLL for (int j = kAhead; j < kAhead + kAheadPanels; ++j) {
-      __builtin_prefetch(static_cast<const char*>(first) + j * panel_bytes, 0, 2);
-    }
+// Where the panels of the tile to come begin, of the same block or another.
+struct TileAhead {
+  const void* data;
+  const BF16* scales;  // null where the format has none
+};
+
+inline TileAhead tile_ahead(const WeightBlock& w, WeightEncoding encoding, int64_t panel) {
+  const int64_t n = panel * kPanelColumns;
+  const auto* data = static_cast<const char*>(w.data) +
+                     weight_bytes(encoding.format, n * k_padded(encoding.format, w.k));
+  return {data, w.scales == nullptr ? nullptr : w.scales + n * k_groups(encoding, w.k)};
+}
+
+// Asks for what stands `offset` bytes behind the beginning of each panel.
+template <Ahead kAhead>
+TRIREME_INLINE void ask_ahead(const TileAhead& ahead, int64_t offset, int64_t panel_bytes) {
+  constexpr int kHalf = kTilePanels / 2;
+  constexpr int kBegin = kAhead == Ahead::kSecondHalf ? kHalf : 0;
+  constexpr int kEnd = kAhead == Ahead::kNone        ? kBegin
+                       : kAhead == Ahead::kFirstHalf ? kHalf
+                                                     : kTilePanels;
+  TRIREME_UNROLL for (int j = kBegin; j < kEnd; ++j) {
+    __builtin_prefetch(static_cast<const char*>(ahead.data) + offset + j * panel_bytes, 0, 2);
   }
 }
 
@@ -55,14 +70,18 @@ TRIREME_INLINE void store_sums(float* out, const V16 (&acc)[MR][NR]) {
 }
 
 // A format F multiplies by F::tile(): out [MR][kTileColumns], MR rows times NR panels of one block,
-// asking kAhead panels ahead.
+// asking ahead as kAhead
+// says. kAsksAlone: a tile without others asks, too. int4 does so much with each line that the
+// processor's own prefetching falls behind; the others are faster without while they read on and
+// on.
 template <typename T>
 struct FloatLinear {
   using Rows = DenseRows<float>;
+  static constexpr bool kAsksAlone = false;
 
-  template <int MR, int NR, int kAhead>
+  template <int MR, int NR, Ahead kAhead>
   static void tile(const Rows& x, const WeightBlock& w, WeightEncoding encoding, int64_t panel,
-                   float* out) {
+                   const TileAhead& ahead, float* out) {
     const int64_t kp = k_padded(encoding.format, w.k);
     const T* base = static_cast<const T*>(w.data) + panel * kp * kPanelColumns;
     V16 acc[MR][NR];
@@ -70,7 +89,8 @@ struct FloatLinear {
     const T* wp[NR];
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = base + j * kp * kPanelColumns;
     for (int64_t k = 0; k < kp; ++k) {
-      ask_ahead<kAhead>(wp[0] + k * kPanelColumns, kp * kPanelColumns * int64_t{sizeof(T)});
+      ask_ahead<kAhead>(ahead, k * kPanelColumns * int64_t{sizeof(T)},
+                        kp * kPanelColumns * int64_t{sizeof(T)});
       V16 v[NR];
       TRIREME_UNROLL for (int j = 0; j < NR; ++j) v[j] = load(wp[j] + k * kPanelColumns);
       TRIREME_UNROLL for (int i = 0; i < MR; ++i) {
@@ -86,9 +106,11 @@ using F16Linear = FloatLinear<F16>;
 
 struct BF16Linear {
   using Rows = DenseRows<BF16>;
+  static constexpr bool kAsksAlone = false;
 
-  template <int MR, int NR, int kAhead>
-  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel, float* out) {
+  template <int MR, int NR, Ahead kAhead>
+  static void tile(const Rows& x, const WeightBlock& w, WeightEncoding, int64_t panel,
+                   const TileAhead& ahead, float* out) {
     const int64_t kp = k_padded(WeightFormat::kBF16, w.k);
     const auto* base = static_cast<const BF16*>(w.data) + panel * kp * kPanelColumns;
     V16 acc[MR][NR];
@@ -96,7 +118,8 @@ struct BF16Linear {
     const BF16* wp[NR];
     TRIREME_UNROLL for (int j = 0; j < NR; ++j) wp[j] = base + j * kp * kPanelColumns;
     for (int64_t k = 0; k < kp; k += 2) {
-      ask_ahead<kAhead>(wp[0] + k * kPanelColumns, kp * kPanelColumns * int64_t{sizeof(BF16)});
+      ask_ahead<kAhead>(ahead, k * kPanelColumns * int64_t{sizeof(BF16)},
+                        kp * kPanelColumns * int64_t{sizeof(BF16)});
       add_pairs<MR, NR>(x, k, wp, acc);
     }
     store_sums(out, acc);

@@ -247,12 +247,19 @@ TRIREME_INLINE void store_bf16_n(BF16* p, V16 a, int n) {
 
 // The sum of the lanes, always in the same order: halves added until one is left.
 TRIREME_INLINE float sum_lanes(V16 a) {
+#if defined(TRIREME_ISA_avx512)
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
   float t[16];
   store(t, a);
   for (int width = 8; width >= 1; width /= 2) {
     for (int i = 0; i < width; ++i) t[i] += t[i + width];
   }
   return t[0];
+#endif
 }
 
 TRIREME_INLINE float max_lanes(V16 a) {

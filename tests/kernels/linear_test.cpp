@@ -113,6 +113,40 @@ TEST_P(LinearTest, RowBitsDoNotDependOnTheBatchOrThreads) {
   }
 }
 
+// More rows than a kernel takes at a time give what a part of them gives.
+TEST_P(LinearTest, ManyRowsGiveTheBitsOfAFew) {
+  ThreadPool pool(2);
+  const int32_t n = 70;
+  const int32_t leaf_k = 512;
+  const int64_t m = 330;
+  const int64_t few = 100;
+  const TreeNode root{0, 2};
+  for (const WeightEncoding encoding : all_encodings()) {
+    std::vector<PackedBlock> packed;
+    std::vector<WeightBlock> blocks;
+    for (int leaf = 0; leaf < root.end; ++leaf) {
+      packed.push_back(random_weight(encoding, n, leaf_k, random_).pack(0, n));
+      blocks.push_back(packed.back().block);
+    }
+    const Weight weight{encoding, {}, blocks, n, 2 * leaf_k};
+    TestInput in(m, {leaf_k, leaf_k}, gemm_input_dtype(encoding.format));
+    fill(in, random_floats(static_cast<size_t>(m * in.k)));
+    const auto compute = [&](int64_t begin, int64_t count) {
+      std::vector<float> out(static_cast<size_t>(count * n), NAN);
+      kernels().linear_tree({{}, &pool, nullptr},
+                            make_tensor(out.data(), DType::kF32, {1, count, n}),
+                            in.rows(begin, count), weight, 0, {&root, 1});
+      return out;
+    };
+    const auto all = compute(0, m);
+    for (int64_t begin = 0; begin < m; begin += few) {
+      const auto part = compute(begin, std::min(few, m - begin));
+      ASSERT_EQ(0, std::memcmp(part.data(), all.data() + begin * n, part.size() * sizeof(float)))
+          << encoding_text(encoding) << " from row " << begin;
+    }
+  }
+}
+
 // Column blocks (heads, leaves, vocabulary chunks) give each column the bits it has in one block.
 TEST_P(LinearTest, ColumnBlocksGiveTheSameBits) {
   for (const WeightEncoding encoding : all_encodings()) {
