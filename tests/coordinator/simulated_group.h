@@ -1,0 +1,305 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/cluster/group.h"
+#include "coordinator/cluster/supervisor.h"
+#include "tests/coordinator/serving_fake_ranks.h"
+#include "tests/coordinator/simulated_clock.h"
+
+namespace trireme::fake {
+
+// What may go wrong in a simulated group, as probabilities.
+struct SimulatedFaults {
+  double launch_fails = 0.0;   // of a launch: at once,
+  double launch_hangs = 0.0;   // or a rank never comes,
+  double dies_loading = 0.0;   // or comes and goes
+  double dies_at_plan = 0.0;   // of a plan: a rank is killed while it is in flight,
+  double stops_at_plan = 0.0;  // or stopped, or cut off,
+  double deadlocks_at_plan = 0.0;
+  double kv_is_lost = 0.5;  // of a loss: the next launch finds no KV
+  int max_losses = 0;       // then nothing goes wrong any more
+  // A plan with this request's token at this position kills the group, always.
+  RequestId poison = 0;
+  int32_t poison_position = 0;
+};
+
+struct SimulatedCoverage {
+  int n_losses = 0;
+  int n_failed_launches = 0;
+  int n_kept = 0;
+  int n_stale_results = 0;
+};
+
+// A group whose ranks are simulated under the real supervisor: what processes, sockets and timers
+// do for ProcessGroup, virtual time does here. Messages of one rank keep their order, as on TCP;
+// those of different ranks come as they like.
+class SimulatedGroup final : public Group {
+ public:
+  SimulatedGroup(SimulatedClock& clock, std::mt19937_64& random, SimulatedFaults faults,
+                 SimulatedCoverage& coverage, const LaunchSpec& spec, int32_t max_slots,
+                 int32_t n_blocks, int32_t max_batch_tokens, Events events)
+      : clock_(clock),
+        random_(random),
+        faults_(faults),
+        coverage_(coverage),
+        spec_(spec),
+        max_slots_(max_slots),
+        n_blocks_(n_blocks),
+        max_batch_tokens_(max_batch_tokens),
+        events_(std::move(events)),
+        supervisor_(spec) {}
+
+  void start() override {
+    tick();
+    perform(supervisor_.start(clock_.now()));
+  }
+  void stop(std::function<void()> on_stopped) override { on_stopped(); }
+  GroupStatus status() const override { return supervisor_.status(); }
+  uint64_t epoch() const override { return supervisor_.epoch(); }
+  int n_ranks_alive() const override { return supervisor_.n_connected(); }
+  std::vector<RankInfo> ranks() const override { return supervisor_.ranks(); }
+
+  void send(StepPlan&& plan) override {
+    if (supervisor_.status() != GroupStatus::kServing) return;
+    plan.epoch = supervisor_.epoch();
+    supervisor_.on_plan_sent(clock_.now());
+    plans_.push_back(std::move(plan));
+    if (plans_.size() == 1) begin_plan();
+  }
+
+ private:
+  using Kind = SupervisorAction::Kind;
+
+  // The ranks of one launch: what happens to them later finds them gone.
+  struct Epoch {
+    uint64_t number = 0;
+    bool alive = true;      // the processes
+    bool connected = true;  // the sockets
+    bool silent = false;    // stopped, or cut off
+    bool stuck = false;     // every rank waits
+    uint64_t tick = 0;
+  };
+
+  bool chance(double p) { return std::bernoulli_distribution(p)(random_); }
+  int64_t pick(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random_);
+  }
+  bool may_fail(double p) { return n_losses_ < faults_.max_losses && chance(p) && ++n_losses_ > 0; }
+  // The first launch works: a group that never served is given up when it fails.
+  bool launch_may_fail(double p) { return epoch_->number > 1 && may_fail(p); }
+  void later(int64_t delay_ms, std::function<void(Epoch&)> what) {
+    clock_.after(delay_ms, [epoch = epoch_, what = std::move(what)] { what(*epoch); });
+  }
+
+  void tick() {
+    clock_.after(20, [this] {
+      perform(supervisor_.on_timer(clock_.now()));
+      tick();
+    });
+  }
+
+  void perform(SupervisorActions&& actions) {
+    for (SupervisorAction& action : actions) pending_.push_back(std::move(action));
+    if (std::exchange(performing_, true)) return;
+    while (!pending_.empty()) {
+      const SupervisorAction action = std::move(pending_.front());
+      pending_.pop_front();
+      perform_one(action);
+    }
+    performing_ = false;
+  }
+
+  void perform_one(const SupervisorAction& action) {
+    switch (action.kind) {
+      case Kind::kLaunch: return launch(action.epoch);
+      case Kind::kKill: return kill();
+      case Kind::kSendJob: return load(action.rank);
+      case Kind::kSendStart: return start_ranks(action.keep_kv);
+      case Kind::kReportServing: return events_.on_serving(supervisor_.capacity());
+      case Kind::kReportLost: return events_.on_lost(action.cause, action.text);
+      case Kind::kReportBroken: return events_.on_broken(action.text);
+      case Kind::kTerminate:
+      case Kind::kSendDrain:
+      case Kind::kReportLoading:
+      case Kind::kReportStopped: return;
+    }
+  }
+
+  int n_ranks() const { return spec_.job.layout.n_ranks(); }
+
+  void launch(uint64_t number) {
+    epoch_ = std::make_shared<Epoch>(Epoch{.number = number});
+    plans_.clear();
+    if (launch_may_fail(faults_.launch_fails)) {
+      ++coverage_.n_failed_launches;
+      epoch_->alive = false;
+      perform(supervisor_.on_launch_failed(clock_.now(), number, "no such host"));
+      return;
+    }
+    const int64_t missing = launch_may_fail(faults_.launch_hangs) ? pick(0, n_ranks() - 1) : -1;
+    for (int rank = 0; rank < n_ranks(); ++rank) {
+      if (rank == missing) continue;
+      later(pick(1, 80), [this, rank](Epoch& epoch) {
+        if (!epoch.alive) return;
+        RankHello hello;
+        hello.epoch = epoch.number;
+        hello.world_rank = rank;
+        hello.world_size = n_ranks();
+        hello.host = "here";
+        Supervisor::HelloAnswer answer;
+        perform(supervisor_.on_hello(clock_.now(), hello, answer));
+        if (answer.verdict == Supervisor::HelloVerdict::kAccepted) beat(rank);
+      });
+    }
+    if (launch_may_fail(faults_.dies_loading)) {
+      later(pick(1, 300), [this](Epoch& epoch) { die(epoch); });
+    }
+  }
+
+  void beat(int rank) {
+    later(spec_.job.heartbeat_ms + pick(0, 30), [this, rank](Epoch& epoch) {
+      if (!epoch.alive || !epoch.connected) return;
+      if (!epoch.silent) {
+        RankState state;
+        state.tick = epoch.tick;
+        state.activity = epoch.stuck      ? RankActivity::kWaiting
+                         : plans_.empty() ? RankActivity::kIdle
+                                          : RankActivity::kComputing;
+        perform(supervisor_.on_state(clock_.now(), epoch.number, rank, state));
+      }
+      beat(rank);
+    });
+  }
+
+  void load(int rank) {
+    later(pick(5, 200), [this, rank](Epoch& epoch) {
+      if (!epoch.alive || !epoch.connected) return;
+      RankReady ready;
+      ready.kv_blocks = n_blocks_;
+      ready.kv_kept = kv_is_there_ ? n_blocks_ : 0;
+      ready.numerics_id = "fake";
+      perform(supervisor_.on_ready(clock_.now(), epoch.number, rank, ready));
+    });
+  }
+
+  void start_ranks(bool keep_kv) {
+    EXPECT_EQ(keep_kv, kv_is_there_);
+    coverage_.n_kept += keep_kv ? 1 : 0;
+    if (keep_kv)
+      model_->relaunch();
+    else
+      model_.emplace(max_slots_, n_blocks_, max_batch_tokens_);
+    kv_is_there_ = true;
+  }
+
+  // The oldest plan goes through the ranks, unless something happens to them meanwhile.
+  void begin_plan() {
+    const int64_t duration = chance(0.002) ? pick(5000, 30000) : pick(1, 30);
+    if (kills(plans_.front()) || may_fail(faults_.dies_at_plan)) {
+      later(pick(0, duration), [this](Epoch& epoch) { die(epoch); });
+    } else if (may_fail(faults_.stops_at_plan)) {
+      later(pick(0, duration), [](Epoch& epoch) { epoch.silent = true; });
+    } else if (may_fail(faults_.deadlocks_at_plan)) {
+      epoch_->stuck = true;
+      return;
+    }
+    later(duration, [this](Epoch& epoch) {
+      if (!epoch.alive || epoch.silent || epoch.number != supervisor_.epoch()) return;
+      if (plans_.empty()) return;
+      StepResult result = model_->run(plans_.front());
+      result.world_rank = spec_.job.layout.world_rank(spec_.job.layout.pp - 1, 0);
+      plans_.pop_front();
+      ++epoch.tick;
+      answer(std::move(result));
+      if (!plans_.empty()) begin_plan();
+    });
+  }
+
+  // Results of one rank arrive in order, now and then late, and what was sent before a death may
+  // still arrive after it.
+  void answer(StepResult&& result) {
+    last_arrival_ms_ =
+        std::max(last_arrival_ms_, clock_.now() + (chance(0.02) ? pick(50, 200) : pick(0, 3)));
+    clock_.after(last_arrival_ms_ - clock_.now(), [this, result = std::move(result)]() mutable {
+      const uint64_t number = result.epoch;
+      if (!supervisor_.on_result(clock_.now(), number, result.world_rank)) {
+        ++coverage_.n_stale_results;
+        return;
+      }
+      model_->confirm(result.step_id);
+      events_.on_result(std::move(result));
+    });
+  }
+
+  bool kills(const StepPlan& plan) const {
+    for (const SequencePlan& part : plan.sequences) {
+      const auto end = part.start_position + static_cast<int32_t>(part.input_ids.size());
+      if (part.request_id == faults_.poison && end > faults_.poison_position) return true;
+    }
+    return false;
+  }
+
+  // One rank is killed: its exit and the end of its socket are noticed in any order.
+  void die(Epoch& epoch) {
+    if (!epoch.alive || epoch.number != supervisor_.epoch()) return;
+    ++coverage_.n_losses;
+    epoch.alive = false;
+    kv_is_there_ &= !chance(faults_.kv_is_lost);
+    const auto rank = static_cast<int>(pick(0, n_ranks() - 1));
+    later(pick(0, 20), [this](Epoch& gone) {
+      perform(supervisor_.on_process_exit(clock_.now(), gone.number, "a rank was killed"));
+    });
+    later(pick(0, 20), [this, rank](Epoch& gone) {
+      if (!gone.connected) return;
+      perform(supervisor_.on_disconnect(clock_.now(), gone.number, rank, "closed"));
+    });
+    gone_after(pick(0, 40));
+  }
+
+  void kill() {
+    epoch_->alive = false;
+    if (std::exchange(epoch_->connected, false)) {
+      for (int rank = 0; rank < n_ranks(); ++rank) {
+        if (!supervisor_.is_connected(rank)) continue;
+        perform(supervisor_.on_disconnect(clock_.now(), epoch_->number, rank, "closed"));
+      }
+    }
+    gone_after(pick(0, 40));
+  }
+
+  void gone_after(int64_t delay_ms) {
+    later(delay_ms, [this](Epoch& epoch) {
+      perform(supervisor_.on_all_gone(clock_.now(), epoch.number, ""));
+    });
+  }
+
+  SimulatedClock& clock_;
+  std::mt19937_64& random_;
+  const SimulatedFaults faults_;
+  SimulatedCoverage& coverage_;
+  const LaunchSpec spec_;
+  const int32_t max_slots_;
+  const int32_t n_blocks_;
+  const int32_t max_batch_tokens_;
+  const Events events_;
+  Supervisor supervisor_;
+  std::shared_ptr<Epoch> epoch_ = std::make_shared<Epoch>();
+  std::deque<StepPlan> plans_;  // not yet run; the first is under way
+  std::optional<Ranks> model_;
+  bool kv_is_there_ = false;  // in memory that outlives the ranks
+  int n_losses_ = 0;
+  int64_t last_arrival_ms_ = 0;
+  std::deque<SupervisorAction> pending_;
+  bool performing_ = false;
+};
+
+}  // namespace trireme::fake
