@@ -47,12 +47,49 @@ void read_launcher(const YAML::Node& node, const std::function<bool(const char*)
       if (wanted("--hosts")) options.hosts = scalar_or_list<std::string>(entry.second);
     } else if (key == "mpirun_args" || key == "srun_args") {
       options.launcher_args = scalar_or_list<std::string>(entry.second);
-    } else if (key == "timeout_s") {
-      options.launch_timeout_s = entry.second.as<int>();
     } else {
       throw EnvironmentError("launcher." + key +
-                             " is no key: use kind, hosts, mpirun_args, srun_args or timeout_s");
+                             " is no key: use kind, hosts, mpirun_args or srun_args");
     }
+  }
+}
+
+struct Deadline {
+  const char* key;
+  int32_t GroupDeadlines::*value;
+  int32_t least;
+};
+
+constexpr int32_t kLongestDeadlineMs = 86400 * 1000;
+constexpr std::array kDeadlines = {
+    Deadline{"launch_ms", &GroupDeadlines::launch_ms, 100},
+    Deadline{"load_ms", &GroupDeadlines::load_ms, 100},
+    Deadline{"heartbeat_ms", &GroupDeadlines::heartbeat_ms, 150},
+    Deadline{"stall_ms", &GroupDeadlines::stall_ms, 100},
+    Deadline{"step_ms", &GroupDeadlines::step_ms, 100},
+    Deadline{"stop_ms", &GroupDeadlines::stop_ms, 100},
+    Deadline{"silence_ms", &GroupDeadlines::silence_ms, 500},
+    Deadline{"comm_ms", &GroupDeadlines::comm_ms, 100},
+    Deadline{"backoff_initial_ms", &GroupDeadlines::backoff_initial_ms, 1},
+    Deadline{"backoff_max_ms", &GroupDeadlines::backoff_max_ms, 1},
+    Deadline{"crash_window_ms", &GroupDeadlines::crash_window_ms, 100},
+    Deadline{"max_crashes", &GroupDeadlines::max_crashes, 1},
+};
+
+void read_deadlines(const YAML::Node& node, GroupDeadlines& deadlines) {
+  for (const auto& entry : node) {
+    const auto key = entry.first.as<std::string>();
+    const auto known = std::find_if(kDeadlines.begin(), kDeadlines.end(),
+                                    [&](const Deadline& d) { return key == d.key; });
+    if (known == kDeadlines.end())
+      throw EnvironmentError("deadlines." + key + " is no key: docs/deadlines.md lists them");
+    const auto value = entry.second.as<int32_t>();
+    if (value < known->least || value > kLongestDeadlineMs) {
+      throw EnvironmentError("deadlines." + key + " is " + std::to_string(value) +
+                             ": it must be between " + std::to_string(known->least) + " and " +
+                             std::to_string(kLongestDeadlineMs));
+    }
+    deadlines.*(known->value) = value;
   }
 }
 
@@ -105,7 +142,7 @@ constexpr std::array kFileKeys = {
 };
 
 [[noreturn]] void unknown_key(const std::string& key) {
-  std::vector<std::string> known = {"launcher"};
+  std::vector<std::string> known = {"launcher", "deadlines"};
   for (const FileKey& k : kFileKeys) known.emplace_back(k.key);
   const std::string near = nearest(key, known);
   throw EnvironmentError(
@@ -120,6 +157,10 @@ void read_nodes(const YAML::Node& root, const std::function<bool(const char*)>& 
     const auto key = entry.first.as<std::string>();
     if (key == "launcher") {
       read_launcher(entry.second, wanted, options);
+      continue;
+    }
+    if (key == "deadlines") {
+      read_deadlines(entry.second, options.deadlines);
       continue;
     }
     const auto known = std::find_if(kFileKeys.begin(), kFileKeys.end(),

@@ -32,8 +32,8 @@ struct ClusterOptions {
   bool joined = false;  // the ranks are a job that nobody can start again
   std::vector<std::string> hosts;
   std::vector<std::string> launcher_args;
-  int32_t launch_timeout_s = 60;  // until every rank has dialled in
-  std::string control_address;    // empty: loopback, or this host's address when there are hosts
+  GroupDeadlines deadlines;
+  std::string control_address;  // empty: loopback, or this host's address when there are hosts
   uint16_t control_port = 0;
   std::string host = "127.0.0.1";  // the API's
   uint16_t port = 8080;
@@ -43,7 +43,8 @@ struct ClusterOptions {
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
-//   launcher: {kind, hosts, mpirun_args, srun_args, timeout_s}, or launcher: kind
+//   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
+//   deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.
 void read_cluster_file(const std::filesystem::path& path,
                        const std::vector<std::string>& set_options, ClusterOptions& options);

@@ -95,7 +95,6 @@ std::filesystem::path Session::packed_file() {
 void Session::resolve_model_and_limits() {
   check_range("--replicas", options_.n_replicas, 1, 64);
   check_range("--threads", options_.n_threads, 0, 1024);
-  check_range("launcher.timeout_s", options_.launch_timeout_s, 1, 86400);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();
@@ -120,6 +119,8 @@ void Session::resolve_model_and_limits() {
   job_.hidden_size = config_.hidden_size;
   job_.max_plans_in_flight = options_.layout.pp + kPlansAhead;
   job_.fuse = options_.fuse;
+  job_.silence_ms = options_.deadlines.silence_ms;
+  job_.comm_timeout_ms = options_.deadlines.comm_ms;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
   job_.kv_bytes = kv_bytes(options_, config_, job_);
 }
@@ -130,7 +131,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.job = job_;
   spec.hosts = options_.hosts;
   spec.launcher_args = options_.launcher_args;
-  spec.launch_timeout_ms = options_.launch_timeout_s * 1000;
+  spec.deadlines = options_.deadlines;
   spec.control_address = options_.control_address;
   spec.control_port = options_.control_port;
   spec.executable = own_executable().string();
@@ -139,7 +140,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.job.replica = replica;
   if (options_.joined) {
     spec.ranks_are_coming = true;
-    spec.max_crashes = 1;
+    spec.deadlines.max_crashes = 1;
   }
   return spec;
 }

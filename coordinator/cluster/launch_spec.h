@@ -10,7 +10,23 @@ namespace trireme {
 
 enum class LauncherKind : uint8_t { kLocal, kMpirun, kSrun, kExternal };
 
-// Everything needed to start one group of ranks and start it again. Deadlines in milliseconds.
+// How long a group is waited for, in milliseconds. docs/deadlines.md lists them for people.
+struct GroupDeadlines {
+  int32_t launch_ms = 60000;   // until every rank said hello
+  int32_t load_ms = 600000;    // and then until every rank is ready, without progress
+  int32_t heartbeat_ms = 400;  // nothing heard from one rank
+  int32_t stall_ms = 300;      // all ranks waiting and no tick: deadlock
+  int32_t step_ms = 120000;    // plan in flight and no tick from a computing rank
+  int32_t stop_ms = 5000;      // told to end; then killed
+  int32_t silence_ms = 3000;   // a rank that hears nothing from the coordinator ends
+  int32_t comm_ms = 30000;     // a rank in one collective, or with plans it cannot keep up with
+  int32_t backoff_initial_ms = 100;  // before a launch after a loss, doubled with each in a row
+  int32_t backoff_max_ms = 10000;
+  int32_t crash_window_ms = 60000;
+  int32_t max_crashes = 5;  // in crash_window_ms: no further tries
+};
+
+// Everything needed to start one group of ranks and start it again.
 struct LaunchSpec {
   LauncherKind launcher = LauncherKind::kLocal;
   JobSpec job;                                // layout, packed file, limits
@@ -22,17 +38,7 @@ struct LaunchSpec {
   std::string executable;         // path of the trireme binary on the ranks' hosts
   std::string secret;             // shared by coordinator and ranks
   std::string run_folder;         // per-coordinator folder for per-epoch folders
-
-  int32_t launch_timeout_ms = 60000;   // until every rank said hello
-  int32_t load_timeout_ms = 600000;    // and then until every rank is ready, without progress
-  int32_t stall_timeout_ms = 300;      // all ranks waiting and no tick: deadlock
-  int32_t step_timeout_ms = 120000;    // plan in flight and no tick from a computing rank
-  int32_t heartbeat_timeout_ms = 400;  // nothing heard from one rank
-  int32_t stop_timeout_ms = 5000;
-  int32_t backoff_initial_ms = 100;
-  int32_t backoff_max_ms = 10000;
-  int32_t max_crashes = 5;  // in crash_window_ms: the breaker opens
-  int32_t crash_window_ms = 60000;
+  GroupDeadlines deadlines;
 };
 
 }  // namespace trireme

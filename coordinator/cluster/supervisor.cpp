@@ -41,7 +41,7 @@ SupervisorActions Supervisor::start(int64_t now_ms) {
 SupervisorActions Supervisor::launch(int64_t now_ms) {
   ++epoch_;
   state_ = State::kLaunching;
-  deadline_ms_ = now_ms + spec_.launch_timeout_ms;
+  deadline_ms_ = now_ms + spec_.deadlines.launch_ms;
   last_timer_ms_ = now_ms;
   n_plans_in_flight_ = 0;
   kill_sent_ = false;
@@ -88,7 +88,7 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
   job.rank = hello.world_rank;
   if (n_connected() == n_ranks) {
     state_ = State::kLoading;
-    deadline_ms_ = now_ms + spec_.load_timeout_ms;
+    deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
   return {job};
 }
@@ -104,7 +104,7 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   if (ticked || state.activity != last.activity) r.same_since_ms = now_ms;
   if (ticked) last_progress_ms_ = now_ms;
   if ((ticked || loaded) && state_ == State::kLoading) {
-    deadline_ms_ = now_ms + spec_.load_timeout_ms;
+    deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
   r.last_heard_ms = now_ms;
   r.forgiven_ms = 0;
@@ -126,7 +126,7 @@ SupervisorActions Supervisor::on_ready(int64_t now_ms, uint64_t epoch, int rank,
   r.info.kv_bytes = ready.kv_bytes;
   r.last_heard_ms = now_ms;
   r.forgiven_ms = 0;
-  if (state_ == State::kLoading) deadline_ms_ = now_ms + spec_.load_timeout_ms;
+  if (state_ == State::kLoading) deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   for (const Rank& each : ranks_) {
     if (!each.ready) return {};
   }
@@ -253,7 +253,7 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
   if (!hopeless_ && !output.empty() && loss_text_.find(output) == std::string::npos) {
     loss_text_ += "; it said: " + output;
   }
-  while (!losses_ms_.empty() && losses_ms_.front() <= now_ms - spec_.crash_window_ms) {
+  while (!losses_ms_.empty() && losses_ms_.front() <= now_ms - spec_.deadlines.crash_window_ms) {
     losses_ms_.pop_front();
   }
   if (!loss_reported_ && ever_served_) {
@@ -263,21 +263,21 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
     actions.push_back(std::move(lost));
   }
   const int n_losses = static_cast<int>(losses_ms_.size());
-  if (!ever_served_ || hopeless_ || n_losses >= spec_.max_crashes) {
+  if (!ever_served_ || hopeless_ || n_losses >= spec_.deadlines.max_crashes) {
     state_ = State::kBroken;
     SupervisorAction broken = action(Kind::kReportBroken);
     broken.text = ever_served_ && !hopeless_
                       ? fmt::format(
                             "{} crashes within {} s, no further tries; mend the "
                             "cause and start again. The last: {}",
-                            n_losses, spec_.crash_window_ms / 1000, loss_text_)
+                            n_losses, spec_.deadlines.crash_window_ms / 1000, loss_text_)
                       : loss_text_;
     actions.push_back(std::move(broken));
     return actions;
   }
   const int doublings = std::min(n_losses_in_row_ - 1, 20);
-  const int64_t pause =
-      std::min<int64_t>(spec_.backoff_max_ms, int64_t{spec_.backoff_initial_ms} << doublings);
+  const int64_t pause = std::min<int64_t>(spec_.deadlines.backoff_max_ms,
+                                          int64_t{spec_.deadlines.backoff_initial_ms} << doublings);
   state_ = State::kBackoff;
   deadline_ms_ = now_ms + pause;
   return actions;
@@ -303,7 +303,7 @@ SupervisorActions Supervisor::stop(int64_t now_ms) {
     case State::kLoading:
     case State::kServing:
       state_ = State::kDraining;
-      deadline_ms_ = now_ms + spec_.stop_timeout_ms;
+      deadline_ms_ = now_ms + spec_.deadlines.stop_ms;
       return {action(Kind::kSendDrain)};
   }
   return {};

@@ -45,7 +45,7 @@ void Supervisor::forgive_own_pause(int64_t now_ms) {
 std::optional<SupervisorActions> Supervisor::watch_heartbeats(int64_t now_ms) {
   for (size_t r = 0; r < ranks_.size(); ++r) {
     const int64_t silent_ms = now_ms - ranks_[r].last_heard_ms - ranks_[r].forgiven_ms;
-    if (!ranks_[r].connected || silent_ms < spec_.heartbeat_timeout_ms) continue;
+    if (!ranks_[r].connected || silent_ms < spec_.deadlines.heartbeat_ms) continue;
     return lose(
         now_ms, "heartbeat",
         fmt::format("{}: nothing heard for {} ms", rank_name(static_cast<int>(r)), silent_ms),
@@ -62,16 +62,16 @@ SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
         fmt::format(
             "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
             "reach the coordinator at {}",
-            missing_ranks(), spec_.launch_timeout_ms / 1000.0, spec_.control_address),
+            missing_ranks(), spec_.deadlines.launch_ms / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",
               fmt::format("{} made no progress loading for {:.1f} s: check the disk that holds {}",
-                          missing_ranks(), spec_.load_timeout_ms / 1000.0, spec_.job.packed_path),
+                          missing_ranks(), spec_.deadlines.load_ms / 1000.0, spec_.job.packed_path),
               Ending::kAtOnce);
 }
 
-// A deadlock: for stall_timeout_ms, heartbeats of every rank said that it waits for another one (or
+// A deadlock: for stall_ms, heartbeats of every rank said that it waits for another one (or
 // for a plan), at one unchanged tick. A rank that computes is never stalled, however long it takes,
 // until the step watchdog finds that not even a tick came.
 SupervisorActions Supervisor::watch_steps(int64_t now_ms) {
@@ -87,7 +87,7 @@ SupervisorActions Supervisor::watch_steps(int64_t now_ms) {
     from = std::max(from, ranks_[r].same_since_ms);
     to = std::min(to, ranks_[r].last_heard_ms);
   }
-  if (stuck && waiting >= 0 && to - from >= spec_.stall_timeout_ms) {
+  if (stuck && waiting >= 0 && to - from >= spec_.deadlines.stall_ms) {
     const RankState& state = ranks_[static_cast<size_t>(waiting)].info.last_state;
     return lose(now_ms, "stalled",
                 fmt::format("all ranks wait for each other: {} in collective {} for {}",
@@ -96,9 +96,9 @@ SupervisorActions Supervisor::watch_steps(int64_t now_ms) {
                                                    : fmt::format("rank {}", state.waiting_peer)),
                 Ending::kAtOnce);
   }
-  if (now_ms - last_progress_ms_ < spec_.step_timeout_ms) return {};
+  if (now_ms - last_progress_ms_ < spec_.deadlines.step_ms) return {};
   return lose(now_ms, "stalled",
-              fmt::format("no progress in a step for {:.1f} s", spec_.step_timeout_ms / 1000.0),
+              fmt::format("no progress in a step for {:.1f} s", spec_.deadlines.step_ms / 1000.0),
               Ending::kAtOnce);
 }
 

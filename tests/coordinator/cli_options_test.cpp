@@ -45,7 +45,8 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "dtype: float32\ncontext_length: 100\nmax_sequences: 6\nmax_batch_tokens: 70\nkv_gib: 1.5\n"
       "kv_dtype: int8\n"
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
-      "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1'], timeout_s: 9}\n");
+      "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n"
+      "deadlines: {launch_ms: 900, max_crashes: 7}\n");
   EXPECT_EQ(o.model, "demo");
   EXPECT_EQ(o.served_name, "tales");
   EXPECT_EQ(o.layout, (Layout{2, 3}));
@@ -64,7 +65,9 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.launcher, LauncherKind::kMpirun);
   EXPECT_THAT(o.hosts, ElementsAre("a", "b:4"));
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));
-  EXPECT_EQ(o.launch_timeout_s, 9);
+  EXPECT_EQ(o.deadlines.launch_ms, 900);
+  EXPECT_EQ(o.deadlines.max_crashes, 7);
+  EXPECT_EQ(o.deadlines.heartbeat_ms, 400);
 }
 
 TEST_F(ClusterFileTest, TheCommandLineWins) {

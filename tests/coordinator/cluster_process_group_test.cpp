@@ -57,8 +57,8 @@ class ClusterProcessGroup : public testing::Test {
     spec_.secret = "the secret of " + std::to_string(getpid());
     spec_.run_folder = folder_;
     // Generous where the test does not wait for it: the machine may be busy.
-    spec_.heartbeat_timeout_ms = 5000;
-    spec_.launch_timeout_ms = 30000;
+    spec_.deadlines.heartbeat_ms = 5000;
+    spec_.deadlines.launch_ms = 30000;
   }
 
   ~ClusterProcessGroup() override {
@@ -200,7 +200,7 @@ TEST_F(ClusterProcessGroup, AKilledRankIsLostAndTheGroupServesAgain) {
 }
 
 TEST_F(ClusterProcessGroup, AStoppedRankIsLostByItsSilence) {
-  spec_.heartbeat_timeout_ms = 400;
+  spec_.deadlines.heartbeat_ms = 400;
   serve();
   const uint64_t epoch = group_->epoch();
   ASSERT_EQ(kill(static_cast<pid_t>(capacity_.ranks[0].pid), SIGSTOP), 0);
@@ -228,7 +228,7 @@ TEST_F(ClusterProcessGroup, ADeadlockIsFoundASlowStepIsNot) {
 
 TEST_F(ClusterProcessGroup, ACrashLoopEndsInTheBreaker) {
   spec_.job.model_path = "die-in-step";
-  spec_.max_crashes = 3;
+  spec_.deadlines.max_crashes = 3;
   start();
   int n_sent = 0;
   ASSERT_TRUE(run_until([&] {
@@ -267,15 +267,15 @@ TEST_F(ClusterProcessGroup, AFirstLaunchThatFailsNamesTheCause) {
 
 TEST_F(ClusterProcessGroup, LaunchesAndLoadsThatHangHaveDeadlines) {
   setenv("FAKE_WORKER", "no-hello", 1);
-  spec_.launch_timeout_ms = 300;
+  spec_.deadlines.launch_ms = 300;
   start();
   ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
   EXPECT_THAT(broken_, HasSubstr("2 of 2 ranks (0, 1) did not come up"));
 
   unsetenv("FAKE_WORKER");
   broken_.clear();
-  spec_.launch_timeout_ms = 30000;
-  spec_.load_timeout_ms = 300;
+  spec_.deadlines.launch_ms = 30000;
+  spec_.deadlines.load_ms = 300;
   spec_.job.model_path = "load-hang";
   start();
   ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
@@ -343,7 +343,7 @@ TEST_F(ClusterProcessGroup, APortInUseIsNamed) {
 
 TEST_F(ClusterProcessGroup, RanksThatDoNotEndAreKilled) {
   spec_.job.model_path = "never-end";
-  spec_.stop_timeout_ms = 200;
+  spec_.deadlines.stop_ms = 200;
   serve();
   stop();
   for (const int64_t pid : pids_) EXPECT_FALSE(process_exists(pid));

@@ -311,7 +311,7 @@ TEST(ClusterSupervisor, RanksThatWouldNotComputeTheSameDoNotStart) {
 
 TEST(ClusterSupervisor, ACrashLoopBacksOffThenBreaks) {
   LaunchSpec spec = two_rank_spec();
-  spec.max_crashes = 4;
+  spec.deadlines.max_crashes = 4;
   Drive d(spec);
   d.bring_up();
   std::vector<int64_t> pauses;
@@ -370,7 +370,7 @@ TEST(ClusterSupervisor, RandomEventsNeverMakeTwoEpochsLiveAndAlwaysConverge) {
     SCOPED_TRACE(seed);
     std::mt19937 random(seed);
     LaunchSpec spec = two_rank_spec();
-    spec.max_crashes = 1 << 20;
+    spec.deadlines.max_crashes = 1 << 20;
     Drive d(spec);
     d.bring_up();
     uint64_t live = 1;  // the epoch whose processes exist; 0: none

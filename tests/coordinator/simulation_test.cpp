@@ -121,7 +121,7 @@ class Simulation {
   LaunchSpec random_spec(const SchedulerConfig& config) {
     LaunchSpec spec;
     spec.job.layout = {.tp = static_cast<int32_t>(pick(1, 2)), .pp = config.n_stages};
-    spec.max_crashes = chance(0.2) ? 3 : 1000;
+    spec.deadlines.max_crashes = chance(0.2) ? 3 : 1000;
     return spec;
   }
 

@@ -239,18 +239,19 @@ def test_launch_that_hangs_meets_its_deadline(surroundings, model, tmp_path):
         "launcher:\n"
         "  kind: mpirun\n"
         "  hosts: [no-such-host.invalid]\n"
-        "  timeout_s: 3\n"
-        f"  mpirun_args: [--mca, plm_rsh_agent, {agent}]\n")
+        f"  mpirun_args: [--mca, plm_rsh_agent, {agent}]\n"
+        "deadlines: {launch_ms: 3000}\n")
     result = logits(surroundings, model, "--tp", 2, "--config", config)
     assert_refused(surroundings, result, r"launch deadline: .* within 3\.0 s")
 
 
-@pytest.mark.parametrize("seconds", ("0", "-1", "86401", "soon", "99999999999"))
-def test_launch_deadline_out_of_range(surroundings, model, tmp_path, seconds):
+@pytest.mark.parametrize("deadline", ("launch_ms: 0", "launch_ms: -1", "launch_ms: 86400001",
+                                      "launch_ms: soon", "launch_ms: 99999999999", "lunch_ms: 1"))
+def test_deadline_that_cannot_be(surroundings, model, tmp_path, deadline):
     config = tmp_path / "cluster.yaml"
-    config.write_text(f"launcher:\n  timeout_s: {seconds}\n")
+    config.write_text(f"deadlines:\n  {deadline}\n")
     assert_refused(surroundings, logits(surroundings, model, "--config", config),
-                   r"timeout_s|line 2")
+                   r"deadlines\.l|line 2")
 
 
 def test_unknown_option_suggests_the_nearest(surroundings):
