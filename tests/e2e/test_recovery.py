@@ -2,10 +2,10 @@
 
 import os
 import signal
-import threading
 import time
 
 import pytest
+from faults import ReadyWatch
 from requests_under_test import (join, long_requests, sample_answers, start_streams,
                                  wait_until_flowing)
 from trireme_process import READY_DEADLINE_S, http_get, wait_until
@@ -19,24 +19,6 @@ def undisturbed(server):
     return long_requests(server)
 
 
-class ReadyWatch(threading.Thread):
-    """Asks /ready without pause: when did it first say 503?"""
-
-    def __init__(self, server):
-        super().__init__(daemon=True)
-        self.server = server
-        self.first_503 = None
-        self.stopped = threading.Event()
-
-    def run(self):
-        while not self.stopped.is_set():
-            try:
-                if http_get(self.server.url + "/ready")[0] == 503 and self.first_503 is None:
-                    self.first_503 = time.monotonic()
-            except ConnectionError:
-                continue
-
-
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("victim", (0, 3))
 def test_streams_survive_a_killed_rank(start_server, surroundings, undisturbed, launcher, victim):
@@ -44,7 +26,6 @@ def test_streams_survive_a_killed_rank(start_server, surroundings, undisturbed, 
     requests = [request for request, _ in undisturbed]
     ranks_before = server.rank_pids()
     watch = ReadyWatch(server)
-    watch.start()
     streams = start_streams(server, requests)
     wait_until_flowing(streams)
 
@@ -56,8 +37,7 @@ def test_streams_survive_a_killed_rank(start_server, surroundings, undisturbed, 
     assert [stream.error for stream in streams] == [None] * len(streams)
     assert [stream.text() for stream in streams] == [text for _, text in undisturbed]
     wait_until(server.is_ready, READY_DEADLINE_S, "ready again")
-    watch.stopped.set()
-    watch.join()
+    watch.stop()
     assert watch.first_503 is not None, "/ready never said 503"
     assert watch.first_503 - killed_at < NOT_READY_LIMIT_S
     assert not set(ranks_before) & set(server.rank_pids()), "the whole group is relaunched"

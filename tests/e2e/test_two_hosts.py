@@ -1,39 +1,18 @@
-"""Tensor and pipeline parallelism across two hosts (network namespaces), the coordinator outside
-both."""
+"""Tensor and pipeline parallelism across two hosts, and what happens when the network between them
+fails."""
 
 import json
-import os
-import subprocess
+import time
 
 import pytest
-from trireme_process import REPO, run_command
+from faults import ReadyWatch, kill
+from requests_under_test import join, long_requests, start_streams, wait_until_flowing
+from trireme_process import READY_DEADLINE_S, REPO, run_command, wait_until
+from two_hosts import cluster_file, inside, let_through, two_hosts
 
-SCRIPTS = REPO / "scripts" / "two_hosts"
-SCRIPT_DEADLINE_S = 30
-
-
-def run_script(name, subnet):
-    return subprocess.run([SCRIPTS / name, subnet], capture_output=True, text=True,
-                          timeout=SCRIPT_DEADLINE_S)
-
-
-@pytest.fixture
-def subnet():
-    """Two hosts at SUBNET.1 and SUBNET.2, this host at SUBNET.254; gone after the test."""
-    reason = "no attempt"
-    for attempt in range(20):
-        # Another run on this machine has another process id, and up.sh refuses a network in use.
-        candidate = f"10.77.{(os.getpid() + 37 * attempt) % 250}"
-        result = run_script("up.sh", candidate)
-        if result.returncode == 0:
-            yield candidate
-            down = run_script("down.sh", candidate)
-            assert down.returncode == 0, down.stderr
-            return
-        reason = result.stderr.strip()
-        if "in use" not in reason:
-            break
-    pytest.skip(f"two hosts were NOT tested, as network namespaces are not to be had: {reason}")
+subnet = pytest.fixture(two_hosts)
+BLIP_S = 0.2
+CUT_S = 3.0
 
 
 def test_two_hosts_give_the_bytes_of_one_rank(surroundings, subnet, tmp_path):
@@ -42,22 +21,83 @@ def test_two_hosts_give_the_bytes_of_one_rank(surroundings, subnet, tmp_path):
     one_rank = run_command(surroundings, "logits", "demo", "--max-new", 32, stdin=stdin)
     assert one_rank.returncode == 0, one_rank.stderr
 
-    hosts = f"{subnet}.1,{subnet}.2"
-    config = tmp_path / "cluster.yaml"
-    config.write_text(
-        "launcher:\n"
-        "  kind: mpirun\n"
-        f"  hosts: [{hosts.replace(',', ', ')}]\n"
-        "  mpirun_args:\n"
-        f"    [--mca, plm_rsh_agent, {SCRIPTS / 'rsh.sh'},\n"
-        "     --mca, plm_rsh_no_tree_spawn, '1',\n"
-        f"     --mca, oob_tcp_if_include, {subnet}.0/24,\n"
-        f"     --mca, btl_tcp_if_include, {subnet}.0/24]\n"
-        f"control_address: {subnet}.254\n")
-    two_hosts = run_command(
+    config = cluster_file(tmp_path / "cluster.yaml", subnet)
+    spread = run_command(
         surroundings, "logits", "demo", "--max-new", 32, "--tp", 2, "--pp", 2,
-        "--launcher", "mpirun", "--hosts", hosts, "--config", config, stdin=stdin)
-    assert two_hosts.returncode == 0, two_hosts.stderr
+        "--config", config, stdin=stdin)
+    assert spread.returncode == 0, spread.stderr
     assert len(one_rank.stdout.splitlines()) == len(prompts)
-    assert two_hosts.stdout == one_rank.stdout
+    assert spread.stdout == one_rank.stdout
+    surroundings.assert_nothing_left()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server):
+    return long_requests(server)
+
+
+@pytest.fixture
+def start_disturbed(start_server, subnet, tmp_path, undisturbed):
+    """A function that starts TP 2 x PP 2 over two hosts, and streams that flow."""
+    def start(**deadlines):
+        config = cluster_file(tmp_path / "cluster.yaml", subnet, launch_ms=6000, silence_ms=800,
+                              comm_ms=2000, backoff_max_ms=500, max_crashes=100, **deadlines)
+        server = start_server("--tp", 2, "--pp", 2, "--config", config)
+        streams = start_streams(server, [request for request, _ in undisturbed])
+        wait_until_flowing(streams)
+        return server, streams
+    return start
+
+
+def assert_undisturbed(server, streams, undisturbed):
+    join(streams)
+    assert [stream.error for stream in streams] == [None] * len(streams)
+    assert [stream.text() for stream in streams] == [text for _, text in undisturbed]
+    wait_until(server.is_ready, READY_DEADLINE_S, "ready again")
+
+
+def test_a_short_blip_costs_nothing(start_disturbed, undisturbed, subnet, surroundings):
+    # TCP sends again 200 and then 400 ms after what was lost: the usual 400 ms are too few.
+    server, streams = start_disturbed(heartbeat_ms=900)
+    let_through(subnet, 2, False)
+    time.sleep(BLIP_S)
+    let_through(subnet, 2, True)
+    assert_undisturbed(server, streams, undisturbed)
+    assert server.metric("trireme_group_restarts_total") == 0, server.output()
+    assert server.stop() == 0, server.output()
+    surroundings.assert_nothing_left()
+
+
+@pytest.mark.parametrize("one_way", (False, True))
+def test_a_cut_link(start_disturbed, undisturbed, subnet, surroundings, one_way):
+    """Found on both sides; what was on the far host ends by itself, and the streams go on when the
+    link is back."""
+    server, streams = start_disturbed()
+    ranks = set(server.rank_pids())
+    watch = ReadyWatch(server)
+    cut_at = time.monotonic()
+    if one_way:
+        inside(subnet, 2, "ip", "route", "add", "blackhole", f"{subnet}.254/32")
+    else:
+        let_through(subnet, 2, False)
+    time.sleep(CUT_S)
+    assert not ranks & set(server.rank_pids()), "ranks of the lost group are still there"
+    if one_way:
+        inside(subnet, 2, "ip", "route", "delete", "blackhole", f"{subnet}.254/32")
+    else:
+        let_through(subnet, 2, True)
+    assert_undisturbed(server, streams, undisturbed)
+    watch.stop()
+    assert watch.first_503 - cut_at < 1.0, "half a second, and this machine's noise"
+    assert server.stop() == 0, server.output()
+    surroundings.assert_nothing_left()
+
+
+def test_a_killed_daemon_of_mpirun(start_disturbed, undisturbed, surroundings):
+    server, streams = start_disturbed()
+    daemons = [pid for pid, words in surroundings.processes().items() if words[0].endswith("orted")]
+    assert len(daemons) == 2
+    kill(daemons[:1])
+    assert_undisturbed(server, streams, undisturbed)
+    assert server.stop() == 0, server.output()
     surroundings.assert_nothing_left()

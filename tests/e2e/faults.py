@@ -1,0 +1,68 @@
+"""Faults to put into a running server, and what is seen of them from outside."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+import time
+
+from trireme_process import http_get
+
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
+WAIT_ALL = 0x40000000  # __WALL
+
+
+@contextlib.contextmanager
+def frozen_thread(tid):
+    """One thread of a process stands still, the others go on; a debugger's hold on it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+    def ptrace(request):
+        if libc.ptrace(request, tid, None, None) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+    ptrace(PTRACE_SEIZE)
+    ptrace(PTRACE_INTERRUPT)
+    os.waitpid(tid, WAIT_ALL)
+    try:
+        yield
+    finally:
+        # It is gone when the group was killed meanwhile.
+        with contextlib.suppress(OSError):
+            ptrace(PTRACE_DETACH)
+
+
+class ReadyWatch(threading.Thread):
+    """Asks /ready without pause: when did it first say 503, when 200 again?"""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server = server
+        self.first_503 = None
+        self.back_at = None
+        self.stopped = threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.stopped.is_set():
+            try:
+                status = http_get(self.server.url + "/ready")[0]
+            except ConnectionError:
+                continue
+            if status == 503 and self.first_503 is None:
+                self.first_503 = time.monotonic()
+            if status == 200 and self.first_503 is not None and self.back_at is None:
+                self.back_at = time.monotonic()
+
+    def stop(self):
+        self.stopped.set()
+        self.join()
+
+
+def kill(pids, with_signal=signal.SIGKILL):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, with_signal)
