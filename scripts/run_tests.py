@@ -207,6 +207,13 @@ def part_aarch64(runner):
     return counts
 
 
+def part_soak(runner):
+    status, output = runner.run(
+        "build/venv/bin/python", "scripts/soak", "--seconds", "900", check=False)
+    print(output[-2000:], flush=True)
+    return Counts(n_passed=1) if status == 0 else Counts(failed=["soak"])
+
+
 # name -> (function, bound in seconds, needs the release binary, only with --full), in order of
 # running: what fails fastest comes first.
 PARTS = {
@@ -218,6 +225,7 @@ PARTS = {
     "golden": (part_golden, 600, True, False),
     "layouts": (part_layouts, 900, True, False),
     "e2e": (part_e2e, 1200, True, False),
+    "soak": (part_soak, 1500, True, True),
     "asan": (part_asan, 2400, False, True),
     "tsan": (part_tsan, 2400, False, True),
     "aarch64": (part_aarch64, 2400, False, True),

@@ -54,14 +54,11 @@ Sampler::Sampler(const KernelTable& kernels, int32_t vocab_size)
 }
 
 int32_t Sampler::argmax(std::span<const float> logits) const {
-  // The kernel compares with the first: one that is not a number would hide the others.
-  const auto first = std::find_if(logits.begin(), logits.end(), [](float x) { return x == x; });
-  if (first == logits.end()) return 0;
   int32_t best = 0;
   kernels_.argmax({}, make_tensor(&best, DType::kI32, {1}),
-                  make_tensor(const_cast<float*>(&*first), DType::kF32,
-                              {1, static_cast<int64_t>(logits.end() - first)}));
-  return best + static_cast<int32_t>(first - logits.begin());
+                  make_tensor(const_cast<float*>(logits.data()), DType::kF32,
+                              {1, static_cast<int64_t>(logits.size())}));
+  return best;
 }
 
 int32_t Sampler::order_candidates(std::span<const float> logits, float least) {

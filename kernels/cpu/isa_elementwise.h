@@ -176,15 +176,12 @@ TRIREME_INLINE void rope_token(Tensor x, Tensor cos, Tensor sin, int64_t token) 
   }
 }
 
-// No lane of a row is larger; NaNs do not count.
+// The largest of a row; what is not a number does not count.
 TRIREME_INLINE float largest_of(const float* x, int64_t n) {
-  V16 largest = splat(x[0]);
-  for (int64_t i = 0; i < n; i += 16) {
-    const int lanes = lanes_left(n, i);
-    // Lanes behind the end repeat the first element.
-    largest = lanes == 16 ? max(load(x + i), largest) : max(splat(x[0]), largest);
-    for (int j = 0; lanes < 16 && j < lanes; ++j) largest = max(splat(x[i + j]), largest);
-  }
+  V16 largest = splat(-std::numeric_limits<float>::infinity());
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) largest = max(load(x + i), largest);
+  for (; i < n; ++i) largest = max(splat(x[i]), largest);
   return max_lanes(largest);
 }
 
