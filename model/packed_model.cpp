@@ -1,6 +1,7 @@
 #include "model/packed_model.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
@@ -90,6 +91,11 @@ std::shared_ptr<const PackedModel> PackedModel::open(const std::filesystem::path
 const ModelConfig& PackedModel::config() const { return state_->header.config; }
 WeightFormat PackedModel::format() const { return state_->header.encodings.usual.format; }
 const PackedEncodings& PackedModel::encodings() const { return state_->header.encodings; }
+uint64_t PackedModel::fingerprint() const {
+  PackedHead head;
+  std::memcpy(&head, state_->file.bytes().data(), sizeof(head));
+  return head.header_checksum;
+}
 WeightEncoding PackedModel::encoding(std::string_view tensor) const {
   return state_->tensor(tensor).encoding;
 }

@@ -31,6 +31,9 @@ class PackedModel {
   WeightEncoding encoding(std::string_view tensor) const;  // of a linear weight
   const std::filesystem::path& path() const;
   uint64_t size_bytes() const;
+  // Checksum of the header, which holds the config and each block's checksum: differs where any
+  // weight does.
+  uint64_t fingerprint() const;
 
   // Block `index` of a tensor ("layers.3.q", "lm_head", "final_norm"), as the kernels read it; of a
   // vector, dense float32 [n_padded] with k = 1. "lm_head" is "embedding" where they are tied.
