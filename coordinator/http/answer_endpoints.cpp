@@ -14,7 +14,7 @@
 namespace trireme {
 namespace {
 
-// Starts of a coordinator during which an answer got no further: then it may be what ends them.
+// Starts of a coordinator that were cut short before the answer got further: it may be the cause.
 constexpr int32_t kMaxResumes = 8;
 
 ApiError server_error(std::string message, const char* code) {
@@ -118,7 +118,8 @@ void reply_stored(const ApiContext& context, const GenerationKind& kind,
   }
   whole ? writer.finish() : writer.fail(answer.end.error);
   responder->start_stream();
-  responder->write(writer.take());
+  const std::string rest = writer.take();
+  responder->write(std::string(first_events(rest, context.keeper->max_rest_bytes())));
   responder->finish();
 }
 

@@ -8,8 +8,8 @@
 
 namespace trireme {
 
-AnswerKeeper::AnswerKeeper(Journal& journal, int32_t grace_s)
-    : journal_(journal), grace_s_(grace_s), thread_([this] { run(); }) {}
+AnswerKeeper::AnswerKeeper(Journal& journal, const Options& options)
+    : journal_(journal), options_(options), thread_([this] { run(); }) {}
 
 AnswerKeeper::~AnswerKeeper() { stop(); }
 
@@ -38,7 +38,7 @@ void AnswerKeeper::begin_grace(const std::string& id) {
     const std::lock_guard lock(mutex_);
     const auto found = kept_.find(id);
     if (found == kept_.end()) return;
-    found->second.deadline = Clock::now() + std::chrono::seconds(grace_s_);
+    found->second.deadline = Clock::now() + std::chrono::seconds(options_.grace_s);
   }
   changed_.notify_one();
 }

@@ -20,14 +20,20 @@ class GenerationJob;
 // Thread-safe.
 class AnswerKeeper {
  public:
+  struct Options {
+    int32_t grace_s = 30;
+    // Of what is sent at once to a client that comes back: what is beyond it has to ask again for.
+    size_t max_rest_bytes = 2U << 20;
+  };
+
   // The journal must outlive it.
-  AnswerKeeper(Journal& journal, int32_t grace_s);
+  AnswerKeeper(Journal& journal, const Options& options);
   ~AnswerKeeper();
   AnswerKeeper(const AnswerKeeper&) = delete;
   AnswerKeeper& operator=(const AnswerKeeper&) = delete;
 
   Journal& journal() const { return journal_; }
-  int32_t grace_s() const { return grace_s_; }
+  size_t max_rest_bytes() const { return options_.max_rest_bytes; }
 
   void add(const std::string& id, std::shared_ptr<GenerationJob> job);
   void remove(const std::string& id);
@@ -50,7 +56,7 @@ class AnswerKeeper {
   void run();
 
   Journal& journal_;
-  const int32_t grace_s_;
+  const Options options_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, Kept> kept_;

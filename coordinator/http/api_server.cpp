@@ -17,6 +17,14 @@ std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
   return routes;
 }
 
+std::shared_ptr<AnswerKeeper> make_keeper(const ApiServerOptions& options) {
+  if (options.journal == nullptr) return nullptr;
+  return std::make_shared<AnswerKeeper>(
+      *options.journal,
+      AnswerKeeper::Options{.grace_s = options.journal_grace_s,
+                            .max_rest_bytes = options.limits.max_outgoing_bytes / 2});
+}
+
 }  // namespace
 
 class ApiServer::State {
@@ -24,9 +32,7 @@ class ApiServer::State {
   State(InferenceService& service, const TextCodec& codec, ModelInfo model, Metrics& metrics,
         const ApiServerOptions& options)
       : pool_(std::make_shared<TaskPool>(options.n_handler_threads)),
-        keeper_(options.journal == nullptr
-                    ? nullptr
-                    : std::make_shared<AnswerKeeper>(*options.journal, options.journal_grace_s)),
+        keeper_(make_keeper(options)),
         context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_,
                                               keeper_)),
         server_(

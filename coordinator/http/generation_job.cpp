@@ -171,6 +171,7 @@ void GenerationJob::finish_answer() {
 }
 
 void GenerationJob::fail(const ApiError& error) {
+  flush();  // what came before it has begun a stream
   cancel_all();
   if (parts_.kept) end_kept({.status = error.status, .error = api_error_body(error)});
   if (parts_.responder == nullptr) return;

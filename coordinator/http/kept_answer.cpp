@@ -26,6 +26,14 @@ void replay_logs(AnswerWriter& writer, const std::vector<const ChoiceLog*>& logs
   }
 }
 
+std::string_view first_events(std::string_view bytes, size_t max_bytes) {
+  constexpr std::string_view kEnd = "\n\n";
+  if (bytes.size() <= max_bytes) return bytes;
+  size_t end = max_bytes < kEnd.size() ? bytes.npos : bytes.rfind(kEnd, max_bytes - kEnd.size());
+  if (end == bytes.npos) end = bytes.find(kEnd);
+  return bytes.substr(0, end == bytes.npos ? end : end + kEnd.size());
+}
+
 HttpResponse not_done_yet(const std::string& id) {
   HttpResponse response;
   response.status = 202;

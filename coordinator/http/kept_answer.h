@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "coordinator/http/answer_writer.h"
@@ -13,6 +14,9 @@ namespace trireme {
 // yet. What the client has already comes first, so that the usage in what follows counts all of it.
 void replay_logs(AnswerWriter& writer, const std::vector<const ChoiceLog*>& logs,
                  const StreamPosition& from);
+
+// As many whole events at the beginning of `bytes` as fit into max_bytes, but one at least.
+std::string_view first_events(std::string_view bytes, size_t max_bytes);
 
 // 202, for who asks for a whole answer that is not.
 HttpResponse not_done_yet(const std::string& id);

@@ -75,12 +75,15 @@ void GenerationJob::serve_client(const ResponderPtr& responder, const StreamPosi
   writer_ = std::make_unique<AnswerWriter>(
       make_writer({.form = AnswerWriter::Form::kStream, .with_ids = true, .from = from}));
   replay(*writer_, from);
+  if (ended_) end_.error.empty() ? writer_->finish() : writer_->fail(end_.error);
   streaming_ = true;
   responder->start_stream();
-  if (!ended_) return listen_to_client();
-  end_.error.empty() ? writer_->finish() : writer_->fail(end_.error);
-  flush();
+  const std::string rest = writer_->take();
+  const std::string_view now = first_events(rest, parts_.kept->keeper->max_rest_bytes());
+  responder->write(std::string(now));
+  if (now.size() == rest.size() && !ended_) return listen_to_client();
   responder->finish();
+  if (!ended_) client_went(client_);
 }
 
 void GenerationJob::reply_whole(ResponderPtr responder) {

@@ -285,6 +285,11 @@ Journal::~Journal() {
   }
   state_->changed.notify_one();
   state_->thread.join();
+  try {  // an end in order: nothing in the file brought it about
+    state_->file.forget_resumes();
+  } catch (const SqliteError& error) {
+    spdlog::warn("the journal {}: {}", state_->options.path.string(), error.what());
+  }
 }
 
 std::vector<Journal::EntryPtr> Journal::take_unfinished() {

@@ -213,6 +213,10 @@ void JournalFile::end_request(Row row, const JournaledEnd& end, int64_t now_s) {
 
 void JournalFile::count_resume(Row row) { state_->resume.start().set(row).run(); }
 
+void JournalFile::forget_resumes() {
+  state_->db->execute("UPDATE requests SET n_resumes = 0 WHERE ended = 0 AND n_resumes > 0");
+}
+
 void JournalFile::probe(int64_t now_s) { state_->probe.start().set(now_s).run(); }
 
 void JournalFile::remove_ended_until(int64_t time_s) {

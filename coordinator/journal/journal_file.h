@@ -35,6 +35,7 @@ class JournalFile {
   void add_tokens(Row row, int32_t choice, size_t position, const ChoiceLog& tail);
   void end_request(Row row, const JournaledEnd& end, int64_t now_s);
   void count_resume(Row row);
+  void forget_resumes();  // of all
   // Writes something small: does the file take it?
   void probe(int64_t now_s);
 

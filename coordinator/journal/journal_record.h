@@ -32,8 +32,9 @@ struct JournaledAnswer {
   JournaledRequest request;
   std::vector<ChoiceLog> choices;
   bool ended = false;
-  JournaledEnd end;       // once ended
-  int32_t n_resumes = 0;  // starts of a coordinator since its last new token
+  JournaledEnd end;  // once ended
+  // Starts of a coordinator since its last new token, each of which was cut short.
+  int32_t n_resumes = 0;
 };
 
 }  // namespace trireme

@@ -44,7 +44,7 @@ def requests_of(stop, n_tokens):
                    stream_options={"include_usage": True}),
         completion(max_tokens=n_tokens, seed=3, ignore_eos=True, stop=[stop]),
         chat(max_tokens=n_tokens, seed=2, ignore_eos=True, n=2, logprobs=True, top_logprobs=3),
-        # No seed: the one that was drawn must be kept. Echo with the prompt's logprobs.
+        # Echo with the prompt's logprobs.
         completion(max_tokens=n_tokens, temperature=0, ignore_eos=True, logprobs=0, echo=True),
     ]
 
