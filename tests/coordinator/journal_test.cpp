@@ -1,13 +1,10 @@
 #include "coordinator/journal/journal.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sqlite3.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <condition_variable>
 #include <csignal>
@@ -107,7 +104,6 @@ class JournalTest : public testing::Test {
     std::filesystem::copy(options_.path.string() + "-wal", copy / "journal-wal");
     return copy / "journal";
   }
-  void move_to(const std::filesystem::path& path) { options_.path = path; }
 
   void execute(const std::string& sql) const {
     sqlite3* db = nullptr;
@@ -194,13 +190,11 @@ TEST_F(JournalTest, CountsStartsThatWereCutShort) {
     const Journal::EntryPtr entry = create(*journal, request_of("a"));
     journal->append(entry, 0, token(1));
   }
-  const auto n_resumes = [](Journal& journal) {
-    return journal.take_unfinished().at(0)->n_resumes();
-  };
+  const auto n_resumes = [](Journal& j) { return j.take_unfinished().at(0)->n_resumes(); };
   for (int start = 1; start <= 3; ++start) {
     const auto journal = open();
     EXPECT_EQ(n_resumes(*journal), start);
-    move_to(copy_as_killed());
+    options_.path = copy_as_killed();
   }
   EXPECT_EQ(n_resumes(*open()), 4);
   EXPECT_EQ(n_resumes(*open()), 1) << "the one before ended in order";
@@ -211,7 +205,7 @@ TEST_F(JournalTest, CountsStartsThatWereCutShort) {
     n_written_ = 0;
     journal->append(entry, 0, token(2));
     wait([&] { return n_written_ > 0; });
-    move_to(copy_as_killed());
+    options_.path = copy_as_killed();
   }
   EXPECT_EQ(n_resumes(*open()), 1) << "it got further";
 }
@@ -242,7 +236,7 @@ TEST_F(JournalTest, ATornTailIsIgnored) {
   }
   const std::filesystem::path log = copy.string() + "-wal";
   std::filesystem::resize_file(log, std::filesystem::file_size(log) - 100);
-  move_to(copy);
+  options_.path = copy;
   const auto journal = open();
   EXPECT_EQ(journal->take_unfinished().at(0)->log(0).token_ids, (std::vector<int32_t>{1, 2, 3, 4}));
 }
