@@ -25,6 +25,7 @@ class EventStream:
         self.failed = None
         self.connection = None
         self.thread = None
+        self.n_before = 0  # events that came before the present connection
 
     def start(self):
         self.start_thread(self.post)
@@ -33,6 +34,7 @@ class EventStream:
         self.start_thread(self.get_rest)
 
     def start_thread(self, target):
+        self.n_before = len(self.events)
         self.thread = threading.Thread(target=target, daemon=True)
         self.thread.start()
 
@@ -129,9 +131,9 @@ def start_event_streams(server, requests):
 
 
 def wait_until_events(streams, n_events=8):
-    """Until each has so many events; all of them must be running then."""
+    """Until each connection brought so many events; all of them must be running then."""
     end = time.monotonic() + STREAM_DEADLINE_S
-    while any(len(s.events) < n_events and s.is_alive() for s in streams):
+    while any(len(s.events) < s.n_before + n_events and s.is_alive() for s in streams):
         assert time.monotonic() < end, "the streams bring nothing"
         time.sleep(0.001)
     assert all(s.is_alive() and not s.done for s in streams), [s.failed for s in streams]

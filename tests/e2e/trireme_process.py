@@ -164,6 +164,12 @@ class Server:
         except ConnectionError:
             return False
 
+    def is_listening(self):
+        try:
+            return http_get(self.url + "/ping")[0] == 200
+        except ConnectionError:
+            return False
+
     def wait_ready(self):
         def ready_or_ended():
             if self.process.poll() is not None:
