@@ -129,10 +129,10 @@ void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* hom
   const bool all_broken =
       std::all_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->broken; });
   events.push_back(
-      {id,
-       final_event(*sequence, FinishReason::kError,
-                   all_broken ? problem : "no group is left that can go on with this request" +
-                                              other_numerics(*sequence))});
+      {id, final_event(*sequence, FinishReason::kError,
+                       all_broken ? problem
+                                  : "no group is left that can go on with this request" +
+                                        other_numerics(*sequence))});
 }
 
 // Gives each of a replica's waiting sequences the best place there is now.
