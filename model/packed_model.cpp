@@ -76,12 +76,6 @@ struct PackedModel::State {
 PackedModel::PackedModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
 PackedModel::~PackedModel() = default;
 
-uint64_t PackedModel::content_id() const {
-  PackedHead head;
-  std::memcpy(&head, state_->file.bytes().data(), sizeof head);
-  return head.header_checksum;
-}
-
 std::shared_ptr<const PackedModel> PackedModel::open(const std::filesystem::path& path) {
   MappedFile file(path);
   PackedHeader header = read_packed_header(file.bytes(), path.string());
@@ -98,6 +92,11 @@ std::shared_ptr<const PackedModel> PackedModel::open(const std::filesystem::path
 const ModelConfig& PackedModel::config() const { return state_->header.config; }
 WeightFormat PackedModel::format() const { return state_->header.encodings.usual.format; }
 const PackedEncodings& PackedModel::encodings() const { return state_->header.encodings; }
+uint64_t PackedModel::fingerprint() const {
+  PackedHead head;
+  std::memcpy(&head, state_->file.bytes().data(), sizeof(head));
+  return head.header_checksum;
+}
 WeightEncoding PackedModel::encoding(std::string_view tensor) const {
   return state_->tensor(tensor).encoding;
 }

@@ -31,6 +31,9 @@ class PackedModel {
   WeightEncoding encoding(std::string_view tensor) const;  // of a linear weight
   const std::filesystem::path& path() const;
   uint64_t size_bytes() const;
+  // Checksum of the header, which holds the config and each block's checksum: differs where any
+  // weight does.
+  uint64_t fingerprint() const;
 
   // Block `index` of a tensor ("layers.3.q", "lm_head", "final_norm"), as the kernels read it; of a
   // vector, dense float32 [n_padded] with k = 1. "lm_head" is "embedding" where they are tied.
@@ -46,9 +49,6 @@ class PackedModel {
   Block block(std::string_view tensor, int index) const;
   int n_blocks(std::string_view tensor) const;
   bool has(std::string_view tensor) const;
-
-  // Equal for files of equal content: a checksum over all checksums.
-  uint64_t content_id() const;
 
   // Compares the checksums of every block, or of those that `shard` holds. Returns one line that
   // names the first that is damaged and the mend, else "". `go_on(done, total)` is asked after

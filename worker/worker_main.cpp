@@ -111,7 +111,7 @@ RankThreads rank_threads(const JobSpec& job, CpuShare in_job) {
 // What the content of a rank's KV pool depends on, but for the number of blocks.
 std::string kv_content(const std::string& numerics_id, const PackedModel& file, Layout layout,
                        int rank) {
-  return numerics_id + "/" + std::to_string(file.content_id()) + "/" + std::to_string(layout.tp) +
+  return numerics_id + "/" + std::to_string(file.fingerprint()) + "/" + std::to_string(layout.tp) +
          "x" + std::to_string(layout.pp) + "/" + std::to_string(rank);
 }
 

@@ -1,11 +1,14 @@
 #include "coordinator/cli/api_session.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
 
 #include "comm/control/build_id.h"
 #include "coordinator/http/tokenizer_codec.h"
+#include "kernels/result.h"
 #include "model/model_folder.h"
 #include "model/packed_folder.h"
 
@@ -19,11 +22,33 @@ std::string served_name(const ClusterOptions& options) {
                                  : path.filename().string();
 }
 
+void check_not_below(const char* option, int32_t value, int32_t least) {
+  if (value >= least) return;
+  throw EnvironmentError(
+      fmt::format("{} {} is out of range: use {} or more", option, value, least));
+}
+
+std::unique_ptr<Journal> open_journal(const JournalSettings& settings, Metrics& metrics) {
+  if (settings.file.empty()) return nullptr;
+  check_not_below("--journal-retention", settings.retention_s, 0);
+  check_not_below("--journal-grace", settings.grace_s, 0);
+  check_not_below("--journal-mib", settings.mib, 1);
+  JournalOptions options;
+  options.path = settings.file;
+  options.retention_s = settings.retention_s;
+  options.max_bytes = int64_t{settings.mib} << 20;
+  options.on_problem = [&metrics](const std::string& problem) {
+    metrics.set_journal_failing(!problem.empty());
+  };
+  return std::make_unique<Journal>(std::move(options));
+}
+
 }  // namespace
 
 ApiSession::ApiSession(const ClusterOptions& options)
     : codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
+      journal_(open_journal(options.journal, metrics_)),
       session_(std::make_unique<Session>(options, metrics_.observer())) {}
 
 ApiSession::~ApiSession() {
@@ -35,11 +60,15 @@ void ApiSession::open() {
   const ModelInfo model{.id = served_name(session_->options()),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size};
+                        .vocab_size = session_->config().vocab_size,
+                        .weights = session_->weights_id()};
   api_ = std::make_unique<ApiServer>(
       session_->core(), *codec_, model, metrics_,
-      ApiServerOptions{
-          .host = session_->options().host, .port = session_->options().port, .limits = {}});
+      ApiServerOptions{.host = session_->options().host,
+                       .port = session_->options().port,
+                       .limits = {},
+                       .journal = journal_.get(),
+                       .journal_grace_s = session_->options().journal.grace_s});
   api_->start();
 }
 

@@ -7,13 +7,14 @@
 #include "coordinator/http/api_server.h"
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/text_codec.h"
+#include "coordinator/journal/journal.h"
 
 namespace trireme {
 
-// A session with its text side, metrics and, once opened, its HTTP API.
+// A session with its text side, metrics, journal and, once opened, its HTTP API.
 class ApiSession {
  public:
-  // Reads the tokenizer first, then as Session. Throws EnvironmentError.
+  // Reads the tokenizer and opens the journal first, then as Session. Throws EnvironmentError.
   explicit ApiSession(const ClusterOptions& options);
   // Closes the API, then ends the ranks.
   ~ApiSession();
@@ -31,6 +32,7 @@ class ApiSession {
  private:
   std::unique_ptr<TextCodec> codec_;
   Metrics metrics_;
+  std::unique_ptr<Journal> journal_;  // null: none asked for
   std::unique_ptr<Session> session_;
   std::unique_ptr<ApiServer> api_;
 };

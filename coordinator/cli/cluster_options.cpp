@@ -139,6 +139,14 @@ constexpr std::array kFileKeys = {
         [](const YAML::Node& n, ClusterOptions& o) { o.control_address = n.as<std::string>(); }},
     FileKey{"control_port", "--control-port",
             [](const YAML::Node& n, ClusterOptions& o) { o.control_port = n.as<uint16_t>(); }},
+    FileKey{"journal", "--journal",
+            [](const YAML::Node& n, ClusterOptions& o) { o.journal.file = n.as<std::string>(); }},
+    FileKey{"journal_retention", "--journal-retention",
+            [](const YAML::Node& n, ClusterOptions& o) { o.journal.retention_s = n.as<int>(); }},
+    FileKey{"journal_grace", "--journal-grace",
+            [](const YAML::Node& n, ClusterOptions& o) { o.journal.grace_s = n.as<int>(); }},
+    FileKey{"journal_mib", "--journal-mib",
+            [](const YAML::Node& n, ClusterOptions& o) { o.journal.mib = n.as<int>(); }},
 };
 
 [[noreturn]] void unknown_key(const std::string& key) {

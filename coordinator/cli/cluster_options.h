@@ -12,6 +12,14 @@
 
 namespace trireme {
 
+// What survives a coordinator, and how long.
+struct JournalSettings {
+  std::string file;  // empty: no journal
+  int32_t retention_s = 600;
+  int32_t grace_s = 30;
+  int32_t mib = 256;
+};
+
 // How to run one model, as the command line and the file given with --config say. What is left
 // empty is decided when the model is known.
 struct ClusterOptions {
@@ -37,12 +45,14 @@ struct ClusterOptions {
   uint16_t control_port = 0;
   std::string host = "127.0.0.1";  // the API's
   uint16_t port = 8080;
+  JournalSettings journal;
 };
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
+//   journal, journal_retention, journal_grace, journal_mib,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 //   deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.

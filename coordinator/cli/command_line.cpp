@@ -100,6 +100,22 @@ struct Arguments {
   std::string verify_dtype = "bfloat16";
 };
 
+void add_journal_options(CLI::App& serve, JournalSettings& o) {
+  serve.add_option("--journal", o.file,
+                   "file that keeps streams over a kill of this process and over lost connections; "
+                   "it holds what clients send (without: none)");
+  serve
+      .add_option("--journal-retention", o.retention_s,
+                  "seconds that an answer is kept after its end")
+      ->capture_default_str();
+  serve
+      .add_option("--journal-grace", o.grace_s,
+                  "seconds for a client that lost its connection to come back")
+      ->capture_default_str();
+  serve.add_option("--journal-mib", o.mib, "size at which the oldest ended answers go, in MiB")
+      ->capture_default_str();
+}
+
 void add_serve(CLI::App& app, Arguments& a) {
   CLI::App& serve =
       *app.add_subcommand("serve", "serve a model over an OpenAI-compatible HTTP API");
@@ -109,6 +125,7 @@ void add_serve(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   serve.add_option("--served-model-name", a.serve.options.served_name,
                    "name of the model in the API (the folder's name)");
+  add_journal_options(serve, a.serve.options.journal);
 }
 
 void add_run(CLI::App& app, Arguments& a) {

@@ -194,6 +194,10 @@ void Session::make_core(ServingObserver observer) {
       std::move(observer), listener());
 }
 
+std::string Session::weights_id() const {
+  return fmt::format("{:016x}", PackedModel::open(job_.packed_path)->fingerprint());
+}
+
 void Session::start() { core_->start(); }
 
 void Session::on_hopeless(std::function<void()> callback) {

@@ -42,6 +42,8 @@ class Session {
   const ClusterOptions& options() const { return options_; }
   const ModelConfig& config() const { return config_; }
   int32_t context_length() const { return job_.context_length; }
+  // Tells the packed weights from all others.
+  std::string weights_id() const;
 
   // Model, layout, rank -> host -> device, context length, KV capacity; lines ended by \n. For a
   // session that serves.

@@ -10,11 +10,19 @@ namespace {
 
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
   std::vector<Route> routes;
-  for (auto make : {generation_routes, tokenize_routes, status_routes}) {
+  for (auto make : {generation_routes, answer_routes, tokenize_routes, status_routes}) {
     std::vector<Route> some = make(context);
     std::move(some.begin(), some.end(), std::back_inserter(routes));
   }
   return routes;
+}
+
+std::shared_ptr<AnswerKeeper> make_keeper(const ApiServerOptions& options) {
+  if (options.journal == nullptr) return nullptr;
+  return std::make_shared<AnswerKeeper>(
+      *options.journal,
+      AnswerKeeper::Options{.grace_s = options.journal_grace_s,
+                            .max_rest_bytes = options.limits.max_outgoing_bytes / 2});
 }
 
 }  // namespace
@@ -24,7 +32,9 @@ class ApiServer::State {
   State(InferenceService& service, const TextCodec& codec, ModelInfo model, Metrics& metrics,
         const ApiServerOptions& options)
       : pool_(std::make_shared<TaskPool>(options.n_handler_threads)),
-        context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_)),
+        keeper_(make_keeper(options)),
+        context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_,
+                                              keeper_)),
         server_(
             {.host = options.host,
              .port = options.port,
@@ -33,7 +43,10 @@ class ApiServer::State {
                                        int status) { metrics.count_http_response(route, status); }},
             all_routes(context_), pool_) {}
 
-  void start() { server_.start(); }
+  void start() {
+    resume_answers(context_);
+    server_.start();
+  }
   uint16_t port() const { return server_.port(); }
   void begin_drain() { context_->draining = true; }
 
@@ -51,11 +64,13 @@ class ApiServer::State {
   void stop() {
     begin_drain();
     server_.stop();  // every job hears that its client is gone and cancels on the pool
+    if (keeper_) keeper_->stop();
     pool_->stop();
   }
 
  private:
   std::shared_ptr<TaskPool> pool_;
+  std::shared_ptr<AnswerKeeper> keeper_;
   std::shared_ptr<ApiContext> context_;
   HttpServer server_;
 };

@@ -8,6 +8,7 @@
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/model_info.h"
 #include "coordinator/http/text_codec.h"
+#include "coordinator/journal/journal.h"
 #include "coordinator/serving/inference_service.h"
 
 namespace trireme {
@@ -17,6 +18,8 @@ struct ApiServerOptions {
   uint16_t port = 8000;  // 0: any free port
   int n_handler_threads = 2;
   HttpLimits limits;
+  Journal* journal = nullptr;    // null: a request ends with its client's connection
+  int32_t journal_grace_s = 30;  // for a client to come back; with a journal
 };
 
 // The OpenAI-compatible API of one model over HTTP. All arguments must outlive it.

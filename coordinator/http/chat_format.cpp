@@ -6,7 +6,9 @@ namespace {
 class ChatFormat final : public ReplyFormat {
  public:
   ChatFormat(ReplyOptions options, const TextCodec& codec)
-      : envelope_("chatcmpl-", options.model), options_(std::move(options)), codec_(codec) {}
+      : envelope_{options.id, options.created, options.model},
+        options_(std::move(options)),
+        codec_(codec) {}
 
   std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const override {
     OrderedJson json = envelope_.begin("chat.completion");

@@ -6,7 +6,9 @@ namespace {
 class CompletionFormat final : public ReplyFormat {
  public:
   CompletionFormat(ReplyOptions options, const TextCodec& codec)
-      : envelope_("cmpl-", options.model), options_(std::move(options)), codec_(codec) {}
+      : envelope_{options.id, options.created, options.model},
+        options_(std::move(options)),
+        codec_(codec) {}
 
   std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const override {
     OrderedJson json = envelope_.begin("text_completion");

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "coordinator/http/answer_keeper.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/http_message.h"
 #include "coordinator/http/metrics.h"
@@ -22,6 +23,7 @@ struct ApiContext {
   Metrics& metrics;
   const ModelInfo model;
   const std::shared_ptr<TaskPool> pool;
+  const std::shared_ptr<AnswerKeeper> keeper;  // null: no journal
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start
 
@@ -35,8 +37,12 @@ std::optional<ApiError> check_available(ApiContext& context);
 // A refusal of InferenceService::submit in HTTP.
 ApiError submit_refusal(ApiContext& context, const Error& error);
 
-// Endpoints by file: generation_endpoints, tokenize_endpoints, status_endpoints.
+// Goes on with what a coordinator before this one left in the journal.
+void resume_answers(const std::shared_ptr<ApiContext>& context);
+
+// Endpoints by file: generation_endpoints, answer_endpoints, tokenize_endpoints, status_endpoints.
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> tokenize_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context);
 

@@ -1,22 +1,34 @@
+#include <ctime>
 #include <nlohmann/json.hpp>
 
-#include "coordinator/http/endpoints.h"
 #include "coordinator/http/generation_fields.h"
-#include "coordinator/http/generation_job.h"
+#include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
-#include "coordinator/http/request_parsers.h"
 
 namespace trireme {
 namespace {
 
-using ParseCall = ParsedCall (*)(const nlohmann::ordered_json&, const ModelInfo&, const TextCodec&);
-using MakeFormat = std::unique_ptr<ReplyFormat> (*)(ReplyOptions, const TextCodec&);
-
-// What differs between the generation endpoints.
-struct GenerationKind {
-  ParseCall parse;
-  MakeFormat make_format;
-};
+// With a journal, a stream's request is kept; what has no stream tells its id only at its end, when
+// there is nothing to come back for.
+Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& context,
+                                                        const GenerationKind& kind,
+                                                        const GenerationCall& call,
+                                                        const std::string& id, int64_t created,
+                                                        const std::string& body) {
+  if (context.keeper == nullptr || !call.stream) return std::optional<GenerationJob::Kept>();
+  Result<Journal::EntryPtr> entry =
+      context.keeper->journal().create({.id = id,
+                                        .endpoint = kind.path,
+                                        .weights = context.model.weights,
+                                        .body = body,
+                                        .created = created,
+                                        .seed = call.sampling.seed,
+                                        .max_new_tokens = call.max_new_tokens,
+                                        .n_choices = call.n_choices(),
+                                        .with_logprobs = call.n_logprobs != kNoLogprobs});
+  if (!entry) return entry.error();
+  return std::optional(GenerationJob::Kept{context.keeper, *std::move(entry)});
+}
 
 void handle_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
                        const HttpRequest& request, const ResponderPtr& responder) {
@@ -31,22 +43,17 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
 
   auto& call = std::get<GenerationCall>(parsed);
-  ReplyOptions options{
-      .model = context->model.id, .n_logprobs = call.n_logprobs, .null_usage = call.include_usage};
-  GenerationJob::Parts parts{
-      .service = context->service,
-      .codec = context->codec,
-      .pool = context->pool,
-      .responder = responder,
-      .format = kind.make_format(std::move(options), context->codec),
-      .refusal = [context](const Error& error) { return submit_refusal(*context, error); }};
-  std::make_shared<GenerationJob>(std::move(call), std::move(parts))->start();
+  const std::string id = draw_answer_id(kind.id_prefix);
+  const auto created = static_cast<int64_t>(std::time(nullptr));
+  auto kept = keep_request(*context, kind, call, id, created, request.body);
+  if (!kept) return refuse(submit_refusal(*context, kept.error()));
+  auto format = make_format(*context, kind, call, id, created);
+  make_job(context, std::move(format), std::move(call), responder, *std::move(kept))->start();
 }
 
-Route generation_route(const std::shared_ptr<ApiContext>& context, const char* path,
-                       GenerationKind kind) {
+Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
   return {.method = "POST",
-          .path = path,
+          .path = kind.path,
           .cost = HandlerCost::kHeavy,
           .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
             handle_generation(context, kind, request, responder);
@@ -87,7 +94,7 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
             .code = "queue_full",
             .retry_after_seconds = 1};
   }
-  if (error.param == "draining" || error.param == "unavailable") {
+  if (error.param == "draining" || error.param == "unavailable" || error.param == "journal") {
     context.metrics.count_rejection(error.param);
     return {.status = 503,
             .message = error.message,
@@ -98,13 +105,40 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
   return bad_request(error);
 }
 
+std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
+                                               const GenerationKind& kind,
+                                               const GenerationCall& call, std::string id,
+                                               int64_t created) {
+  return kind.make_format({.id = std::move(id),
+                           .created = created,
+                           .model = context.model.id,
+                           .n_logprobs = call.n_logprobs,
+                           .null_usage = call.include_usage},
+                          context.codec);
+}
+
+std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
+                                        std::shared_ptr<const ReplyFormat> format,
+                                        GenerationCall call, ResponderPtr responder,
+                                        std::optional<GenerationJob::Kept> kept) {
+  GenerationJob::Parts parts{
+      .service = context->service,
+      .codec = context->codec,
+      .pool = context->pool,
+      .responder = std::move(responder),
+      .format = std::move(format),
+      .refusal = [context](const Error& error) { return submit_refusal(*context, error); },
+      .kept = std::move(kept)};
+  auto job = std::make_shared<GenerationJob>(std::move(call), parts);
+  if (parts.kept) parts.kept->keeper->add(parts.kept->entry->request().id, job);
+  return job;
+}
+
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context) {
-  return {
-      generation_route(context, "/v1/completions",
-                       {.parse = parse_completion_request, .make_format = make_completion_format}),
-      generation_route(context, "/v1/chat/completions",
-                       {.parse = parse_chat_request, .make_format = make_chat_format}),
-  };
+  std::vector<Route> routes;
+  for (const GenerationKind& kind : kGenerationKinds)
+    routes.push_back(generation_route(context, kind));
+  return routes;
 }
 
 }  // namespace trireme

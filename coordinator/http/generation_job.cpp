@@ -1,20 +1,17 @@
 #include "coordinator/http/generation_job.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "kernels/check.h"
 
 namespace trireme {
-namespace {
-
-std::string sse_event(const std::string& json) { return "data: " + json + "\n\n"; }
-
-}  // namespace
 
 GenerationJob::GenerationJob(GenerationCall call, Parts parts)
     : call_(std::move(call)), parts_(std::move(parts)), choices_(call_.n_choices()) {
   TRIREME_CHECK(!choices_.empty());
-  usage_.n_prompt_tokens = call_.n_prompt_tokens();
+  n_open_ = static_cast<int>(choices_.size());
 }
 
 void GenerationJob::start() {
@@ -53,7 +50,7 @@ void GenerationJob::run_tasks() {
 
 GenerateRequest GenerationJob::make_request(int index) const {
   GenerateRequest request;
-  request.prompt_ids = prompt_of(index).ids;
+  request.prompt_ids = call_.prompts[index / call_.n].ids;
   request.sampling = call_.sampling;
   request.max_new_tokens = call_.max_new_tokens;
   request.stop_token_ids = call_.stop_token_ids;
@@ -61,40 +58,70 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.choice = static_cast<uint32_t>(index % call_.n);
   request.want_prompt_logprobs = call_.echo && call_.n_logprobs != kNoLogprobs;
   request.n_logprobs = std::max(call_.n_logprobs, 0);
+  if (!parts_.kept) return request;
+  const ChoiceLog& log = parts_.kept->entry->log(index);
+  request.output_ids = log.token_ids;
+  request.numerics_id = log.numerics_id;
+  request.want_prompt_logprobs &= log.empty();
   return request;
 }
 
 void GenerationJob::submit_all() {
-  parts_.responder->on_disconnect([weak = weak_from_this()] {
+  const bool streams = call_.stream && parts_.responder != nullptr;
+  writer_ = std::make_unique<AnswerWriter>(
+      make_writer({.form = streams                       ? AnswerWriter::Form::kStream
+                           : parts_.responder != nullptr ? AnswerWriter::Form::kWhole
+                                                         : AnswerWriter::Form::kSilent,
+                   .with_ids = parts_.kept.has_value(),
+                   .from = {}}));
+  listen_to_client();
+  if (parts_.kept) keep();
+  for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
+    if (!choices_[i].done && !submit(i)) return;
+  }
+}
+
+// False: it was refused, and the whole request failed.
+bool GenerationJob::submit(int index) {
+  const Result<RequestId> id = parts_.service.submit(
+      make_request(index), [self = shared_from_this(), index](GenerateEvent&& event) {
+        self->post([self, index, event = std::move(event)]() mutable {
+          self->on_event(index, std::move(event));
+        });
+      });
+  if (id) {
+    choices_[index].request_id = *id;
+    return true;
+  }
+  for (size_t k = static_cast<size_t>(index); k < choices_.size(); ++k) choices_[k].done = true;
+  fail(parts_.refusal(id.error()));
+  return false;
+}
+
+void GenerationJob::listen_to_client() {
+  if (parts_.responder == nullptr) return;
+  parts_.responder->on_disconnect([weak = weak_from_this(), client = ++client_] {
     const auto self = weak.lock();
     if (!self) return;
-    self->client_gone_ = true;
-    self->post([self] { self->cancel_all(); });
+    if (!self->parts_.kept) self->abandoned_ = true;
+    self->post([self, client] { self->client_went(client); });
   });
-  n_open_ = static_cast<int>(choices_.size());
-  for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
-    choices_[i].whole.index = i;
-    choices_[i].text = parts_.codec.open_stream(call_.text, prompt_of(i).ids);
-    const Result<RequestId> id = parts_.service.submit(
-        make_request(i), [self = shared_from_this(), i](GenerateEvent&& event) {
-          self->post([self, i, event = std::move(event)]() mutable {
-            self->on_event(i, std::move(event));
-          });
-        });
-    if (!id) {
-      choices_[i].done = true;
-      for (int k = i + 1; k < static_cast<int>(choices_.size()); ++k) choices_[k].done = true;
-      return fail(parts_.refusal(id.error()));
-    }
-    choices_[i].request_id = *id;
-  }
+}
+
+void GenerationJob::client_went(int client) {
+  if (client != client_ || ended_) return;
+  if (!parts_.kept) return cancel_all();
+  if (!told_any_) return give_up_now();  // it cannot come back: it knows no id
+  parts_.responder.reset();
+  writer_->mute();
+  parts_.kept->keeper->begin_grace(parts_.kept->entry->request().id);
 }
 
 // ---- events ----
 
 void GenerationJob::on_event(int index, GenerateEvent event) {
   Choice& choice = choices_[index];
-  if (choice.done || ended_ || client_gone_) return;
+  if (choice.done || ended_ || abandoned_) return;
   if (event.finish == FinishReason::kError) {
     choice.done = true;
     return fail({.status = 500,
@@ -110,118 +137,46 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
                  .code = "shutting_down",
                  .retry_after_seconds = 1});
   }
-  if (event.finish == FinishReason::kNone && event.token_ids.empty()) return;
-  ChoiceText part = open_part(index, event);
-  add_tokens(index, event, &part);
-  deliver(index, std::move(part));
+  if (parts_.kept) parts_.kept->keeper->journal().append(parts_.kept->entry, index, event);
+  if (choice.told) write(index, event);
 }
 
-// The part that this event's tokens go to: a choice's first one begins with the prompt's echo.
-ChoiceText GenerationJob::open_part(int index, const GenerateEvent& event) {
-  Choice& choice = choices_[index];
-  ChoiceText part;
-  part.index = index;
-  part.text_offset = choice.text_offset;
-  if (choice.opened) return part;
-  choice.opened = true;
-  if (!call_.echo) return part;
-  const Prompt& prompt = prompt_of(index);
-  part.text = prompt.text;
-  if (call_.n_logprobs == kNoLogprobs) return part;
-  TRIREME_CHECK(event.prompt_logprobs.size() + 1 == prompt.ids.size());
-  for (size_t i = 0; i < prompt.ids.size(); ++i) {
-    TokenInfo token;
-    token.id = prompt.ids[i];
-    token.has_logprob = i > 0;
-    if (i > 0) token.logprob = event.prompt_logprobs[i - 1];
-    part.tokens.push_back(std::move(token));
-  }
-  return part;
-}
-
-// A token that ended the generation is counted, but its text is not part of the answer.
-bool GenerationJob::is_silent_stop(const GenerateEvent& event, size_t i) const {
-  if (call_.text.include_stop_string) return false;
-  const bool last = i + 1 == event.token_ids.size();
-  if (last && event.finish == FinishReason::kStop) return true;
-  return std::find(call_.stop_token_ids.begin(), call_.stop_token_ids.end(), event.token_ids[i]) !=
-         call_.stop_token_ids.end();
-}
-
-void GenerationJob::add_tokens(int index, const GenerateEvent& event, ChoiceText* part) {
-  Choice& choice = choices_[index];
-  part->finish = event.finish;
-  for (size_t i = 0; i < event.token_ids.size(); ++i) {
-    ++usage_.n_output_tokens;
-    if (call_.n_logprobs != kNoLogprobs) {
-      TokenInfo token;
-      token.id = event.token_ids[i];
-      if (i < event.logprobs.size()) token.logprob = event.logprobs[i];
-      if (i < event.top_logprobs.size()) token.top = event.top_logprobs[i];
-      part->tokens.push_back(std::move(token));
-    }
-    if (is_silent_stop(event, i)) continue;
-    TextStream::Piece piece = choice.text->push(event.token_ids[i]);
-    part->text += piece.text;
-    if (piece.stopped) {
-      if (event.finish == FinishReason::kNone) {
-        parts_.service.cancel(choice.request_id, FinishReason::kStop);
-      }
-      part->finish = FinishReason::kStop;
-      break;
-    }
-  }
-  if (part->finish == FinishReason::kNone) return;
-  part->text += choice.text->finish();
-  choice.done = true;
-  --n_open_;
+void GenerationJob::write(int index, const GenerateEvent& event) {
+  const AnswerWriter::Added added = writer_->add(index, event);
+  if (!added.ended) return;
+  if (added.by_stop_string && choices_[index].request_id != 0)
+    parts_.service.cancel(choices_[index].request_id, FinishReason::kStop);
+  choices_[index].done = true;
+  if (--n_open_ == 0) finish_answer();
 }
 
 // ---- the answer ----
 
-void GenerationJob::deliver(int index, ChoiceText part) {
-  Choice& choice = choices_[index];
-  const bool finished = part.finish != FinishReason::kNone;
-  if (!call_.stream) {
-    choice.whole.text += part.text;
-    std::move(part.tokens.begin(), part.tokens.end(), std::back_inserter(choice.whole.tokens));
-    choice.whole.finish = part.finish;
-  } else if (finished || !part.text.empty() || !part.tokens.empty()) {
-    const Usage* usage = call_.continuous_usage ? &usage_ : nullptr;
-    if (!streaming_) {
-      streaming_ = true;
-      parts_.responder->start_stream();
-      for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
-        const std::string opening = parts_.format->opening(i, usage);
-        if (!opening.empty()) outgoing_ += sse_event(opening);
-      }
-    }
-    choice.text_offset += count_characters(part.text);
-    outgoing_ += sse_event(parts_.format->chunk(part, usage));
-  }
-  if (n_open_ == 0) finish_answer();
+AnswerWriter GenerationJob::make_writer(AnswerWriter::Options options) const {
+  return {call_, parts_.codec, parts_.format, std::move(options)};
 }
 
 void GenerationJob::finish_answer() {
   ended_ = true;
+  if (parts_.kept) end_kept({});
+  if (parts_.responder == nullptr) return;
   if (call_.stream) {
-    if (call_.include_usage) outgoing_ += sse_event(parts_.format->usage_chunk(usage_));
-    outgoing_ += sse_event("[DONE]");
+    writer_->finish();
     flush();
     return parts_.responder->finish();
   }
-  std::vector<ChoiceText> all;
-  for (Choice& choice : choices_) all.push_back(std::move(choice.whole));
   HttpResponse response;
-  response.body = parts_.format->reply(all, usage_);
+  response.body = writer_->whole();
   parts_.responder->reply(std::move(response));
 }
 
 void GenerationJob::fail(const ApiError& error) {
+  flush();  // what came before it has begun a stream
   cancel_all();
+  if (parts_.kept) end_kept({.status = error.status, .error = api_error_body(error)});
+  if (parts_.responder == nullptr) return;
   if (!streaming_) return parts_.responder->reply(api_error_response(error));
-  outgoing_ += sse_event(api_error_body(error));
-  outgoing_ += sse_event("[DONE]");
+  writer_->fail(api_error_body(error));
   flush();
   parts_.responder->finish();
 }
@@ -229,13 +184,18 @@ void GenerationJob::fail(const ApiError& error) {
 void GenerationJob::cancel_all() {
   ended_ = true;
   for (Choice& choice : choices_) {
-    if (!choice.done) parts_.service.cancel(choice.request_id, FinishReason::kCancelled);
+    if (!choice.done && choice.request_id != 0)
+      parts_.service.cancel(choice.request_id, FinishReason::kCancelled);
     choice.done = true;
   }
 }
 
 void GenerationJob::flush() {
-  if (!outgoing_.empty()) parts_.responder->write(std::exchange(outgoing_, {}));
+  if (writer_ == nullptr || parts_.responder == nullptr) return;
+  std::string bytes = writer_->take();
+  if (bytes.empty()) return;
+  if (!std::exchange(streaming_, true)) parts_.responder->start_stream();
+  parts_.responder->write(std::move(bytes));
 }
 
 }  // namespace trireme

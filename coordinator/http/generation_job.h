@@ -4,9 +4,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "coordinator/http/answer_keeper.h"
+#include "coordinator/http/answer_writer.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/generation_call.h"
 #include "coordinator/http/http_message.h"
@@ -19,57 +22,86 @@ namespace trireme {
 // One generation request from its sequences' submission to its answer's end. The service's events
 // are only queued on the service's thread; text and JSON are made on the handler threads, one
 // task of a job at a time.
+//
+// A kept job (one with a journal) outlives its client's connection: for the grace time, or for good
+// when a coordinator before this one began it. What was drawn is in the journal's log before a
+// client hears of it, so another client can be given the rest from any position on.
 class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
  public:
+  struct Kept {
+    std::shared_ptr<AnswerKeeper> keeper;
+    Journal::EntryPtr entry;
+  };
   struct Parts {
     InferenceService& service;
     const TextCodec& codec;
     std::shared_ptr<TaskPool> pool;
-    ResponderPtr responder;
-    std::unique_ptr<ReplyFormat> format;
+    ResponderPtr responder;  // null: nobody listens yet
+    std::shared_ptr<const ReplyFormat> format;
     // How a refusal of the service is said in HTTP.
     std::function<ApiError(const Error&)> refusal;
+    std::optional<Kept> kept;
   };
 
   GenerationJob(GenerationCall call, Parts parts);
+  // Goes on from the entry's log, if there is one.
   void start();
+
+  // Where a client of this answer was; an error when it is no event's id.
+  Result<StreamPosition> parse_position(const std::string& last_event_id) const;
+  // Of a kept job. The client is given the stream from a position on, and a client before it no
+  // more.
+  void attach(ResponderPtr responder, StreamPosition from);
+  // The whole answer, or 202 while there is more to come.
+  void reply_whole(ResponderPtr responder);
+  // Ends it, unless a client is there.
+  void give_up();
 
  private:
   struct Choice {
     RequestId request_id = 0;
     bool done = false;
-    bool opened = false;  // its stream has begun
-    std::unique_ptr<TextStream> text;
-    ChoiceText whole;  // without streaming: all of it
-    int64_t text_offset = 0;
+    bool told = true;  // a kept one: once the journal holds its first tokens
   };
 
   void post(std::function<void()> task);
   void run_tasks();
 
   void submit_all();
+  bool submit(int index);
   GenerateRequest make_request(int index) const;
-  const Prompt& prompt_of(int index) const { return call_.prompts[index / call_.n]; }
+  void listen_to_client();
+  void client_went(int client);
   void on_event(int index, GenerateEvent event);
-  ChoiceText open_part(int index, const GenerateEvent& event);
-  void add_tokens(int index, const GenerateEvent& event, ChoiceText* part);
-  bool is_silent_stop(const GenerateEvent& event, size_t i) const;
-  void deliver(int index, ChoiceText part);
+  void write(int index, const GenerateEvent& event);
+  void end_choice(int index);
+
+  void keep();
+  void on_written();
+  void tell_logged(int index);
+  void replay(AnswerWriter& writer, const StreamPosition& from) const;
+  void serve_client(const ResponderPtr& responder, const StreamPosition& from);
+  AnswerWriter make_writer(AnswerWriter::Options options) const;
+
   void finish_answer();
   void fail(const ApiError& error);
+  void give_up_now();
+  void end_kept(JournaledEnd end);
   void cancel_all();
   void flush();
 
   const GenerationCall call_;
   Parts parts_;
   std::vector<Choice> choices_;  // index = prompt * n + choice
-  Usage usage_;
+  std::unique_ptr<AnswerWriter> writer_;
+  int client_ = 0;          // counts them
   int n_open_ = 0;          // choices not done
   bool streaming_ = false;  // the head of the stream is out
-  bool ended_ = false;      // nothing more is sent
-  std::string outgoing_;    // events of the batch in progress
+  bool told_any_ = false;   // a client knows the answer's id, or may
+  bool ended_ = false;      // nothing more is generated
+  JournaledEnd end_;        // how, once ended
 
-  std::atomic<bool> client_gone_{false};  // events still queued are not worth their text
+  std::atomic<bool> abandoned_{false};  // events still queued are not worth their text
 
   std::mutex mutex_;
   std::vector<std::function<void()>> tasks_;  // under mutex_

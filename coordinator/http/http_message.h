@@ -17,6 +17,8 @@ struct HttpRequest {
   std::string query;      // raw, without '?'
   std::string path_tail;  // what a route ending in "/*" matched in its place
   std::string content_type;
+  std::string accept;
+  std::string last_event_id;
   std::string body;
   std::shared_ptr<void>
       body_lease;  // its release gives the body's bytes back to the server's bound

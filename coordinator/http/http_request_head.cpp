@@ -92,6 +92,8 @@ Result<HttpRequest> take_request(RequestParser& parser) {
     return Error{"malformed HTTP request: bad percent escape in the path", ""};
   }
   request.content_type = std::string(message[http::field::content_type]);
+  request.accept = std::string(message[http::field::accept]);
+  request.last_event_id = std::string(message["Last-Event-ID"]);
   request.body = std::move(message.body());
   return request;
 }

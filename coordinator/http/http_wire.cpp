@@ -12,11 +12,13 @@ struct StatusReason {
   std::string_view reason;
 };
 
-constexpr std::array<StatusReason, 13> kReasons = {{{200, "OK"},
+constexpr std::array<StatusReason, 15> kReasons = {{{200, "OK"},
+                                                    {202, "Accepted"},
                                                     {400, "Bad Request"},
                                                     {404, "Not Found"},
                                                     {405, "Method Not Allowed"},
                                                     {408, "Request Timeout"},
+                                                    {410, "Gone"},
                                                     {413, "Content Too Large"},
                                                     {415, "Unsupported Media Type"},
                                                     {417, "Expectation Failed"},

@@ -164,6 +164,8 @@ struct Metrics::State {
       gauge("trireme_model_load_progress", "Part of the weights loaded, 0 to 1");
   prometheus::Gauge& drain_state =
       gauge("trireme_drain_state", "1 while the server drains, else 0");
+  prometheus::Gauge& journal_failing =
+      gauge("trireme_journal_failing", "1 while the journal cannot be written, else 0");
   CounterFamily& http_requests =
       counters("trireme_http_requests_total", "HTTP responses, by route and status");
 };
@@ -241,6 +243,8 @@ void Metrics::set_status(const ServiceStatus& status) {
 }
 
 void Metrics::set_ranks_alive(int n_ranks) { state_->ranks_alive.Set(n_ranks); }
+
+void Metrics::set_journal_failing(bool failing) { state_->journal_failing.Set(failing ? 1 : 0); }
 
 void Metrics::set_load_progress(double fraction) { state_->load_progress.Set(fraction); }
 

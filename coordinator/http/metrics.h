@@ -29,6 +29,7 @@ class Metrics {
   void set_status(const ServiceStatus& status);
   void set_ranks_alive(int n_ranks);
   void set_load_progress(double fraction);  // 0..1
+  void set_journal_failing(bool failing);
   // Total so far in the current group; a smaller value than before means that the group was
   // relaunched and counts from 0 again.
   void set_stage_busy(int stage, double seconds);

@@ -52,10 +52,15 @@ class ReplyFormat {
 
 // Which options of the request change the form.
 struct ReplyOptions {
+  std::string id;       // of the answer
+  int64_t created = 0;  // seconds since 1970
   std::string model;
   int32_t n_logprobs = kNoLogprobs;
   bool null_usage = false;  // chunks without usage say so with "usage": null
 };
+
+// An id that no other answer has, of this coordinator or another, and that nobody can guess.
+std::string draw_answer_id(const std::string& prefix);
 
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);

@@ -2,19 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <ctime>
 #include <random>
 
 namespace trireme {
-namespace {
 
-// Ids must differ between coordinators too, so they are drawn, not counted.
-std::string draw_id(const std::string& prefix) {
+std::string draw_answer_id(const std::string& prefix) {
   std::random_device device;
   return fmt::format("{}{:08x}{:08x}{:08x}", prefix, device(), device(), device());
 }
-
-}  // namespace
 
 int64_t count_characters(std::string_view text) {
   int64_t n = 0;
@@ -43,9 +38,6 @@ OrderedJson usage_json(const Usage& usage) {
 std::string token_text(const TextCodec& codec, int32_t id) {
   return codec.decode({id}, /*skip_special_tokens=*/false);
 }
-
-ReplyEnvelope::ReplyEnvelope(const std::string& id_prefix, std::string model_id)
-    : id(draw_id(id_prefix)), created(std::time(nullptr)), model(std::move(model_id)) {}
 
 OrderedJson ReplyEnvelope::begin(const char* object) const {
   OrderedJson json;

@@ -24,7 +24,6 @@ struct ReplyEnvelope {
   int64_t created = 0;
   std::string model;
 
-  ReplyEnvelope(const std::string& id_prefix, std::string model_id);
   OrderedJson begin(const char* object) const;
 };
 

@@ -10,6 +10,16 @@
 
 namespace trireme {
 
+namespace {
+
+std::string other_numerics(const Sequence& sequence) {
+  if (sequence.numerics_id.empty()) return "";
+  return ": its tokens so far are of numerics " + sequence.numerics_id +
+         ", and others would not continue them; send it again";
+}
+
+}  // namespace
+
 InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
                           ReplicaListener replica_listener)
     : options(std::move(core_options)),
@@ -101,8 +111,10 @@ InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequen
   Replica* best = nullptr;
   for (const std::unique_ptr<Replica>& replica : replicas) {
     if (replica->broken) continue;
-    // Tokens given are never contradicted: only the same numerics may add to them.
-    if (!sequence.numerics_id.empty() && sequence.numerics_id != replica->numerics_id) continue;
+    // Tokens given are never contradicted: only the same numerics may add to them. Whether a group
+    // that has not served yet has them is asked again when it serves.
+    const bool known = !sequence.numerics_id.empty() && !replica->numerics_id.empty();
+    if (known && sequence.numerics_id != replica->numerics_id) continue;
     const int32_t n_blocks = replica->scheduler.n_blocks();
     if (Scheduler::refuse(options.scheduler, n_blocks, sequence.log.request)) continue;
     if (best == nullptr || rank(*replica) < rank(*best)) best = replica.get();
@@ -120,9 +132,10 @@ void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* rep
   const bool all_broken =
       std::all_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->broken; });
   events.push_back(
-      {id,
-       final_event(*sequence, FinishReason::kError,
-                   all_broken ? problem : "no group is left that can go on with this request")});
+      {id, final_event(*sequence, FinishReason::kError,
+                       all_broken ? problem
+                                  : "no group is left that can go on with this request" +
+                                        other_numerics(*sequence))});
 }
 
 // Gives each of a replica's waiting sequences the best place there is now.
@@ -181,6 +194,8 @@ void InferenceCore::Impl::deliver(SequenceEvent&& event) {
   const std::shared_ptr<Record> record = found->second;
   const auto now = std::chrono::steady_clock::now();
   for (size_t i = 0; i < event.event.token_ids.size(); ++i) record->times.got_token(now, observer);
+  if (record->replica != nullptr && !std::exchange(record->numerics_told, true))
+    event.event.numerics_id = record->replica->numerics_id;
   if (event.event.finish != FinishReason::kNone) {
     record->times.finished(now, event.event.finish, observer);
     forget(event.id);

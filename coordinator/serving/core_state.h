@@ -45,6 +45,7 @@ struct InferenceCore::Impl {
     EventHandler handler;
     Replica* replica = nullptr;
     RequestTimes times;
+    bool numerics_told = false;
   };
 
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,

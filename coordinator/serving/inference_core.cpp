@@ -134,7 +134,7 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
                                     RequestTimes::TimePoint now) {
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
   records.emplace(id, std::make_shared<Record>(
-                          Record{std::move(handler), nullptr, RequestTimes(now, n_prompt)}));
+                          Record{std::move(handler), nullptr, RequestTimes(now, n_prompt), false}));
   if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
     Replica* replica = choose(*sequence, nullptr);

@@ -28,6 +28,11 @@ struct GenerateRequest {
   bool want_last_logits = false;      // logits after the last prompt token
   bool trace = false;                 // operator hashes of every rank (trireme diff)
   int32_t n_logprobs = 0;
+  // An answer begun earlier: its tokens so far, fewer than max_new_tokens and none that ended it,
+  // and the numerics of the group that drew them. Only a group with the same ones goes on, with the
+  // token after them.
+  std::vector<int32_t> output_ids;
+  std::string numerics_id;
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly
@@ -40,7 +45,8 @@ struct GenerateEvent {
   std::vector<float> last_logits;      // once, [vocab_size]
   std::vector<StepResult> traces;      // one per rank and step
   FinishReason finish = FinishReason::kNone;
-  std::string error;  // when kError
+  std::string error;        // when kError
+  std::string numerics_id;  // of the group that drew the tokens; with the request's first event
   int32_t n_prompt_tokens = 0;
   int32_t n_output_tokens = 0;
 };

@@ -78,6 +78,10 @@ int32_t TokenLog::token(int32_t position) const {
 std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
+  TRIREME_CHECK(request.output_ids.empty() ||
+                static_cast<int32_t>(request.output_ids.size()) < request.max_new_tokens);
+  sequence->log.output_ids = std::exchange(request.output_ids, {});
+  sequence->numerics_id = std::exchange(request.numerics_id, {});
   sequence->log.request = std::move(request);
   return sequence;
 }

@@ -4,6 +4,7 @@
 // of each other; sums run over lanes in a fixed order. Private to isa_kernels.cpp.
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/cpu/isa_inputs.h"
 #include "kernels/kernel_table.h"

@@ -44,6 +44,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "model: demo\nserved_model_name: tales\ntp: 2\npp: 3\nreplicas: 4\nthreads: 5\n"
       "dtype: float32\ncontext_length: 100\nmax_sequences: 6\nmax_batch_tokens: 70\nkv_gib: 1.5\n"
       "kv_dtype: int8\n"
+      "journal: /j\njournal_retention: 7\njournal_grace: 8\njournal_mib: 9\n"
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
       "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n"
       "deadlines: {launch_ms: 900, max_crashes: 7}\n");
@@ -58,6 +59,10 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.max_batch_tokens, 70);
   EXPECT_EQ(o.kv_gib, 1.5);
   EXPECT_EQ(o.kv_dtype, DType::kI8);
+  EXPECT_EQ(o.journal.file, "/j");
+  EXPECT_EQ(o.journal.retention_s, 7);
+  EXPECT_EQ(o.journal.grace_s, 8);
+  EXPECT_EQ(o.journal.mib, 9);
   EXPECT_EQ(o.host, "0.0.0.0");
   EXPECT_EQ(o.port, 81);
   EXPECT_EQ(o.control_address, "10.0.0.1");

@@ -100,7 +100,8 @@ Result<RequestId> FakeService::submit(GenerateRequest request, EventHandler on_e
   std::lock_guard lock(mutex_);
   if (refusal_) return *refusal_;
   requests_.push_back(request);
-  running_[++last_id_] = Running{std::move(request), std::move(on_event)};
+  const auto n_drawn = static_cast<int32_t>(request.output_ids.size());
+  running_[++last_id_] = Running{std::move(request), std::move(on_event), n_drawn};
   changed_.notify_all();
   return last_id_;
 }
@@ -225,11 +226,16 @@ void FakeService::run() {
   }
 }
 
-TestServer::TestServer(const HttpLimits& limits)
+TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journal_grace_s)
     : metrics({.model_name = "fake", .version = "test"}),
       server(service, codec,
              {.id = "fake", .created = 7, .context_length = 256, .vocab_size = kFakeVocab}, metrics,
-             {.host = "127.0.0.1", .port = 0, .n_handler_threads = 2, .limits = limits}) {
+             {.host = "127.0.0.1",
+              .port = 0,
+              .n_handler_threads = 2,
+              .limits = limits,
+              .journal = journal,
+              .journal_grace_s = journal_grace_s}) {
   server.start();
 }
 

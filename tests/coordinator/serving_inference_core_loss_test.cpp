@@ -59,6 +59,52 @@ TEST(InferenceCoreLoss, OtherNumericsNeverContinueAnAnswer) {
   world.expect_all_undisturbed();
 }
 
+// What a coordinator before this one drew, submitted before any group serves.
+struct Resumed {
+  Resumed(World& world, const std::string& numerics_id) {
+    GenerateRequest request = request_of(20, 30);
+    whole = fake::undisturbed(request).token_ids;
+    request.output_ids.assign(whole.begin(), whole.begin() + 10);
+    request.numerics_id = numerics_id;
+    EXPECT_TRUE(world.core->submit(request, [this, &world](GenerateEvent&& event) {
+      const std::lock_guard lock(world.mutex);
+      rest.insert(rest.end(), event.token_ids.begin(), event.token_ids.end());
+      if (!event.numerics_id.empty()) numerics_told.push_back(event.numerics_id);
+      end = std::move(event);
+      world.changed.notify_all();
+    }));
+    world.settle();
+    world.on_thread([&] { world.groups[0]->come_up(); });
+    world.wait([this] { return end.finish != FinishReason::kNone; });
+  }
+
+  std::vector<int32_t> whole;
+  std::vector<int32_t> rest;
+  std::vector<std::string> numerics_told;
+  GenerateEvent end;
+};
+
+TEST(InferenceCoreLoss, GoesOnAfterWhatWasDrawnBefore) {
+  GroupScript later;
+  later.serve_at_start = false;
+  World world({later});
+  const Resumed resumed(world, "fake");
+  EXPECT_EQ(resumed.rest, std::vector<int32_t>(resumed.whole.begin() + 10, resumed.whole.end()));
+  EXPECT_EQ(resumed.end.finish, FinishReason::kLength);
+  EXPECT_EQ(resumed.end.n_output_tokens, 30);
+  EXPECT_EQ(resumed.numerics_told, std::vector<std::string>{"fake"});
+}
+
+TEST(InferenceCoreLoss, OtherNumericsNeverContinueWhatWasDrawnBefore) {
+  GroupScript later;
+  later.serve_at_start = false;
+  World world({later});
+  const Resumed resumed(world, "other");
+  EXPECT_TRUE(resumed.rest.empty());
+  EXPECT_EQ(resumed.end.finish, FinishReason::kError);
+  EXPECT_NE(resumed.end.error.find("are of numerics other"), std::string::npos);
+}
+
 TEST(InferenceCoreLoss, ABrokenGroupEndsItsRequestsWhenNoOtherCanServe) {
   GroupScript dies;
   dies.kills = [](const StepPlan& plan) { return plan.step_id == 5; };

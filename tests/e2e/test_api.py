@@ -4,7 +4,7 @@ import json
 
 import openai
 import pytest
-from requests_under_test import CHAT, MODEL, PROMPT
+from requests_under_test import CHAT, MODEL, PROMPT, make_client
 from trireme_process import REPO, http_get, http_post
 
 CONTEXT_LENGTH = json.loads(
@@ -244,3 +244,12 @@ def test_metrics_count_tokens_and_requests(server, client):
         usage.prompt_tokens, usage.completion_tokens, 1, 1, 1]
     assert server.metric("trireme_ranks_alive") == 1
     assert server.metric("vllm:num_requests_running") == 0
+
+
+def test_echo_with_logprobs_where_the_last_prompt_token_is_computed_alone(start_server):
+    """The logprobs of the prompt are then complete before the first token is drawn."""
+    server = start_server("--max-sequences", 1, "--max-batch-tokens", 16)
+    answer = make_client(server).completions.create(
+        model=MODEL, prompt=list(range(100, 117)), max_tokens=1, echo=True, logprobs=0)
+    logprobs = answer.choices[0].logprobs.token_logprobs
+    assert len(logprobs) == 18 and logprobs[0] is None and None not in logprobs[1:]

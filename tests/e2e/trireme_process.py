@@ -143,13 +143,14 @@ def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_
 
 
 class Server:
-    """`trireme serve` (or any command line that starts one) on a free port."""
+    """`trireme serve` (or any command line that starts one) on a free port, or a given one."""
 
-    def __init__(self, surroundings, *options, model="demo", prefix=()):
+    def __init__(self, surroundings, *options, model="demo", prefix=(), port=None):
         self.surroundings = surroundings
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = surroundings.temporary.parent / f"{surroundings.temporary.name}.log"
+        name = f"{surroundings.temporary.name}-{uuid.uuid4().hex[:8]}.log"
+        self.log = surroundings.temporary.parent / name
         command = [*prefix, str(BINARY), "serve", str(model), "--port", str(self.port),
                    *(str(option) for option in options)]
         with self.log.open("w") as log:
@@ -160,6 +161,12 @@ class Server:
     def is_ready(self):
         try:
             return http_get(self.url + "/ready")[0] == 200
+        except ConnectionError:
+            return False
+
+    def is_listening(self):
+        try:
+            return http_get(self.url + "/ping")[0] == 200
         except ConnectionError:
             return False
 

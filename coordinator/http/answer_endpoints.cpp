@@ -1,0 +1,168 @@
+// Answers that a journal keeps: taken up again at start, and given to clients that come back.
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "coordinator/http/generation_fields.h"
+#include "coordinator/http/generation_kind.h"
+#include "coordinator/http/json_body.h"
+#include "coordinator/http/kept_answer.h"
+
+namespace trireme {
+namespace {
+
+// Starts of a coordinator that were cut short before the answer got further: it may be the cause.
+constexpr int32_t kMaxResumes = 8;
+
+ApiError server_error(std::string message, const char* code) {
+  return {.status = 500, .message = std::move(message), .param = "", .code = code};
+}
+
+ApiError not_found(const std::string& id) {
+  return {.status = 404,
+          .message = fmt::format("there is no answer {} here: it never was, or was kept as long as "
+                                 "answers are",
+                                 id),
+          .param = "id",
+          .code = "answer_not_found"};
+}
+
+// For the moment between an answer's end and the commit that says so.
+ApiError ending() {
+  return {.status = 503,
+          .message = "the end of this answer is being written",
+          .param = "id",
+          .code = "answer_not_found",
+          .retry_after_seconds = 1};
+}
+
+const GenerationKind* kind_of(const std::string& endpoint) {
+  for (const GenerationKind& kind : kGenerationKinds) {
+    if (endpoint == kind.path) return &kind;
+  }
+  return nullptr;
+}
+
+// The request as it was understood when it came.
+ParsedCall parse_again(const ApiContext& context, const JournaledRequest& request) {
+  const GenerationKind* kind = kind_of(request.endpoint);
+  if (kind == nullptr || request.weights != context.model.weights) {
+    return server_error(
+        "the answer was begun with other weights than this server has; send the "
+        "request again",
+        "other_weights");
+  }
+  Result<nlohmann::ordered_json> body = parse_json_body(request.body);
+  if (!body) return bad_request(body.error());
+  ParsedCall parsed = kind->parse(*body, context.model, context.codec);
+  if (auto* call = std::get_if<GenerationCall>(&parsed)) {
+    call->sampling.seed = request.seed;
+    call->max_new_tokens = request.max_new_tokens;
+    if (call->n_choices() != request.n_choices)
+      return server_error("the server reads this request otherwise than when it came",
+                          "other_form");
+  }
+  return parsed;
+}
+
+void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry) {
+  const JournaledRequest& request = entry->request();
+  const auto end = [&](const ApiError& error) {
+    spdlog::warn("the answer {} cannot go on: {}", request.id, error.message);
+    context->keeper->journal().end(entry, {.status = error.status, .error = api_error_body(error)});
+  };
+  if (entry->n_resumes() > kMaxResumes) {
+    return end(server_error(fmt::format("the server ended {} times while it computed this answer; "
+                                        "it is not tried again",
+                                        kMaxResumes),
+                            "generation_failed"));
+  }
+  ParsedCall parsed = parse_again(*context, request);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return end(*error);
+  auto& call = std::get<GenerationCall>(parsed);
+  auto format =
+      make_format(*context, *kind_of(request.endpoint), call, request.id, request.created);
+  make_job(context, std::move(format), std::move(call), nullptr,
+           GenerationJob::Kept{context->keeper, entry})
+      ->start();
+}
+
+// An answer that has ended, from the file.
+void reply_stored(const ApiContext& context, const GenerationKind& kind,
+                  const JournaledAnswer& answer, bool streams, const std::string& last_event_id,
+                  const ResponderPtr& responder) {
+  const auto refuse = [&](const ApiError& error) { responder->reply(api_error_response(error)); };
+  const JournaledRequest& request = answer.request;
+  const bool whole = answer.end.error.empty();
+  if (!streams && !whole) return responder->reply(error_of(answer.end));
+  ParsedCall parsed = parse_again(context, request);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
+  const auto& call = std::get<GenerationCall>(parsed);
+  Result<StreamPosition> from =
+      StreamPosition::parse(last_event_id, request.n_choices, request.max_new_tokens);
+  if (!from) return refuse(bad_request(from.error()));
+  std::vector<const ChoiceLog*> logs;
+  for (const ChoiceLog& log : answer.choices) logs.push_back(&log);
+  const auto form = streams ? AnswerWriter::Form::kStream : AnswerWriter::Form::kWhole;
+  AnswerWriter writer(call, context.codec,
+                      make_format(context, kind, call, request.id, request.created),
+                      {.form = form, .with_ids = true, .from = *from});
+  replay_logs(writer, logs, *from);
+  if (!streams) {
+    HttpResponse response;
+    response.body = writer.whole();
+    return responder->reply(std::move(response));
+  }
+  whole ? writer.finish() : writer.fail(answer.end.error);
+  responder->start_stream();
+  const std::string rest = writer.take();
+  responder->write(std::string(first_events(rest, context.keeper->max_rest_bytes())));
+  responder->finish();
+}
+
+void handle_answer(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
+                   const HttpRequest& request, const ResponderPtr& responder) {
+  const auto refuse = [&](const ApiError& error) { responder->reply(api_error_response(error)); };
+  const std::string& id = request.path_tail;
+  const bool streams = request.accept.find("text/event-stream") != std::string::npos ||
+                       !request.last_event_id.empty();
+  if (!id.starts_with(kind.id_prefix)) return refuse(not_found(id));
+  if (const std::shared_ptr<GenerationJob> job = context->keeper->find(id)) {
+    if (!streams) return job->reply_whole(responder);
+    Result<StreamPosition> from = job->parse_position(request.last_event_id);
+    if (!from) return refuse(bad_request(from.error()));
+    return job->attach(responder, *std::move(from));
+  }
+  const std::optional<JournaledAnswer> answer = context->keeper->journal().find(id);
+  if (!answer) return refuse(not_found(id));
+  if (!answer->ended) return refuse(ending());
+  reply_stored(*context, kind, *answer, streams, request.last_event_id, responder);
+}
+
+}  // namespace
+
+void resume_answers(const std::shared_ptr<ApiContext>& context) {
+  if (context->keeper == nullptr) return;
+  for (const Journal::EntryPtr& entry : context->keeper->journal().take_unfinished())
+    resume(context, entry);
+}
+
+std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context) {
+  std::vector<Route> routes;
+  if (context->keeper == nullptr) return routes;
+  for (const GenerationKind& kind : kGenerationKinds) {
+    routes.push_back(
+        {.method = "GET",
+         .path = kind.answers_path,
+         .cost = HandlerCost::kHeavy,
+         .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
+           handle_answer(context, kind, request, responder);
+         }});
+  }
+  return routes;
+}
+
+}  // namespace trireme

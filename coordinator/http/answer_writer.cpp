@@ -1,0 +1,154 @@
+#include "coordinator/http/answer_writer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace trireme {
+
+AnswerWriter::AnswerWriter(const GenerationCall& call, const TextCodec& codec,
+                           std::shared_ptr<const ReplyFormat> format, Options options)
+    : call_(call),
+      format_(std::move(format)),
+      options_(std::move(options)),
+      choices_(static_cast<size_t>(call.n_choices())),
+      sent_(options_.from) {
+  for (int i = 0; i < call.n_choices(); ++i) {
+    choices_[i].whole.index = i;
+    choices_[i].text = codec.open_stream(call.text, prompt_of(i).ids);
+  }
+  sent_.choices.resize(choices_.size());
+  usage_.n_prompt_tokens = call.n_prompt_tokens();
+}
+
+AnswerWriter::Added AnswerWriter::add(int index, const GenerateEvent& event) {
+  Choice& choice = choices_[index];
+  if (choice.done) return {};
+  // They may come before the first token.
+  if (!event.prompt_logprobs.empty()) choice.prompt_logprobs = event.prompt_logprobs;
+  if (event.finish == FinishReason::kNone && event.token_ids.empty()) return {};
+  ChoiceText part = open_part(index);
+  const bool by_stop_string = add_tokens(index, event, &part);
+  choice.done = part.finish != FinishReason::kNone;
+  deliver(index, std::move(part));
+  return {.ended = choice.done, .by_stop_string = by_stop_string};
+}
+
+// The part that an event's tokens go to: a choice's first one begins with the prompt's echo.
+ChoiceText AnswerWriter::open_part(int index) {
+  Choice& choice = choices_[index];
+  ChoiceText part;
+  part.index = index;
+  part.text_offset = choice.text_offset;
+  if (choice.opened) return part;
+  choice.opened = true;
+  if (!call_.echo) return part;
+  const Prompt& prompt = prompt_of(index);
+  part.text = prompt.text;
+  if (call_.n_logprobs == kNoLogprobs) return part;
+  TRIREME_CHECK(choice.prompt_logprobs.size() + 1 == prompt.ids.size());
+  for (size_t i = 0; i < prompt.ids.size(); ++i) {
+    TokenInfo token;
+    token.id = prompt.ids[i];
+    token.has_logprob = i > 0;
+    if (i > 0) token.logprob = choice.prompt_logprobs[i - 1];
+    part.tokens.push_back(std::move(token));
+  }
+  return part;
+}
+
+// A token that ended the generation is counted, but its text is not part of the answer.
+bool AnswerWriter::is_silent_stop(const GenerateEvent& event, size_t i) const {
+  if (call_.text.include_stop_string) return false;
+  const bool last = i + 1 == event.token_ids.size();
+  if (last && event.finish == FinishReason::kStop) return true;
+  return std::find(call_.stop_token_ids.begin(), call_.stop_token_ids.end(), event.token_ids[i]) !=
+         call_.stop_token_ids.end();
+}
+
+// True: they hold a stop string that the service knows nothing of.
+bool AnswerWriter::add_tokens(int index, const GenerateEvent& event, ChoiceText* part) {
+  Choice& choice = choices_[index];
+  bool by_stop_string = false;
+  part->finish = event.finish;
+  for (size_t i = 0; i < event.token_ids.size(); ++i) {
+    ++usage_.n_output_tokens;
+    ++choice.n_tokens;
+    if (call_.n_logprobs != kNoLogprobs) {
+      TokenInfo token;
+      token.id = event.token_ids[i];
+      if (i < event.logprobs.size()) token.logprob = event.logprobs[i];
+      if (i < event.top_logprobs.size()) token.top = event.top_logprobs[i];
+      part->tokens.push_back(std::move(token));
+    }
+    if (is_silent_stop(event, i)) continue;
+    TextStream::Piece piece = choice.text->push(event.token_ids[i]);
+    part->text += piece.text;
+    if (piece.stopped) {
+      by_stop_string = event.finish == FinishReason::kNone;
+      part->finish = FinishReason::kStop;
+      break;
+    }
+  }
+  if (part->finish != FinishReason::kNone) part->text += choice.text->finish();
+  return by_stop_string;
+}
+
+void AnswerWriter::deliver(int index, ChoiceText part) {
+  Choice& choice = choices_[index];
+  const bool finished = part.finish != FinishReason::kNone;
+  if (options_.form == Form::kWhole) {
+    choice.whole.text += part.text;
+    std::move(part.tokens.begin(), part.tokens.end(), std::back_inserter(choice.whole.tokens));
+    choice.whole.finish = part.finish;
+    return;
+  }
+  if (!finished && part.text.empty() && part.tokens.empty()) return;
+  choice.text_offset += count_characters(part.text);
+  if (options_.form == Form::kSilent) return;
+  const Usage* usage = call_.continuous_usage ? &usage_ : nullptr;
+  begin_stream(usage);
+  StreamPosition::Choice& sent = sent_.choices[index];
+  if (choice.n_tokens <= sent.n_tokens && (sent.finished || !finished)) return;  // it has this
+  sent = {.n_tokens = choice.n_tokens, .finished = finished};
+  send(format_->chunk(part, usage));
+}
+
+// With the first part of any choice, what each of them begins with.
+void AnswerWriter::begin_stream(const Usage* usage) {
+  if (std::exchange(begun_, true)) return;
+  for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
+    if (sent_.choices[i].n_tokens >= 0) continue;
+    const std::string opening = format_->opening(i, usage);
+    if (opening.empty()) continue;
+    sent_.choices[i].n_tokens = 0;
+    send(opening);
+  }
+}
+
+void AnswerWriter::send(const std::string& json) {
+  if (options_.with_ids) outgoing_ += "id: " + sent_.text() + "\n";
+  outgoing_ += "data: " + json + "\n\n";
+}
+
+void AnswerWriter::finish() {
+  if (options_.form != Form::kStream) return;
+  if (call_.include_usage && !std::exchange(sent_.usage, true)) send(format_->usage_chunk(usage_));
+  outgoing_ += "data: [DONE]\n\n";
+}
+
+void AnswerWriter::fail(const std::string& error_json) {
+  if (options_.form != Form::kStream) return;
+  outgoing_ += "data: " + error_json + "\n\ndata: [DONE]\n\n";
+}
+
+std::string AnswerWriter::take() { return std::exchange(outgoing_, {}); }
+
+std::string AnswerWriter::whole() {
+  std::vector<ChoiceText> all;
+  for (Choice& choice : choices_) all.push_back(std::move(choice.whole));
+  return format_->reply(all, usage_);
+}
+
+}  // namespace trireme

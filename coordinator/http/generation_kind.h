@@ -1,0 +1,41 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "coordinator/http/endpoints.h"
+#include "coordinator/http/generation_job.h"
+#include "coordinator/http/request_parsers.h"
+
+namespace trireme {
+
+// What differs between the generation endpoints.
+struct GenerationKind {
+  const char* path;
+  const char* answers_path;  // GET: an answer by its id
+  const char* id_prefix;
+  ParsedCall (*parse)(const nlohmann::ordered_json&, const ModelInfo&, const TextCodec&);
+  std::unique_ptr<ReplyFormat> (*make_format)(ReplyOptions, const TextCodec&);
+};
+
+inline constexpr std::array<GenerationKind, 2> kGenerationKinds = {{
+    {"/v1/completions", "/v1/completions/*", "cmpl-", parse_completion_request,
+     make_completion_format},
+    {"/v1/chat/completions", "/v1/chat/completions/*", "chatcmpl-", parse_chat_request,
+     make_chat_format},
+}};
+
+// The answer's JSON form for one request.
+std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
+                                               const GenerationKind& kind,
+                                               const GenerationCall& call, std::string id,
+                                               int64_t created);
+
+std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
+                                        std::shared_ptr<const ReplyFormat> format,
+                                        GenerationCall call, ResponderPtr responder,
+                                        std::optional<GenerationJob::Kept> kept);
+
+}  // namespace trireme

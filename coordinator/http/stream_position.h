@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/result.h"
+
+namespace trireme {
+
+// How much of an answer a client has: for each choice, the tokens whose text was sent to it (some
+// of the text may still be held back: it comes with later ones). Each event of a stream carries it
+// as its id, and Last-Event-ID brings it back.
+struct StreamPosition {
+  struct Choice {
+    int32_t n_tokens = -1;  // -1: nothing, not even what a choice begins with
+    bool finished = false;  // its finish_reason too
+  };
+  std::vector<Choice> choices;
+  bool usage = false;  // the chunk with the usage too
+
+  // A choice each, separated by dots: "-" for nothing, else its tokens, with an "e" once finished;
+  // then ".u" for the usage. Example: "12.9e.-".
+  std::string text() const;
+  // `text` is "" for the beginning.
+  static Result<StreamPosition> parse(std::string_view text, int n_choices, int32_t max_new_tokens);
+};
+
+}  // namespace trireme
