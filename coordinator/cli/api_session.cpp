@@ -1,16 +1,24 @@
 #include "coordinator/cli/api_session.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 
 #include "comm/control/build_id.h"
+#include "coordinator/cli/say.h"
+#include "coordinator/cluster/launchers.h"
+#include "coordinator/http/request_log.h"
+#include "coordinator/http/secret_file.h"
 #include "coordinator/http/tokenizer_codec.h"
+#include "kernels/result.h"
 #include "model/model_folder.h"
 #include "model/packed_folder.h"
 
 namespace trireme {
 namespace {
+
+constexpr const char* kKeyVariable = "TRIREME_API_KEY";
 
 std::string served_name(const ClusterOptions& options) {
   if (!options.served_name.empty()) return options.served_name;
@@ -19,10 +27,38 @@ std::string served_name(const ClusterOptions& options) {
                                  : path.filename().string();
 }
 
+// Read first, so that what is wrong with it shows before anything is loaded. The ranks do not
+// inherit the key.
+HttpAccess read_access(const ClusterOptions& options) {
+  const char* key = std::getenv(kKeyVariable);
+  HttpAccess access{.keys = ApiKeys::read(options.api_keys, key != nullptr ? key : ""),
+                    .protect_metrics = options.protect_metrics};
+  unsetenv(kKeyVariable);
+  if (options.protect_metrics && access.keys.empty()) {
+    throw EnvironmentError("--protect-metrics: there are no keys; give --api-keys FILE");
+  }
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    throw EnvironmentError("--tls-cert and --tls-key: give both or neither");
+  }
+  if (!options.tls_cert.empty()) {
+    check_secret_file(options.tls_key, "--tls-key");
+    access.tls = TlsContext::server_by_certificate(options.tls_cert, options.tls_key);
+  }
+  if (!is_loopback(options.host) && (access.keys.empty() || !access.tls)) {
+    say(stderr, "trireme: warning: other machines can reach {}, {}\n", options.host,
+        !access.keys.empty() ? "and what they send and get is not encrypted (--tls-cert, --tls-key)"
+        : access.tls         ? "and everybody there may use it (--api-keys)"
+                     : "everybody there may use it, and nothing is encrypted (--api-keys, "
+                       "--tls-cert, --tls-key)");
+  }
+  return access;
+}
+
 }  // namespace
 
 ApiSession::ApiSession(const ClusterOptions& options)
-    : codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
+    : access_(read_access(options)),
+      codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       session_(std::make_unique<Session>(options, metrics_.observer())) {}
 
@@ -36,10 +72,14 @@ void ApiSession::open() {
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
                         .vocab_size = session_->config().vocab_size};
-  api_ = std::make_unique<ApiServer>(
-      session_->core(), *codec_, model, metrics_,
-      ApiServerOptions{
-          .host = session_->options().host, .port = session_->options().port, .limits = {}});
+  ApiServerOptions api{
+      .host = session_->options().host, .port = session_->options().port, .access = access_};
+  if (session_->options().log_requests) {
+    api.on_request = [](const HttpRequest& request) {
+      if (!request.body.empty()) say(stderr, "{}\n", request_log_line(request));
+    };
+  }
+  api_ = std::make_unique<ApiServer>(session_->core(), *codec_, model, metrics_, std::move(api));
   api_->start();
 }
 

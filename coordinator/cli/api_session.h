@@ -29,6 +29,7 @@ class ApiSession {
   ApiServer& api() { return *api_; }
 
  private:
+  const HttpAccess access_;
   std::unique_ptr<TextCodec> codec_;
   Metrics metrics_;
   std::unique_ptr<Session> session_;

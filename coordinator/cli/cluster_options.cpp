@@ -100,6 +100,22 @@ constexpr std::array kFileKeys = {
         [](const YAML::Node& n, ClusterOptions& o) { o.control_address = n.as<std::string>(); }},
     FileKey{"control_port", "--control-port",
             [](const YAML::Node& n, ClusterOptions& o) { o.control_port = n.as<uint16_t>(); }},
+    FileKey{"control_tls", "--control-tls",
+            [](const YAML::Node& n, ClusterOptions& o) {
+              o.control_tls = parse_control_tls("control_tls", n.as<std::string>());
+            }},
+    FileKey{"api_keys", "--api-keys",
+            [](const YAML::Node& n, ClusterOptions& o) { o.api_keys = n.as<std::string>(); }},
+    FileKey{"protect_metrics", "--protect-metrics",
+            [](const YAML::Node& n, ClusterOptions& o) { o.protect_metrics = n.as<bool>(); }},
+    FileKey{"tls_cert", "--tls-cert",
+            [](const YAML::Node& n, ClusterOptions& o) { o.tls_cert = n.as<std::string>(); }},
+    FileKey{"tls_key", "--tls-key",
+            [](const YAML::Node& n, ClusterOptions& o) { o.tls_key = n.as<std::string>(); }},
+    FileKey{"log_requests", "--log-requests",
+            [](const YAML::Node& n, ClusterOptions& o) { o.log_requests = n.as<bool>(); }},
+    FileKey{"max_waiting", "--max-waiting",
+            [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
 };
 
 [[noreturn]] void unknown_key(const std::string& key) {
@@ -141,6 +157,13 @@ const char* launcher_name(LauncherKind kind) {
     if (kind == known) return name;
   }
   return "unknown";
+}
+
+ControlTls parse_control_tls(const std::string& option, const std::string& name) {
+  if (name == "auto") return ControlTls::kAuto;
+  if (name == "on") return ControlTls::kOn;
+  if (name == "off") return ControlTls::kOff;
+  throw EnvironmentError(option + " " + name + " is unknown: use auto, on or off");
 }
 
 DType parse_kv_dtype(const std::string& option, const std::string& name) {

@@ -14,6 +14,13 @@ namespace trireme {
 
 // How to run one model, as the command line and the file given with --config say. What is left
 // empty is decided when the model is known.
+// Whether the connections between coordinator and ranks are under TLS.
+enum class ControlTls : uint8_t {
+  kAuto,  // where other hosts can reach the control address
+  kOn,
+  kOff,
+};
+
 struct ClusterOptions {
   std::string model;
   std::string served_name;  // --served-model-name; empty: the folder's name
@@ -34,14 +41,22 @@ struct ClusterOptions {
   std::vector<std::string> launcher_args;
   std::string control_address;  // empty: loopback, or this host's address when there are hosts
   uint16_t control_port = 0;
+  ControlTls control_tls = ControlTls::kAuto;
   std::string host = "127.0.0.1";  // the API's
   uint16_t port = 8080;
+  std::filesystem::path api_keys;  // a file; empty: no keys but TRIREME_API_KEY's, if that is set
+  bool protect_metrics = false;    // /metrics and /load need a key too
+  std::filesystem::path tls_cert;  // both or neither
+  std::filesystem::path tls_key;
+  bool log_requests = false;  // with their contents
+  int32_t max_waiting = 256;  // requests beyond those being computed; more are refused
 };
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
+//   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 // Throws EnvironmentError naming file, key and what is allowed.
 void read_cluster_file(const std::filesystem::path& path,
@@ -50,6 +65,9 @@ void read_cluster_file(const std::filesystem::path& path,
 // "local", "mpirun", "srun", "external"; none when it is no launcher.
 std::optional<LauncherKind> launcher_kind(const std::string& name);
 const char* launcher_name(LauncherKind kind);
+
+// "auto", "on" or "off". Throws EnvironmentError naming `option` otherwise.
+ControlTls parse_control_tls(const std::string& option, const std::string& name);
 
 // "bfloat16" or "int8". Throws EnvironmentError naming `option` otherwise.
 DType parse_kv_dtype(const std::string& option, const std::string& name);

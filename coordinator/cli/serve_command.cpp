@@ -21,7 +21,8 @@ bool serve_until_ended(ApiSession& served, EndSignals& signals) {
     served.update_metrics();
     if (!announced && served.session().core().status().ready) {
       announced = true;
-      say(stdout, "{}serving  http://{}:{}/v1\n", served.session().banner(),
+      const bool tls = !served.session().options().tls_cert.empty();
+      say(stdout, "{}serving  {}://{}:{}/v1\n", served.session().banner(), tls ? "https" : "http",
           served.session().options().host, served.api().port());
     }
   }

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "coordinator/cli/say.h"
+#include "coordinator/cluster/launchers.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -31,6 +32,17 @@ void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
 std::string shared_secret() {
   const char* given = std::getenv("TRIREME_SECRET");
   return given != nullptr && *given != '\0' ? given : random_secret();
+}
+
+// Under the user's own mpirun the ranks know by the same rule how to dial.
+bool control_tls(const ClusterOptions& options) {
+  if (options.joined && options.control_tls != ControlTls::kAuto) {
+    throw EnvironmentError(
+        "--control-tls: under your own mpirun the ranks use TLS when they are on several hosts; "
+        "leave it out");
+  }
+  if (options.control_tls != ControlTls::kAuto) return options.control_tls == ControlTls::kOn;
+  return options.launcher != LauncherKind::kLocal && !is_loopback(options.control_address);
 }
 
 // KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no
@@ -96,6 +108,7 @@ void Session::resolve_model_and_limits() {
   check_range("--replicas", options_.n_replicas, 1, 64);
   check_range("--threads", options_.n_threads, 0, 1024);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
+  check_range("--max-waiting", options_.max_waiting, 0, 100000);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();
   const auto shard = make_shard_plan(config_, options_.layout, 0);
@@ -133,6 +146,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.control_port = options_.control_port;
   spec.executable = own_executable().string();
   spec.secret = secret_;
+  spec.control_tls = control_tls(options_);
   spec.run_folder = run_folder_.path().string();
   spec.job.replica = replica;
   if (options_.joined) {
@@ -183,6 +197,7 @@ void Session::make_core(ServingObserver observer) {
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.n_replicas = options_.n_replicas;
+  core.max_waiting = options_.max_waiting;
   core_ = std::make_unique<InferenceCore>(
       core,
       [this](boost::asio::io_context& io, int replica, Group::Events events) {

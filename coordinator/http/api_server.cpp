@@ -29,6 +29,8 @@ class ApiServer::State {
             {.host = options.host,
              .port = options.port,
              .limits = options.limits,
+             .access = options.access,
+             .on_request = options.on_request,
              .on_response = [&metrics](const std::string& route,
                                        int status) { metrics.count_http_response(route, status); }},
             all_routes(context_), pool_) {}

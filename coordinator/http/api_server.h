@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -17,6 +18,8 @@ struct ApiServerOptions {
   uint16_t port = 8000;  // 0: any free port
   int n_handler_threads = 2;
   HttpLimits limits;
+  HttpAccess access;
+  std::function<void(const HttpRequest& request)> on_request;  // as of HttpServerOptions
 };
 
 // The OpenAI-compatible API of one model over HTTP. All arguments must outlive it.

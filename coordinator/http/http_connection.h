@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "coordinator/http/http_request_head.h"
 #include "coordinator/http/http_server.h"
@@ -61,7 +62,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_disconnect(uint64_t serial, std::function<void()> handler);
 
  private:
-  enum class State : uint8_t { kIdle, kReading, kAnswering, kLingering, kClosed };
+  enum class State : uint8_t { kShakingHands, kIdle, kReading, kAnswering, kLingering, kClosed };
 
   void next_request();
   void read_some();
@@ -82,6 +83,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_deadline();
   void set_write_deadline();
   bool is_current(uint64_t serial) const;
+  bool take_encrypted(size_t n_bytes);
+  void write_at_once(std::string_view bytes);
 
   boost::asio::ip::tcp::socket socket_;
   std::shared_ptr<HttpServerShared> shared_;
@@ -89,6 +92,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   State state_ = State::kIdle;
   uint64_t serial_ = 0;
 
+  std::optional<TlsChannel> tls_;
+  std::vector<char> encrypted_;  // as it came; empty without TLS
   boost::beast::flat_buffer buffer_;
   std::optional<RequestParser> parser_;
   bool read_pending_ = false;
@@ -97,6 +102,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::steady_timer deadline_;
 
   std::string route_label_;
+  std::string key_name_;
   bool keep_alive_ = false;
   bool chunked_ = false;    // the client takes the chunked coding
   bool streaming_ = false;  // the current answer is an event stream

@@ -78,19 +78,28 @@ std::optional<ApiError> check_head(const RequestHead& head, unsigned http_versio
   return std::nullopt;
 }
 
-Result<HttpRequest> take_request(RequestParser& parser) {
-  auto& message = parser.get();
-  HttpRequest request;
-  request.method = std::string(message.method_string());
-  std::string_view target(message.target().data(), message.target().size());
+Result<std::string> request_path(const RequestHead& head) {
+  const std::string_view target(head.target().data(), head.target().size());
   if (!target.starts_with('/')) {
     return Error{"malformed HTTP request: the target must be a path that starts with /", ""};
   }
-  const size_t question = target.find('?');
-  if (question != std::string_view::npos) request.query = target.substr(question + 1);
-  if (!percent_decode(target.substr(0, question), &request.path)) {
+  std::string path;
+  if (!percent_decode(target.substr(0, target.find('?')), &path)) {
     return Error{"malformed HTTP request: bad percent escape in the path", ""};
   }
+  return path;
+}
+
+Result<HttpRequest> take_request(RequestParser& parser) {
+  auto& message = parser.get();
+  Result<std::string> path = request_path(message.base());
+  if (!path) return path.error();
+  HttpRequest request;
+  request.path = std::move(*path);
+  request.method = std::string(message.method_string());
+  const std::string_view target(message.target().data(), message.target().size());
+  const size_t question = target.find('?');
+  if (question != std::string_view::npos) request.query = target.substr(question + 1);
   request.content_type = std::string(message[http::field::content_type]);
   request.body = std::move(message.body());
   return request;

@@ -21,6 +21,9 @@ ApiError parse_failure(boost::beast::error_code ec, size_t max_header_bytes, siz
 // different places (RFC 9112, section 6.3), a missing or repeated Host, unknown expectations.
 std::optional<ApiError> check_head(const RequestHead& head, unsigned http_version);
 
+// The target's path, percent-decoded, without the query. An error when the target is not a path.
+Result<std::string> request_path(const RequestHead& head);
+
 // Takes the body out of the parser. An error when the target is not a path.
 Result<HttpRequest> take_request(RequestParser& parser);
 

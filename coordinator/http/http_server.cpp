@@ -124,6 +124,8 @@ class HttpServer::State {
   }
 
   void turn_away(asio::ip::tcp::socket socket) {
+    if (shared_->options.on_response) shared_->options.on_response("other", 503);
+    if (shared_->options.access.tls) return;  // a handshake is what it cannot have
     const std::string reply = format_reply(
         api_error_response({.status = 503,
                             .message = fmt::format("{} connections are open already",
@@ -135,7 +137,6 @@ class HttpServer::State {
     beast::error_code ignored;
     socket.non_blocking(true, ignored);
     socket.write_some(asio::buffer(reply), ignored);  // a fresh socket takes this much at once
-    if (shared_->options.on_response) shared_->options.on_response("other", 503);
   }
 
   template <typename F>

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/control/tls_channel.h"
+#include "coordinator/http/api_keys.h"
 #include "coordinator/http/http_message.h"
 #include "coordinator/http/task_pool.h"
 
@@ -20,15 +22,26 @@ struct HttpLimits {
   size_t max_outgoing_bytes = 4U << 20;         // of one stream, then the client is cut
   int max_connections = 1024;                   // then 503 and closed
   int request_timeout_ms = 30000;               // first byte to last byte, then 408
+  int handshake_timeout_ms = 10000;             // of TLS
   int idle_timeout_ms = 75000;                  // between requests
   int write_timeout_ms = 30000;                 // without a byte taken, then the client is cut
   int linger_timeout_ms = 2000;                 // for a refused client to read its refusal
+};
+
+// Who may use a server, and how they reach it.
+struct HttpAccess {
+  ApiKeys keys;                           // none: everybody who reaches the port
+  bool protect_metrics = false;           // routes of kMetrics need a key too
+  std::shared_ptr<const TlsContext> tls;  // null: plain HTTP
 };
 
 struct HttpServerOptions {
   std::string host = "127.0.0.1";  // an address, or a name that has one
   uint16_t port = 0;               // 0: any free port
   HttpLimits limits;
+  HttpAccess access;
+  // Each request that may go on, before its handler. On the server's thread.
+  std::function<void(const HttpRequest& request)> on_request;
   // After each response's status is known; `route` is one of the table's paths or "other". On the
   // server's thread.
   std::function<void(const std::string& route, int status)> on_response;

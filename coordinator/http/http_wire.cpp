@@ -12,8 +12,9 @@ struct StatusReason {
   std::string_view reason;
 };
 
-constexpr std::array<StatusReason, 13> kReasons = {{{200, "OK"},
+constexpr std::array<StatusReason, 14> kReasons = {{{200, "OK"},
                                                     {400, "Bad Request"},
+                                                    {401, "Unauthorized"},
                                                     {404, "Not Found"},
                                                     {405, "Method Not Allowed"},
                                                     {408, "Request Timeout"},
