@@ -53,8 +53,7 @@ std::optional<Error> ControlStream::shake_hands(std::string_view secret, Deadlin
                    "refused"};
     }
     if (tls_->established()) return std::nullopt;
-    const auto left =
-        std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left = std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now());
     size_t n_bytes = 0;
     const Received received =
         receive_some(fd_.get(), encrypted_, std::max(left, milliseconds(0)), n_bytes);

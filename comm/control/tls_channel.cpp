@@ -162,9 +162,8 @@ std::shared_ptr<const TlsContext> TlsContext::server_by_certificate(
   SSL_CTX_set_default_passwd_cb(context, no_password);
   ERR_clear_error();
   if (SSL_CTX_use_certificate_chain_file(context, certificate.c_str()) != 1) {
-    throw EnvironmentError(fmt::format(
-        "--tls-cert {}: no certificate: {}; it must be a PEM file", certificate.string(),
-        last_problem()));
+    throw EnvironmentError(fmt::format("--tls-cert {}: no certificate: {}; it must be a PEM file",
+                                       certificate.string(), last_problem()));
   }
   if (SSL_CTX_use_PrivateKey_file(context, key.c_str(), SSL_FILETYPE_PEM) != 1) {
     throw EnvironmentError(
@@ -251,9 +250,8 @@ std::string TlsChannel::encrypt(std::string_view plain) {
   if (impl_->broken) return "";
   size_t n_taken = 0;
   ERR_clear_error();
-  if (!plain.empty() &&
-      (SSL_write_ex(impl_->ssl, plain.data(), plain.size(), &n_taken) != 1 ||
-       n_taken != plain.size())) {
+  if (!plain.empty() && (SSL_write_ex(impl_->ssl, plain.data(), plain.size(), &n_taken) != 1 ||
+                         n_taken != plain.size())) {
     impl_->fail(last_problem());
     return "";
   }

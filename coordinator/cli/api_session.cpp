@@ -48,8 +48,8 @@ HttpAccess read_access(const ClusterOptions& options) {
     say(stderr, "trireme: warning: other machines can reach {}, {}\n", options.host,
         !access.keys.empty() ? "and what they send and get is not encrypted (--tls-cert, --tls-key)"
         : access.tls         ? "and everybody there may use it (--api-keys)"
-                     : "everybody there may use it, and nothing is encrypted (--api-keys, "
-                       "--tls-cert, --tls-key)");
+                             : "everybody there may use it, and nothing is encrypted (--api-keys, "
+                               "--tls-cert, --tls-key)");
   }
   return access;
 }
@@ -68,13 +68,15 @@ ApiSession::~ApiSession() {
 }
 
 void ApiSession::open() {
-  const ModelInfo model{.id = served_name(session_->options()),
+  const ClusterOptions& options = session_->options();
+  const ModelInfo model{.id = served_name(options),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
                         .vocab_size = session_->config().vocab_size};
-  ApiServerOptions api{
-      .host = session_->options().host, .port = session_->options().port, .access = access_};
-  if (session_->options().log_requests) {
+  ApiServerOptions api{.host = options.host, .port = options.port, .access = access_};
+  api.limits.request_timeout_ms = options.request_timeout_ms;
+  api.limits.write_timeout_ms = options.write_timeout_ms;
+  if (options.log_requests) {
     api.on_request = [](const HttpRequest& request) {
       if (!request.body.empty()) say(stderr, "{}\n", request_log_line(request));
     };

@@ -114,6 +114,10 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.tls_key = n.as<std::string>(); }},
     FileKey{"log_requests", "--log-requests",
             [](const YAML::Node& n, ClusterOptions& o) { o.log_requests = n.as<bool>(); }},
+    FileKey{"request_timeout_ms", "--request-timeout-ms",
+            [](const YAML::Node& n, ClusterOptions& o) { o.request_timeout_ms = n.as<int>(); }},
+    FileKey{"write_timeout_ms", "--write-timeout-ms",
+            [](const YAML::Node& n, ClusterOptions& o) { o.write_timeout_ms = n.as<int>(); }},
     FileKey{"max_waiting", "--max-waiting",
             [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
 };

@@ -48,8 +48,10 @@ struct ClusterOptions {
   bool protect_metrics = false;    // /metrics and /load need a key too
   std::filesystem::path tls_cert;  // both or neither
   std::filesystem::path tls_key;
-  bool log_requests = false;  // with their contents
-  int32_t max_waiting = 256;  // requests beyond those being computed; more are refused
+  bool log_requests = false;           // with their contents
+  int32_t request_timeout_ms = 30000;  // for a client to send a whole request
+  int32_t write_timeout_ms = 30000;    // for a client to take a byte of its answer
+  int32_t max_waiting = 256;           // requests beyond those being computed; more are refused
 };
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
@@ -57,6 +59,7 @@ struct ClusterOptions {
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
+//   request_timeout_ms, write_timeout_ms,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 // Throws EnvironmentError naming file, key and what is allowed.
 void read_cluster_file(const std::filesystem::path& path,

@@ -111,6 +111,14 @@ void add_access_options(CLI::App& serve, ClusterOptions& o) {
   serve.add_flag("--protect-metrics", o.protect_metrics, "/metrics and /load need a key too");
   serve.add_option("--tls-cert", o.tls_cert, "serve HTTPS: PEM file with the certificate chain");
   serve.add_option("--tls-key", o.tls_key, "PEM file with its private key");
+  serve
+      .add_option("--request-timeout-ms", o.request_timeout_ms,
+                  "for a client to send a whole request")
+      ->capture_default_str();
+  serve
+      .add_option("--write-timeout-ms", o.write_timeout_ms,
+                  "for a client to take a byte of its answer")
+      ->capture_default_str();
   serve.add_flag("--log-requests", o.log_requests, "log every request with its body");
 }
 
@@ -123,8 +131,9 @@ void add_serve(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   serve.add_option("--served-model-name", a.serve.options.served_name,
                    "name of the model in the API (the folder's name)");
-  serve.add_option("--max-waiting", a.serve.options.max_waiting,
-                   "requests that may wait beyond those being computed; more are refused with 429")
+  serve
+      .add_option("--max-waiting", a.serve.options.max_waiting,
+                  "requests that may wait beyond those being computed; more are refused with 429")
       ->capture_default_str();
   add_access_options(serve, a.serve.options);
 }

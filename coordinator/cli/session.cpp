@@ -108,6 +108,8 @@ void Session::resolve_model_and_limits() {
   check_range("--replicas", options_.n_replicas, 1, 64);
   check_range("--threads", options_.n_threads, 0, 1024);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
+  check_range("--request-timeout-ms", options_.request_timeout_ms, 100, 86400000);
+  check_range("--write-timeout-ms", options_.write_timeout_ms, 100, 86400000);
   check_range("--max-waiting", options_.max_waiting, 0, 100000);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();

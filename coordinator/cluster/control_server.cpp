@@ -135,7 +135,9 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
       case TlsChannel::Read::kBytes: reader_.commit(n_bytes); return true;
       case TlsChannel::Read::kNeedMore: return false;
       case TlsChannel::Read::kEnd: fail("its connection ended"); return false;
-      case TlsChannel::Read::kFailed: fail("its connection broke: " + tls_->problem()); return false;
+      case TlsChannel::Read::kFailed:
+        fail("its connection broke: " + tls_->problem());
+        return false;
     }
     return false;
   }

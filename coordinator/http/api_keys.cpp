@@ -50,8 +50,9 @@ Sha256 from_hex(std::string_view hex) {
 
 bool is_name(std::string_view name) {
   return !name.empty() && name.size() <= kMaxNameBytes &&
-         name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "_.-") == std::string_view::npos;
+         name.find_first_not_of(
+             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+             "_.-") == std::string_view::npos;
 }
 
 // As a header can carry it, and as nobody guesses it.
@@ -93,8 +94,9 @@ void ApiKeys::add_line(std::string_view line) {
   line = line.substr(begin, line.find_last_not_of(kSpaces) + 1 - begin);
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos || !is_name(line.substr(0, colon))) {
-    throw EnvironmentError("it must be name:key or name:sha256:HEX, the name of letters, digits, "
-                           "'_', '.' and '-'");
+    throw EnvironmentError(
+        "it must be name:key or name:sha256:HEX, the name of letters, digits, "
+        "'_', '.' and '-'");
   }
   add(line.substr(0, colon), line.substr(colon + 1));
 }

@@ -93,10 +93,9 @@ void HttpConnection::read_some() {
   if (read_pending_) return;
   read_pending_ = true;
   const auto room = tls_ ? asio::buffer(encrypted_) : buffer_.prepare(kReadBytes);
-  socket_.async_read_some(room,
-                          [self = shared_from_this()](beast::error_code ec, size_t n_bytes) {
-                            self->on_read(ec, n_bytes);
-                          });
+  socket_.async_read_some(room, [self = shared_from_this()](beast::error_code ec, size_t n_bytes) {
+    self->on_read(ec, n_bytes);
+  });
 }
 
 void HttpConnection::on_read(beast::error_code ec, size_t n_bytes) {
@@ -122,6 +121,7 @@ void HttpConnection::on_read(beast::error_code ec, size_t n_bytes) {
 void HttpConnection::parse() {
   while (buffer_.size() > 0 && !parser_->is_done()) {
     beast::error_code ec;
+    if (!parser_->is_header_done() && !check_lines()) return;
     const size_t used = parser_->put(buffer_.data(), ec);
     buffer_.consume(used);
     if (ec && ec != http::error::need_more) {
@@ -137,6 +137,19 @@ void HttpConnection::parse() {
     return refuse(parse_failure(http::error::buffer_overflow, limits_.max_header_bytes, 0));
   }
   read_some();
+}
+
+// The parser takes a head only when all of it has come. False when the request was refused.
+bool HttpConnection::check_lines() {
+  const std::string_view text(static_cast<const char*>(buffer_.data().data()), buffer_.size());
+  const size_t end = text.find("\r\n\r\n");
+  if (end == text.npos || !has_odd_lines(text.substr(0, end))) return true;
+  refuse({.status = 400,
+          .message = "malformed HTTP request: each line of its head must end in CR LF, and each "
+                     "field must be on one line",
+          .param = "",
+          .code = ""});
+  return false;
 }
 
 // Once per request, between header and body. False when the request was refused.

@@ -68,6 +68,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void read_some();
   void on_read(boost::beast::error_code ec, size_t n_bytes);
   void parse();
+  bool check_lines();
   bool take_head();
   bool count_body();
   void dispatch();

@@ -42,6 +42,17 @@ ApiError parse_failure(beast::error_code ec, size_t max_header_bytes, size_t max
   return malformed(fmt::format("malformed HTTP request: {}", ec.message()));
 }
 
+bool has_odd_lines(std::string_view head) {
+  for (size_t i = 0; i < head.size(); ++i) {
+    if (head[i] == '\n') return true;
+    if (head[i] != '\r') continue;
+    if (i + 1 == head.size() || head[i + 1] != '\n') return true;
+    ++i;
+    if (i + 1 < head.size() && (head[i + 1] == ' ' || head[i + 1] == '\t')) return true;
+  }
+  return false;
+}
+
 std::optional<ApiError> check_head(const RequestHead& head, unsigned http_version) {
   const size_t n_lengths = count_fields(head, http::field::content_length);
   const size_t n_encodings = count_fields(head, http::field::transfer_encoding);

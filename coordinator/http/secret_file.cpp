@@ -12,7 +12,7 @@
 namespace trireme {
 
 void check_secret_file(const std::filesystem::path& path, const char* option) {
-  struct stat status{};
+  struct stat status {};
   if (stat(path.c_str(), &status) != 0 || access(path.c_str(), R_OK) != 0) {
     throw EnvironmentError(
         fmt::format("{} {}: cannot be read: {}", option, path.string(), std::strerror(errno)));
@@ -21,9 +21,10 @@ void check_secret_file(const std::filesystem::path& path, const char* option) {
     throw EnvironmentError(fmt::format("{} {}: not a file", option, path.string()));
   }
   if ((status.st_mode & S_IRWXO) != 0) {
-    throw EnvironmentError(fmt::format("{} {}: every user of this machine has access to it: chmod "
-                                       "o= {}",
-                                       option, path.string(), path.string()));
+    throw EnvironmentError(
+        fmt::format("{} {}: every user of this machine has access to it: chmod "
+                    "o= {}",
+                    option, path.string(), path.string()));
   }
 }
 

@@ -96,9 +96,10 @@ Route status_route(const std::shared_ptr<ApiContext>& context, const char* path,
   return {.method = "GET",
           .path = path,
           .cost = HandlerCost::kQuick,
-          .handler = [context, answer](const HttpRequest& request, const ResponderPtr& responder) {
-            responder->reply(answer(*context, request));
-          },
+          .handler =
+              [context, answer](const HttpRequest& request, const ResponderPtr& responder) {
+                responder->reply(answer(*context, request));
+              },
           .access = access};
 }
 

@@ -45,6 +45,8 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "dtype: float32\ncontext_length: 100\nmax_sequences: 6\nmax_batch_tokens: 70\nkv_gib: 1.5\n"
       "kv_dtype: int8\n"
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
+      "control_tls: 'on'\napi_keys: /k\nprotect_metrics: true\ntls_cert: /c\ntls_key: /t\n"
+      "log_requests: true\nmax_waiting: 9\nrequest_timeout_ms: 11\nwrite_timeout_ms: 12\n"
       "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n");
   EXPECT_EQ(o.model, "demo");
   EXPECT_EQ(o.served_name, "tales");
@@ -61,6 +63,15 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.port, 81);
   EXPECT_EQ(o.control_address, "10.0.0.1");
   EXPECT_EQ(o.control_port, 82);
+  EXPECT_EQ(o.control_tls, ControlTls::kOn);
+  EXPECT_EQ(o.api_keys, "/k");
+  EXPECT_TRUE(o.protect_metrics);
+  EXPECT_EQ(o.tls_cert, "/c");
+  EXPECT_EQ(o.tls_key, "/t");
+  EXPECT_TRUE(o.log_requests);
+  EXPECT_EQ(o.max_waiting, 9);
+  EXPECT_EQ(o.request_timeout_ms, 11);
+  EXPECT_EQ(o.write_timeout_ms, 12);
   EXPECT_EQ(o.launcher, LauncherKind::kMpirun);
   EXPECT_THAT(o.hosts, ElementsAre("a", "b:4"));
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));

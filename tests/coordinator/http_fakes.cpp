@@ -225,11 +225,15 @@ void FakeService::run() {
   }
 }
 
-TestServer::TestServer(const HttpLimits& limits)
+TestServer::TestServer(const HttpLimits& limits, HttpAccess access)
     : metrics({.model_name = "fake", .version = "test"}),
       server(service, codec,
              {.id = "fake", .created = 7, .context_length = 256, .vocab_size = kFakeVocab}, metrics,
-             {.host = "127.0.0.1", .port = 0, .n_handler_threads = 2, .limits = limits}) {
+             {.host = "127.0.0.1",
+              .port = 0,
+              .n_handler_threads = 2,
+              .limits = limits,
+              .access = std::move(access)}) {
   server.start();
 }
 

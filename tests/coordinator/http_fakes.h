@@ -89,7 +89,7 @@ class FakeService final : public InferenceService {
 
 // A server over the fakes, on a free port.
 struct TestServer {
-  explicit TestServer(const HttpLimits& limits = {});
+  explicit TestServer(const HttpLimits& limits = {}, HttpAccess access = {});
 
   FakeService service;
   ByteCodec codec;

@@ -145,10 +145,10 @@ def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_
 class Server:
     """`trireme serve` (or any command line that starts one) on a free port."""
 
-    def __init__(self, surroundings, *options, model="demo", prefix=()):
+    def __init__(self, surroundings, *options, model="demo", prefix=(), scheme="http"):
         self.surroundings = surroundings
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.log = surroundings.temporary.parent / f"{surroundings.temporary.name}.log"
         command = [*prefix, str(BINARY), "serve", str(model), "--port", str(self.port),
                    *(str(option) for option in options)]
@@ -182,6 +182,11 @@ class Server:
                   if pid != self.process.pid}
         workers = [pid for pid, words in others.items() if "worker" in words[1:2]]
         return sorted(workers or others)
+
+    def resident_bytes(self):
+        """Of the coordinator."""
+        status = read_bytes(f"/proc/{self.process.pid}/status").decode()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
 
     def metric(self, name):
         """The sum of a metric's samples over all labels; 0 where it has none."""
