@@ -18,8 +18,6 @@
 namespace trireme {
 namespace {
 
-constexpr const char* kKeyVariable = "TRIREME_API_KEY";
-
 std::string served_name(const ClusterOptions& options) {
   if (!options.served_name.empty()) return options.served_name;
   const auto path = std::filesystem::weakly_canonical(options.model);
@@ -27,13 +25,18 @@ std::string served_name(const ClusterOptions& options) {
                                  : path.filename().string();
 }
 
-// Read first, so that what is wrong with it shows before anything is loaded. The ranks do not
-// inherit the key.
-HttpAccess read_access(const ClusterOptions& options) {
-  const char* key = std::getenv(kKeyVariable);
-  HttpAccess access{.keys = ApiKeys::read(options.api_keys, key != nullptr ? key : ""),
+// The ranks do not inherit the key.
+std::string take_environment_key() {
+  constexpr const char* kVariable = "TRIREME_API_KEY";
+  const char* given = std::getenv(kVariable);
+  std::string key = given != nullptr ? given : "";
+  unsetenv(kVariable);
+  return key;
+}
+
+HttpAccess read_access(const ClusterOptions& options, const std::string& environment_key) {
+  HttpAccess access{.keys = ApiKeys::read(options.api_keys, environment_key),
                     .protect_metrics = options.protect_metrics};
-  unsetenv(kKeyVariable);
   if (options.protect_metrics && access.keys.empty()) {
     throw EnvironmentError("--protect-metrics: there are no keys; give --api-keys FILE");
   }
@@ -44,20 +47,25 @@ HttpAccess read_access(const ClusterOptions& options) {
     check_secret_file(options.tls_key, "--tls-key");
     access.tls = TlsContext::server_by_certificate(options.tls_cert, options.tls_key);
   }
-  if (!is_loopback(options.host) && (access.keys.empty() || !access.tls)) {
-    say(stderr, "trireme: warning: other machines can reach {}, {}\n", options.host,
-        !access.keys.empty() ? "and what they send and get is not encrypted (--tls-cert, --tls-key)"
-        : access.tls         ? "and everybody there may use it (--api-keys)"
-                             : "everybody there may use it, and nothing is encrypted (--api-keys, "
-                               "--tls-cert, --tls-key)");
-  }
   return access;
+}
+
+void warn_of_open_address(const std::string& host, const HttpAccess& access) {
+  if (is_loopback(host) || (!access.keys.empty() && access.tls)) return;
+  const char* what =
+      !access.keys.empty() ? "and what they send and get is not encrypted (--tls-cert, --tls-key)"
+      : access.tls         ? "and everybody there may use it (--api-keys)"
+                           : "everybody there may use it, and nothing is encrypted (--api-keys, "
+                             "--tls-cert, --tls-key)";
+  say(stderr, "trireme: warning: other machines can reach {}, {}\n", host, what);
 }
 
 }  // namespace
 
 ApiSession::ApiSession(const ClusterOptions& options)
-    : access_(read_access(options)),
+    // First of all, so that what is wrong with it shows before anything is loaded.
+    : environment_key_(take_environment_key()),
+      access_(read_access(options, environment_key_)),
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       session_(std::make_unique<Session>(options, metrics_.observer())) {}
@@ -73,6 +81,7 @@ void ApiSession::open() {
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
                         .vocab_size = session_->config().vocab_size};
+  warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host, .port = options.port, .access = access_};
   api.limits.request_timeout_ms = options.request_timeout_ms;
   api.limits.write_timeout_ms = options.write_timeout_ms;
@@ -83,6 +92,17 @@ void ApiSession::open() {
   }
   api_ = std::make_unique<ApiServer>(session_->core(), *codec_, model, metrics_, std::move(api));
   api_->start();
+}
+
+void ApiSession::reload_access() {
+  try {
+    access_ = read_access(session_->options(), environment_key_);
+  } catch (const EnvironmentError& error) {
+    say(stderr, "trireme: keys and certificate stay as they were: {}\n", error.what());
+    return;
+  }
+  api_->set_access(access_);
+  say(stderr, "trireme: read keys and certificate again\n");
 }
 
 // A stage's time is that of its first rank in the first replica.

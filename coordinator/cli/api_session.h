@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "coordinator/cli/cluster_options.h"
 #include "coordinator/cli/session.h"
@@ -20,6 +21,8 @@ class ApiSession {
 
   // Listens. Throws EnvironmentError when the port cannot be had.
   void open();
+  // Reads the files of keys and certificate again; says so, or why the old ones stay.
+  void reload_access();
   // Gauges that are read, not told: from the ranks' last heartbeats.
   void update_metrics();
 
@@ -29,7 +32,8 @@ class ApiSession {
   ApiServer& api() { return *api_; }
 
  private:
-  const HttpAccess access_;
+  const std::string environment_key_;  // TRIREME_API_KEY
+  HttpAccess access_;
   std::unique_ptr<TextCodec> codec_;
   Metrics metrics_;
   std::unique_ptr<Session> session_;

@@ -20,7 +20,8 @@ namespace trireme {
 namespace {
 
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
-constexpr int32_t kPlansAhead = 1;         // hides the way from the ranks to here and back
+constexpr size_t kMinSecretBytes = 16;
+constexpr int32_t kPlansAhead = 1;  // hides the way from the ranks to here and back
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
@@ -31,7 +32,14 @@ void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
 // Ranks that others start must be given the same secret as the coordinator.
 std::string shared_secret() {
   const char* given = std::getenv("TRIREME_SECRET");
-  return given != nullptr && *given != '\0' ? given : random_secret();
+  if (given == nullptr || *given == '\0') return random_secret();
+  const std::string secret = given;
+  if (secret.size() < kMinSecretBytes) {
+    throw EnvironmentError(fmt::format(
+        "TRIREME_SECRET has {} characters: use at least {} random ones, as of openssl rand -hex 16",
+        secret.size(), kMinSecretBytes));
+  }
+  return secret;
 }
 
 // Under the user's own mpirun the ranks know by the same rule how to dial.

@@ -37,6 +37,7 @@ class ApiServer::State {
 
   void start() { server_.start(); }
   uint16_t port() const { return server_.port(); }
+  void set_access(HttpAccess access) { server_.set_access(std::move(access)); }
   void begin_drain() { context_->draining = true; }
 
   bool drain(int timeout_ms) {
@@ -70,6 +71,7 @@ ApiServer::~ApiServer() { stop(); }
 
 void ApiServer::start() { state_->start(); }
 uint16_t ApiServer::port() const { return state_->port(); }
+void ApiServer::set_access(HttpAccess access) { state_->set_access(std::move(access)); }
 void ApiServer::begin_drain() { state_->begin_drain(); }
 bool ApiServer::drain(int timeout_ms) { return state_->drain(timeout_ms); }
 void ApiServer::stop() { state_->stop(); }

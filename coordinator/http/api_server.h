@@ -35,6 +35,8 @@ class ApiServer {
   void start();
   uint16_t port() const;
 
+  // For requests and connections that begin from now on. Not from TLS to none or back.
+  void set_access(HttpAccess access);
   // From now on generation is refused with 503 and /ready says so; running answers go on.
   void begin_drain();
   // begin_drain(), then waits until every answer is out. False: some were not after `timeout_ms`.

@@ -36,8 +36,8 @@ HttpConnection::HttpConnection(asio::ip::tcp::socket socket,
       buffer_(limits_.max_header_bytes + kReadBytes + kReadRoom),
       deadline_(shared_->io),
       write_deadline_(shared_->io) {
-  if (!shared_->options.access.tls) return;
-  tls_.emplace(shared_->options.access.tls);
+  if (!shared_->access.tls) return;
+  tls_.emplace(shared_->access.tls);
   encrypted_.resize(kReadBytes);
 }
 
@@ -164,7 +164,7 @@ bool HttpConnection::take_head() {
   }
   // Before the body: who has no key makes nothing grow.
   if (const std::optional<ApiError> error =
-          check_access(head.base(), shared_->router, shared_->options.access, &key_name_)) {
+          check_access(head.base(), shared_->router, shared_->access, &key_name_)) {
     refuse(*error);
     return false;
   }

@@ -27,9 +27,13 @@ class HttpConnection;
 struct HttpServerShared {
   HttpServerShared(HttpServerOptions server_options, std::vector<Route> routes,
                    std::shared_ptr<TaskPool> task_pool)
-      : options(std::move(server_options)), router(std::move(routes)), pool(std::move(task_pool)) {}
+      : options(std::move(server_options)),
+        access(options.access),
+        router(std::move(routes)),
+        pool(std::move(task_pool)) {}
 
   const HttpServerOptions options;
+  HttpAccess access;  // the server's thread only
   const Router router;
   const std::shared_ptr<TaskPool> pool;
   boost::asio::io_context io{1};

@@ -58,6 +58,8 @@ class HttpServer {
   // Listens and serves. Throws EnvironmentError when the address cannot be had.
   void start();
   uint16_t port() const;
+  // From the next request and connection on.
+  void set_access(HttpAccess access);
   // Takes no new connections, closes idle ones; the others end with their current answer.
   void stop_accepting();
   // Requests whose answer is not complete.

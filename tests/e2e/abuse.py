@@ -2,7 +2,6 @@
 that its other clients and its memory notice nothing."""
 
 import contextlib
-import threading
 
 from requests_under_test import join, start_streams, wait_until_flowing
 from trireme_process import Server, Surroundings, free_port
@@ -54,21 +53,10 @@ def streams_undisturbed(server, wanted):
 
 @contextlib.contextmanager
 def memory_bounded(server, limit_bytes):
-    """The coordinator's resident memory, sampled all the while, does not grow past the limit."""
+    """The coordinator's resident memory does not grow past the limit at any moment."""
     before = server.resident_bytes()
-    peak = before
-    done = threading.Event()
-
-    def sample():
-        nonlocal peak
-        while not done.wait(0.02):
-            peak = max(peak, server.resident_bytes())
-
-    sampler = threading.Thread(target=sample, daemon=True)
-    sampler.start()
+    server.reset_peak()
     yield
-    done.set()
-    sampler.join()
-    grown = peak - before
+    grown = server.peak_resident_bytes() - before
     print(f"coordinator: {before / MIB:.0f} MiB, at most {grown / MIB:.1f} MiB more")
     assert grown < limit_bytes, f"{grown / MIB:.0f} MiB more"

@@ -112,9 +112,10 @@ def main():
         # 16 fit: 8 are computed and 8 wait.
         outcome = overload(server, seconds, n_clients=160)
         print(outcome)
-        for wrong in outcome.wrong[:10]:
+        for wrong in outcome.wrong[:5]:
             print(wrong)
         assert server.stop() == 0
+        print(server.output())
     finally:
         server.process.kill()
         surroundings.clean_up()

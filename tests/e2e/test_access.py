@@ -70,6 +70,28 @@ def test_api_keys(start_server, surroundings, key_file):
     assert not any(key in output for key in (KEY, OTHER_KEY, "the-key-of-the-environment"))
 
 
+def test_keys_and_certificate_are_read_again_on_sighup(start_server, certificate, key_file,
+                                                       tmp_path):
+    server = start_server("--tls-cert", certificate[0], "--tls-key", certificate[1],
+                          "--api-keys", key_file, scheme="https")
+    client_with(server, KEY).models.list()
+    new_certificate, new_key = make_certificate(tmp_path, "new")
+    new_certificate.replace(certificate[0])
+    new_key.replace(certificate[1])
+    key_file.write_text("carol:the-key-of-carol-3\n")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "again" in server.output(), 30, "the line that says so")
+    # SSL_CERT_FILE now holds the new certificate, which is the only one that the client trusts.
+    client_with(server, "the-key-of-carol-3").models.list()
+    with pytest.raises(openai.AuthenticationError):
+        client_with(server, KEY).models.list()
+    key_file.write_text("carol\n")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "stay as they were" in server.output(), 30, "the line that says why not")
+    client_with(server, "the-key-of-carol-3").models.list()
+    assert server.stop() == 0
+
+
 def test_key_file_that_others_can_read_is_refused(surroundings, key_file):
     key_file.chmod(0o644)
     result = run_command(surroundings, "serve", "demo", "--port", free_port(), "--api-keys",
@@ -92,7 +114,7 @@ def test_tls(start_server, certificate, key_file):
         client.completions.create(model=MODEL, prompt="x" * 3_000_000)
     with pytest.raises(ConnectionError):  # in clear
         http_get(server.url.replace("https", "http") + "/health")
-    assert "serving  https://" in server.output()
+    wait_until(lambda: "serving  https://" in server.output(), 10, "the line that says https")
     assert server.stop() == 0
 
 

@@ -185,8 +185,18 @@ class Server:
 
     def resident_bytes(self):
         """Of the coordinator."""
+        return self._status_bytes("VmRSS")
+
+    def peak_resident_bytes(self):
+        """Of the coordinator since reset_peak()."""
+        return self._status_bytes("VmHWM")
+
+    def reset_peak(self):
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _status_bytes(self, name):
         status = read_bytes(f"/proc/{self.process.pid}/status").decode()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+        return int(re.search(rf"{name}:\s+(\d+) kB", status).group(1)) * 1024
 
     def metric(self, name):
         """The sum of a metric's samples over all labels; 0 where it has none."""
