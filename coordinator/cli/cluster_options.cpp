@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "coordinator/cli/nearest.h"
+#include "coordinator/cluster/launchers.h"
 #include "kernels/result.h"
 #include "model/weight_format.h"
 
@@ -168,6 +169,16 @@ ControlTls parse_control_tls(const std::string& option, const std::string& name)
   if (name == "on") return ControlTls::kOn;
   if (name == "off") return ControlTls::kOff;
   throw EnvironmentError(option + " " + name + " is unknown: use auto, on or off");
+}
+
+bool uses_control_tls(const ClusterOptions& options) {
+  if (options.joined && options.control_tls != ControlTls::kAuto) {
+    throw EnvironmentError(
+        "--control-tls: under your own mpirun the ranks use TLS when they are on several hosts; "
+        "leave it out");
+  }
+  if (options.control_tls != ControlTls::kAuto) return options.control_tls == ControlTls::kOn;
+  return options.launcher != LauncherKind::kLocal && !is_loopback(options.control_address);
 }
 
 DType parse_kv_dtype(const std::string& option, const std::string& name) {

@@ -72,6 +72,11 @@ const char* launcher_name(LauncherKind kind);
 // "auto", "on" or "off". Throws EnvironmentError naming `option` otherwise.
 ControlTls parse_control_tls(const std::string& option, const std::string& name);
 
+// Whether its ranks dial under TLS: as it says, else where the control address, by then decided, is
+// not loopback. The ranks of a user's own mpirun follow the same rule by themselves. Throws
+// EnvironmentError where it says otherwise for those.
+bool uses_control_tls(const ClusterOptions& options);
+
 // "bfloat16" or "int8". Throws EnvironmentError naming `option` otherwise.
 DType parse_kv_dtype(const std::string& option, const std::string& name);
 

@@ -6,7 +6,6 @@
 #include <cstdlib>
 
 #include "coordinator/cli/say.h"
-#include "coordinator/cluster/launchers.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -40,17 +39,6 @@ std::string shared_secret() {
         secret.size(), kMinSecretBytes));
   }
   return secret;
-}
-
-// Under the user's own mpirun the ranks know by the same rule how to dial.
-bool control_tls(const ClusterOptions& options) {
-  if (options.joined && options.control_tls != ControlTls::kAuto) {
-    throw EnvironmentError(
-        "--control-tls: under your own mpirun the ranks use TLS when they are on several hosts; "
-        "leave it out");
-  }
-  if (options.control_tls != ControlTls::kAuto) return options.control_tls == ControlTls::kOn;
-  return options.launcher != LauncherKind::kLocal && !is_loopback(options.control_address);
 }
 
 // KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no
@@ -156,7 +144,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.control_port = options_.control_port;
   spec.executable = own_executable().string();
   spec.secret = secret_;
-  spec.control_tls = control_tls(options_);
+  spec.control_tls = uses_control_tls(options_);
   spec.run_folder = run_folder_.path().string();
   spec.job.replica = replica;
   if (options_.joined) {

@@ -47,7 +47,7 @@ void HttpConnection::start() {
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
   if (!tls_) return next_request();
   state_ = State::kShakingHands;
-  set_deadline(limits_.handshake_timeout_ms);
+  set_deadline(limits_.request_timeout_ms);
   read_some();
 }
 

@@ -21,8 +21,7 @@ struct HttpLimits {
   size_t max_buffered_body_bytes = 256U << 20;  // of all requests together, then 503
   size_t max_outgoing_bytes = 4U << 20;         // of one stream, then the client is cut
   int max_connections = 1024;                   // then 503 and closed
-  int request_timeout_ms = 30000;               // first byte to last byte, then 408
-  int handshake_timeout_ms = 10000;             // of TLS
+  int request_timeout_ms = 30000;               // first byte to last byte, then 408; TLS handshake
   int idle_timeout_ms = 75000;                  // between requests
   int write_timeout_ms = 30000;                 // without a byte taken, then the client is cut
   int linger_timeout_ms = 2000;                 // for a refused client to read its refusal

@@ -86,6 +86,31 @@ TEST_F(ClusterFileTest, TheCommandLineWins) {
   EXPECT_EQ(o.launcher, LauncherKind::kLocal);
 }
 
+TEST(ControlTlsTest, IsOnWhereOtherHostsCanReachTheAddress) {
+  ClusterOptions options;
+  options.launcher = LauncherKind::kMpirun;
+  for (const char* address : {"127.0.0.1", "127.1.2.3", "::1", "localhost"}) {
+    options.control_address = address;
+    EXPECT_FALSE(uses_control_tls(options)) << address;
+  }
+  for (const char* address : {"0.0.0.0", "10.0.0.1", "::", "node-1", "192.168.127.1"}) {
+    options.control_address = address;
+    EXPECT_TRUE(uses_control_tls(options)) << address;
+  }
+  options.control_tls = ControlTls::kOff;
+  EXPECT_FALSE(uses_control_tls(options));
+  options.joined = true;
+  EXPECT_THROW(uses_control_tls(options), EnvironmentError);
+  options.control_tls = ControlTls::kAuto;
+  EXPECT_TRUE(uses_control_tls(options));
+  // Ranks started here dial loopback, whatever address was given.
+  options.joined = false;
+  options.launcher = LauncherKind::kLocal;
+  EXPECT_FALSE(uses_control_tls(options));
+  options.control_tls = ControlTls::kOn;
+  EXPECT_TRUE(uses_control_tls(options));
+}
+
 TEST_F(ClusterFileTest, NamesWhatIsWrong) {
   EXPECT_THAT(refusal("replcas: 2\n"), HasSubstr("did you mean 'replicas'"));
   EXPECT_THAT(refusal("tp: many\n"), HasSubstr("line 1"));

@@ -17,6 +17,7 @@ SAMPLE_S = 0.25
 class Outcome:
     n_finished: int = 0
     n_refused: int = 0           # 429 with Retry-After
+    n_unavailable: int = 0       # 503 with Retry-After: a rank was lost meanwhile
     wrong: list = field(default_factory=list)
     memory: list = field(default_factory=list)  # (seconds, bytes resident in the coordinator)
 
@@ -33,17 +34,17 @@ class Outcome:
     def __str__(self):
         sizes = [size for _, size in self.memory]
         return (f"{self.n_finished} finished, {self.n_refused} refused with 429 and Retry-After, "
-                f"{len(self.wrong)} otherwise; coordinator {sizes[0] / MIB:.1f} MiB at first, "
-                f"{max(sizes) / MIB:.1f} MiB at most, last quarter over second "
-                f"{self.growth_bytes() / MIB:+.2f} MiB")
+                f"{self.n_unavailable} with 503, {len(self.wrong)} otherwise; coordinator "
+                f"{sizes[0] / MIB:.1f} MiB at first, {max(sizes) / MIB:.1f} MiB at most, "
+                f"last quarter over second {self.growth_bytes() / MIB:+.2f} MiB")
 
 
 def judge(answer, request):
-    """None for a request that finished, "refused" for a proper refusal, else what is wrong."""
+    """None for a request that finished, 429 or 503 for a proper refusal, else what is wrong."""
     status = status_of(answer)
-    if status == 429:
+    if status in (429, 503):
         head = answer.split(b"\r\n\r\n")[0].lower()
-        return "refused" if b"\r\nretry-after: " in head else f"429 without Retry-After: {answer}"
+        return status if b"\r\nretry-after: " in head else f"no Retry-After: {answer}"
     if status != 200:
         return f"{status}: {answer[:300]}"
     if not request["stream"]:
@@ -78,10 +79,11 @@ def overload(server, seconds, n_clients, n_tokens=64):
                 result = f"connection: {error}"
             with lock:
                 outcome.n_finished += result is None
-                outcome.n_refused += result == "refused"
-                if result not in (None, "refused"):
+                outcome.n_refused += result == 429
+                outcome.n_unavailable += result == 503
+                if result not in (None, 429, 503):
                     outcome.wrong.append(result)
-            if result == "refused":
+            if result in (429, 503):
                 ended.wait(0.1)  # a tenth of what Retry-After asks for
 
     clients = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(n_clients)]

@@ -1,13 +1,16 @@
 """API keys, TLS, and what the logs hold."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 
 import openai
 import pytest
+from raw_http import dial, read_to_end, send_while_taken
 from requests_under_test import MODEL, PROMPT, Stream, start_streams, wait_until_flowing
 from trireme_process import (READY_DEADLINE_S, free_port, http_get, http_post, run_command,
                              wait_until)
@@ -68,6 +71,28 @@ def test_api_keys(start_server, surroundings, key_file):
             assert b"TRIREME_API_KEY" not in environment.read()
     output = server.output()
     assert not any(key in output for key in (KEY, OTHER_KEY, "the-key-of-the-environment"))
+
+
+def test_clients_that_do_not_shake_hands_are_cut(start_server, certificate):
+    server = start_server("--tls-cert", certificate[0], "--tls-key", certificate[1],
+                          "--request-timeout-ms", 1000, scheme="https")
+    hello = ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    client_side = context.wrap_bio(ssl.MemoryBIO(), hello)
+    with pytest.raises(ssl.SSLWantReadError):
+        client_side.do_handshake()
+    client_hello = hello.read()
+    beginnings = (b"", b"GET / HTTP/1.1\r\n\r\n", client_hello[:50], client_hello,
+                  client_hello + b"\0" * 20000, b"\x16\x03\x01\xff\xff" + b"x" * 70000)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dial(server)) for _ in beginnings for _ in range(20)]
+        for client, beginning in zip(clients, beginnings * 20):
+            send_while_taken(client, (beginning,))
+        assert http_get(server.url + "/ready")[0] == 200
+        for client in clients:
+            read_to_end(client)
+    assert http_post(server.url + "/v1/completions", REQUEST)[0] == 200
 
 
 def test_keys_and_certificate_are_read_again_on_sighup(start_server, certificate, key_file,
@@ -149,6 +174,10 @@ def test_ranks_over_tls_give_the_same_bytes_and_recover(start_server, launcher):
     undisturbed = Stream(server, request)
     undisturbed.run()
     assert undisturbed.error is None
+    ranks = [words for words in server.surroundings.trireme_processes().values()
+             if words[1:2] == ["worker"]]
+    assert len(ranks) == 4
+    assert all(any(word.startswith("tls://") for word in words) for words in ranks)
     streams = start_streams(server, [request])
     wait_until_flowing(streams)
     os.kill(server.rank_pids()[0], signal.SIGKILL)
