@@ -49,6 +49,8 @@ void make_blocking_and_prompt(int fd) {
 }  // namespace
 
 Result<HostPort> parse_host_port(std::string_view address) {
+  const bool tls = address.starts_with(kTlsScheme);
+  if (tls) address.remove_prefix(kTlsScheme.size());
   const size_t colon = address.rfind(':');
   if (colon == std::string_view::npos || colon == 0) {
     return Error{fmt::format("'{}' is not HOST:PORT", address), "coordinator"};
@@ -64,7 +66,7 @@ Result<HostPort> parse_host_port(std::string_view address) {
     return Error{fmt::format("'{}' in '{}' is not a port (1 to 65535)", port, address),
                  "coordinator"};
   }
-  return HostPort{.host = std::string(host), .port = std::string(port)};
+  return HostPort{.host = std::string(host), .port = std::string(port), .tls = tls};
 }
 
 Result<UniqueFd> dial(const HostPort& to, Clock::time_point deadline) {

@@ -9,12 +9,15 @@
 
 namespace trireme {
 
+inline constexpr std::string_view kTlsScheme = "tls://";
+
 struct HostPort {
   std::string host;
   std::string port;
+  bool tls = false;
 };
 
-// "host:port", "1.2.3.4:port" or "[::1]:port".
+// "host:port", "1.2.3.4:port" or "[::1]:port"; "tls://" before it asks for TLS.
 Result<HostPort> parse_host_port(std::string_view address);
 
 // A TCP connection without delay (Nagle off), tried on every address the name has until `deadline`.

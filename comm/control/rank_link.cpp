@@ -1,12 +1,10 @@
 #include "comm/control/rank_link.h"
 
 #include <fmt/format.h>
-#include <poll.h>
-#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -18,7 +16,7 @@
 #include <variant>
 
 #include "comm/control/control_codec.h"
-#include "comm/control/dial.h"
+#include "comm/control/control_stream.h"
 #include "comm/control/frame_reader.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
@@ -41,20 +39,7 @@ constexpr milliseconds kGoodbye{500};  // how long the end waits for the coordin
   _exit(RankLink::kExitOrphaned);
 }
 
-enum class Received : uint8_t { kBytes, kTimeout, kEnd };
-
-Received receive(int fd, FrameReader& reader, milliseconds timeout) {
-  pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
-  const int ready = poll(&waiting, 1, static_cast<int>(timeout.count()));
-  if (ready == 0) return Received::kTimeout;
-  if (ready < 0) return errno == EINTR ? Received::kBytes : Received::kEnd;
-  const std::span<char> room = reader.prepare();
-  const ssize_t n = recv(fd, room.data(), room.size(), 0);
-  if (n < 0 && (errno == EINTR || errno == EAGAIN)) return Received::kBytes;
-  if (n <= 0) return Received::kEnd;
-  reader.commit(static_cast<size_t>(n));
-  return Received::kBytes;
-}
+using Received = ControlStream::Received;
 
 uint64_t pack_activity(RankActivity activity, int32_t op, int32_t peer) {
   return static_cast<uint64_t>(activity) |
@@ -65,7 +50,7 @@ uint64_t pack_activity(RankActivity activity, int32_t op, int32_t peer) {
 }  // namespace
 
 struct RankLink::State {
-  UniqueFd fd;
+  std::unique_ptr<ControlStream> stream;
   int world_rank = 0;
   JobSpec job;
   FrameReader reader{kMaxFrameBytes};
@@ -76,8 +61,6 @@ struct RankLink::State {
   std::atomic<uint64_t> total_bytes{0};
   std::atomic<uint64_t> busy_us{0};
   std::atomic<uint64_t> comm_us{0};
-
-  std::mutex send_mutex;
 
   std::mutex mutex;  // everything below
   std::condition_variable changed;
@@ -94,10 +77,8 @@ struct RankLink::State {
 
   template <typename Frame>
   void send(const Frame& frame) {
-    const std::string bytes = encode_frame(frame);
-    const std::lock_guard lock(send_mutex);
     // A broken connection shows in the reader thread, which ends the process.
-    send_all(fd.get(), bytes);
+    stream->send(encode_frame(frame));
   }
 
   RankState snapshot() const;
@@ -118,7 +99,7 @@ RankLink::State::~State() {
   changed.notify_all();
   // Half-closed and read to the end, so that what was sent last is not lost to a reset. It also
   // wakes a heartbeat that is stuck in send.
-  shutdown(fd.get(), SHUT_WR);
+  stream->end_sending();
   heartbeat_thread.join();
   reader_thread.join();
 }
@@ -154,7 +135,7 @@ void RankLink::State::read_loop() {
   take_frames();  // what came with the job
   for (;;) {
     // Short rounds, to see `closing`; the deadline counts from what was last heard.
-    const Received received = receive(fd.get(), reader, std::min(silence, milliseconds(100)));
+    const Received received = stream->receive(reader, std::min(silence, milliseconds(100)));
     if (received == Received::kBytes) {
       take_frames();
       last_heard = Clock::now();
@@ -229,23 +210,24 @@ void RankLink::State::take_plan(StepPlan&& plan) {
 namespace {
 
 struct Greeting {
-  UniqueFd fd;
+  std::unique_ptr<ControlStream> stream;
   JobSpec job;
 };
 
-// One try: dial, hello, job. An Error with param "refused" is final, any other may be tried again.
+// One try: dial, hello, job. Errors as of ControlStream::open.
 Result<Greeting> greet(const HostPort& to, const RankHello& hello, FrameReader& reader,
                        Clock::time_point deadline) {
-  Result<UniqueFd> fd = dial(to, deadline);
-  if (!fd) return fd.error();
-  if (!send_all((*fd).get(), encode_frame(hello))) return Error{"it hung up on the hello", ""};
+  Result<std::unique_ptr<ControlStream>> opened = ControlStream::open(to, hello.secret, deadline);
+  if (!opened) return opened.error();
+  std::unique_ptr<ControlStream> stream = std::move(*opened);
+  if (!stream->send(encode_frame(hello))) return Error{"it hung up on the hello", ""};
   std::span<const char> payload;
   for (;;) {
     const FrameReader::Next next = reader.next(payload);
     if (next == FrameReader::Next::kOversize) return Error{"it speaks another protocol", "refused"};
     if (next == FrameReader::Next::kFrame) break;
     const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
-    const Received received = receive((*fd).get(), reader, std::max(left, milliseconds(0)));
+    const Received received = stream->receive(reader, std::max(left, milliseconds(0)));
     if (received == Received::kTimeout) return Error{"it gives no answer to the hello", ""};
     if (received == Received::kEnd) return Error{"it hung up on the hello", ""};
   }
@@ -256,7 +238,7 @@ Result<Greeting> greet(const HostPort& to, const RankHello& hello, FrameReader& 
   }
   auto* job = std::get_if<JobSpec>(&*frame);
   if (job == nullptr) return Error{"it speaks another protocol", "refused"};
-  return Greeting{.fd = std::move(*fd), .job = std::move(*job)};
+  return Greeting{.stream = std::move(stream), .job = std::move(*job)};
 }
 
 }  // namespace
@@ -269,7 +251,7 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
     auto state = std::make_unique<State>();
     Result<Greeting> greeting = greet(*to, options.hello, state->reader, deadline);
     if (greeting) {
-      state->fd = std::move((*greeting).fd);
+      state->stream = std::move((*greeting).stream);
       state->job = std::move((*greeting).job);
       state->world_rank = options.hello.world_rank;
       auto link = std::unique_ptr<RankLink>(new RankLink(std::move(state)));

@@ -17,7 +17,7 @@ namespace trireme {
 class RankLink {
  public:
   struct Options {
-    std::string address;  // host:port of the coordinator
+    std::string address;  // host:port of the coordinator; tls:// before it where that asks for TLS
     RankHello hello;
     int32_t connect_timeout_ms = 10000;
   };

@@ -3,10 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 
 #include "comm/control/build_id.h"
+#include "coordinator/cli/say.h"
+#include "coordinator/cluster/launchers.h"
+#include "coordinator/http/request_log.h"
+#include "coordinator/http/secret_file.h"
 #include "coordinator/http/tokenizer_codec.h"
 #include "kernels/result.h"
 #include "model/model_folder.h"
@@ -43,10 +48,48 @@ std::unique_ptr<Journal> open_journal(const JournalSettings& settings, Metrics& 
   return std::make_unique<Journal>(std::move(options));
 }
 
+// The ranks do not inherit the key.
+std::string take_environment_key() {
+  constexpr const char* kVariable = "TRIREME_API_KEY";
+  const char* given = std::getenv(kVariable);
+  std::string key = given != nullptr ? given : "";
+  unsetenv(kVariable);
+  return key;
+}
+
+HttpAccess read_access(const ClusterOptions& options, const std::string& environment_key) {
+  HttpAccess access{.keys = ApiKeys::read(options.api_keys, environment_key),
+                    .protect_metrics = options.protect_metrics};
+  if (options.protect_metrics && access.keys.empty()) {
+    throw EnvironmentError("--protect-metrics: there are no keys; give --api-keys FILE");
+  }
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    throw EnvironmentError("--tls-cert and --tls-key: give both or neither");
+  }
+  if (!options.tls_cert.empty()) {
+    check_secret_file(options.tls_key, "--tls-key");
+    access.tls = TlsContext::server_by_certificate(options.tls_cert, options.tls_key);
+  }
+  return access;
+}
+
+void warn_of_open_address(const std::string& host, const HttpAccess& access) {
+  if (is_loopback(host) || (!access.keys.empty() && access.tls)) return;
+  const char* what =
+      !access.keys.empty() ? "and what they send and get is not encrypted (--tls-cert, --tls-key)"
+      : access.tls         ? "and everybody there may use it (--api-keys)"
+                           : "everybody there may use it, and nothing is encrypted (--api-keys, "
+                             "--tls-cert, --tls-key)";
+  say(stderr, "trireme: warning: other machines can reach {}, {}\n", host, what);
+}
+
 }  // namespace
 
 ApiSession::ApiSession(const ClusterOptions& options)
-    : codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
+    // First of all, so that what is wrong with it shows before anything is loaded.
+    : environment_key_(take_environment_key()),
+      access_(read_access(options, environment_key_)),
+      codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
       session_(std::make_unique<Session>(options, metrics_.observer())) {}
@@ -57,19 +100,38 @@ ApiSession::~ApiSession() {
 }
 
 void ApiSession::open() {
-  const ModelInfo model{.id = served_name(session_->options()),
+  const ClusterOptions& options = session_->options();
+  const ModelInfo model{.id = served_name(options),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size,
-                        .weights = session_->weights_id()};
-  api_ = std::make_unique<ApiServer>(
-      session_->core(), *codec_, model, metrics_,
-      ApiServerOptions{.host = session_->options().host,
-                       .port = session_->options().port,
-                       .limits = {},
+                         .vocab_size = session_->config().vocab_size,
+                         .weights = session_->weights_id()};
+  warn_of_open_address(options.host, access_);
+  ApiServerOptions api{.host = options.host,
+                       .port = options.port,
+                       .access = access_,
                        .journal = journal_.get(),
-                       .journal_grace_s = session_->options().journal.grace_s});
+                       .journal_grace_s = options.journal.grace_s};
+  api.limits.request_timeout_ms = options.request_timeout_ms;
+  api.limits.write_timeout_ms = options.write_timeout_ms;
+  if (options.log_requests) {
+    api.on_request = [](const HttpRequest& request) {
+      if (!request.body.empty()) say(stderr, "{}\n", request_log_line(request));
+    };
+  }
+  api_ = std::make_unique<ApiServer>(session_->core(), *codec_, model, metrics_, std::move(api));
   api_->start();
+}
+
+void ApiSession::reload_access() {
+  try {
+    access_ = read_access(session_->options(), environment_key_);
+  } catch (const EnvironmentError& error) {
+    say(stderr, "trireme: keys and certificate stay as they were: {}\n", error.what());
+    return;
+  }
+  api_->set_access(access_);
+  say(stderr, "trireme: read keys and certificate again\n");
 }
 
 // A stage's time is that of its first rank in the first replica.

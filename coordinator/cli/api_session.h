@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "coordinator/cli/cluster_options.h"
 #include "coordinator/cli/session.h"
@@ -21,6 +22,8 @@ class ApiSession {
 
   // Listens. Throws EnvironmentError when the port cannot be had.
   void open();
+  // Reads the files of keys and certificate again; says so, or why the old ones stay.
+  void reload_access();
   // Gauges that are read, not told: from the ranks' last heartbeats.
   void update_metrics();
 
@@ -30,6 +33,8 @@ class ApiSession {
   ApiServer& api() { return *api_; }
 
  private:
+  const std::string environment_key_;  // TRIREME_API_KEY
+  HttpAccess access_;
   std::unique_ptr<TextCodec> codec_;
   Metrics metrics_;
   std::unique_ptr<Journal> journal_;  // null: none asked for

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "coordinator/cli/nearest.h"
+#include "coordinator/cluster/launchers.h"
 #include "kernels/result.h"
 #include "model/weight_format.h"
 
@@ -147,6 +148,26 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.journal.grace_s = n.as<int>(); }},
     FileKey{"journal_mib", "--journal-mib",
             [](const YAML::Node& n, ClusterOptions& o) { o.journal.mib = n.as<int>(); }},
+    FileKey{"control_tls", "--control-tls",
+            [](const YAML::Node& n, ClusterOptions& o) {
+              o.control_tls = parse_control_tls("control_tls", n.as<std::string>());
+            }},
+    FileKey{"api_keys", "--api-keys",
+            [](const YAML::Node& n, ClusterOptions& o) { o.api_keys = n.as<std::string>(); }},
+    FileKey{"protect_metrics", "--protect-metrics",
+            [](const YAML::Node& n, ClusterOptions& o) { o.protect_metrics = n.as<bool>(); }},
+    FileKey{"tls_cert", "--tls-cert",
+            [](const YAML::Node& n, ClusterOptions& o) { o.tls_cert = n.as<std::string>(); }},
+    FileKey{"tls_key", "--tls-key",
+            [](const YAML::Node& n, ClusterOptions& o) { o.tls_key = n.as<std::string>(); }},
+    FileKey{"log_requests", "--log-requests",
+            [](const YAML::Node& n, ClusterOptions& o) { o.log_requests = n.as<bool>(); }},
+    FileKey{"request_timeout_ms", "--request-timeout-ms",
+            [](const YAML::Node& n, ClusterOptions& o) { o.request_timeout_ms = n.as<int>(); }},
+    FileKey{"write_timeout_ms", "--write-timeout-ms",
+            [](const YAML::Node& n, ClusterOptions& o) { o.write_timeout_ms = n.as<int>(); }},
+    FileKey{"max_waiting", "--max-waiting",
+            [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
 };
 
 [[noreturn]] void unknown_key(const std::string& key) {
@@ -192,6 +213,23 @@ const char* launcher_name(LauncherKind kind) {
     if (kind == known) return name;
   }
   return "unknown";
+}
+
+ControlTls parse_control_tls(const std::string& option, const std::string& name) {
+  if (name == "auto") return ControlTls::kAuto;
+  if (name == "on") return ControlTls::kOn;
+  if (name == "off") return ControlTls::kOff;
+  throw EnvironmentError(option + " " + name + " is unknown: use auto, on or off");
+}
+
+bool uses_control_tls(const ClusterOptions& options) {
+  if (options.joined && options.control_tls != ControlTls::kAuto) {
+    throw EnvironmentError(
+        "--control-tls: under your own mpirun the ranks use TLS when they are on several hosts; "
+        "leave it out");
+  }
+  if (options.control_tls != ControlTls::kAuto) return options.control_tls == ControlTls::kOn;
+  return options.launcher != LauncherKind::kLocal && !is_loopback(options.control_address);
 }
 
 DType parse_kv_dtype(const std::string& option, const std::string& name) {

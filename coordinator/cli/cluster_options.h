@@ -20,6 +20,13 @@ struct JournalSettings {
   int32_t mib = 256;
 };
 
+// Whether the connections between coordinator and ranks are under TLS.
+enum class ControlTls : uint8_t {
+  kAuto,  // where other hosts can reach the control address
+  kOn,
+  kOff,
+};
+
 // How to run one model, as the command line and the file given with --config say. What is left
 // empty is decided when the model is known.
 struct ClusterOptions {
@@ -43,9 +50,18 @@ struct ClusterOptions {
   GroupDeadlines deadlines;
   std::string control_address;  // empty: loopback, or this host's address when there are hosts
   uint16_t control_port = 0;
+  ControlTls control_tls = ControlTls::kAuto;
   std::string host = "127.0.0.1";  // the API's
   uint16_t port = 8080;
   JournalSettings journal;
+  std::filesystem::path api_keys;  // a file; empty: no keys but TRIREME_API_KEY's, if that is set
+  bool protect_metrics = false;    // /metrics and /load need a key too
+  std::filesystem::path tls_cert;  // both or neither
+  std::filesystem::path tls_key;
+  bool log_requests = false;           // with their contents
+  int32_t request_timeout_ms = 30000;  // for a client to send a whole request
+  int32_t write_timeout_ms = 30000;    // for a client to take a byte of its answer
+  int32_t max_waiting = 256;           // requests beyond those being computed; more are refused
 };
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
@@ -53,6 +69,8 @@ struct ClusterOptions {
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
 //   journal, journal_retention, journal_grace, journal_mib,
+//   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
+//   request_timeout_ms, write_timeout_ms,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 //   deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.
@@ -62,6 +80,14 @@ void read_cluster_file(const std::filesystem::path& path,
 // "local", "mpirun", "srun", "external"; none when it is no launcher.
 std::optional<LauncherKind> launcher_kind(const std::string& name);
 const char* launcher_name(LauncherKind kind);
+
+// "auto", "on" or "off". Throws EnvironmentError naming `option` otherwise.
+ControlTls parse_control_tls(const std::string& option, const std::string& name);
+
+// Whether its ranks dial under TLS: as it says, else where the control address, by then decided, is
+// not loopback. The ranks of a user's own mpirun follow the same rule by themselves. Throws
+// EnvironmentError where it says otherwise for those.
+bool uses_control_tls(const ClusterOptions& options);
 
 // "bfloat16" or "int8". Throws EnvironmentError naming `option` otherwise.
 DType parse_kv_dtype(const std::string& option, const std::string& name);

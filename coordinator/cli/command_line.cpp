@@ -21,6 +21,7 @@ struct ClusterArguments {
   std::string launcher = "local";
   std::string dtype = "bfloat16";
   std::string kv_dtype;
+  std::string control_tls = "auto";
   std::string config;
   CLI::App* command = nullptr;
 };
@@ -58,6 +59,10 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
                  "address at which ranks reach the coordinator");
   app.add_option("--control-port", o.control_port, "its port (0: any free one)")
       ->capture_default_str();
+  app.add_option("--control-tls", a.control_tls,
+                 "TLS between coordinator and ranks: on, off, or auto (on where other hosts can "
+                 "reach the control address)")
+      ->capture_default_str();
   app.add_option("--config", a.config, "YAML file with these settings; options given here win");
 }
 
@@ -77,6 +82,7 @@ ClusterOptions resolve(ClusterArguments& a) {
   a.options.format = parse_weight_format("--dtype", a.dtype);
   a.options.format_given = a.command->count("--dtype") > 0;
   if (!a.kv_dtype.empty()) a.options.kv_dtype = parse_kv_dtype("--kv-dtype", a.kv_dtype);
+  a.options.control_tls = parse_control_tls("--control-tls", a.control_tls);
   if (!a.config.empty()) read_cluster_file(a.config, given, a.options);
   if (a.options.model.empty()) {
     throw EnvironmentError("no model given: name a Hugging Face model folder, or 'demo'");
@@ -116,6 +122,24 @@ void add_journal_options(CLI::App& serve, JournalSettings& o) {
       ->capture_default_str();
 }
 
+void add_access_options(CLI::App& serve, ClusterOptions& o) {
+  serve.add_option("--api-keys", o.api_keys,
+                   "file with the keys that clients must show: a line name:key or name:sha256:HEX "
+                   "for each (also one key from TRIREME_API_KEY)");
+  serve.add_flag("--protect-metrics", o.protect_metrics, "/metrics and /load need a key too");
+  serve.add_option("--tls-cert", o.tls_cert, "serve HTTPS: PEM file with the certificate chain");
+  serve.add_option("--tls-key", o.tls_key, "PEM file with its private key");
+  serve
+      .add_option("--request-timeout-ms", o.request_timeout_ms,
+                  "for a client to send a whole request")
+      ->capture_default_str();
+  serve
+      .add_option("--write-timeout-ms", o.write_timeout_ms,
+                  "for a client to take a byte of its answer")
+      ->capture_default_str();
+  serve.add_flag("--log-requests", o.log_requests, "log every request with its body");
+}
+
 void add_serve(CLI::App& app, Arguments& a) {
   CLI::App& serve =
       *app.add_subcommand("serve", "serve a model over an OpenAI-compatible HTTP API");
@@ -126,6 +150,11 @@ void add_serve(CLI::App& app, Arguments& a) {
   serve.add_option("--served-model-name", a.serve.options.served_name,
                    "name of the model in the API (the folder's name)");
   add_journal_options(serve, a.serve.options.journal);
+  serve
+      .add_option("--max-waiting", a.serve.options.max_waiting,
+                  "requests that may wait beyond those being computed; more are refused with 429")
+      ->capture_default_str();
+  add_access_options(serve, a.serve.options);
 }
 
 void add_run(CLI::App& app, Arguments& a) {

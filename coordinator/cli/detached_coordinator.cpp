@@ -17,6 +17,7 @@
 
 #include "coordinator/cli/command_line.h"
 #include "coordinator/cli/machine.h"
+#include "coordinator/cluster/launchers.h"
 #include "kernels/result.h"
 
 namespace trireme {
@@ -82,10 +83,11 @@ int own_mpirun_rank(int argc, char** argv) {
 std::string start_detached_coordinator(int argc, char** argv) {
   const std::string secret = random_secret();
   const std::string address = all_ranks_here() ? "127.0.0.1" : first_address();
-  const std::string port = std::to_string(free_port());
+  const uint16_t port = free_port();
+  const std::string port_text = std::to_string(port);
   std::vector<std::string> arguments(argv, argv + argc);
   for (const char* extra : {"--launcher", "joined", "--control-address", address.c_str(),
-                            "--control-port", port.c_str()}) {
+                            "--control-port", port_text.c_str()}) {
     arguments.emplace_back(extra);
   }
   setenv("TRIREME_SECRET", secret.c_str(), 1);
@@ -103,7 +105,7 @@ std::string start_detached_coordinator(int argc, char** argv) {
   waitpid(child, nullptr, 0);
   close(output[1]);
   std::thread(relay_output, output[0]).detach();
-  return address + ":" + port + " " + secret;
+  return dial_address(!is_loopback(address), address, port) + " " + secret;
 }
 
 }  // namespace trireme

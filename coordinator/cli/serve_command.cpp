@@ -18,10 +18,12 @@ bool serve_until_ended(ApiSession& served, EndSignals& signals) {
   for (;;) {
     if (signals.wait_for(kPollMs)) return true;
     if (served.session().hopeless()) return false;
+    if (signals.take_hangup()) served.reload_access();
     served.update_metrics();
     if (!announced && served.session().core().status().ready) {
       announced = true;
-      say(stdout, "{}serving  http://{}:{}/v1\n", served.session().banner(),
+      const bool tls = !served.session().options().tls_cert.empty();
+      say(stdout, "{}serving  {}://{}:{}/v1\n", served.session().banner(), tls ? "https" : "http",
           served.session().options().host, served.api().port());
     }
   }
@@ -40,7 +42,8 @@ void drain(ApiServer& api, EndSignals& signals) {
 }  // namespace
 
 int serve_command(const ClusterOptions& options) {
-  EndSignals signals;
+  // Who may use the server can change while it runs; without keys and TLS, SIGHUP ends it.
+  EndSignals signals(/*hangups=*/!options.api_keys.empty() || !options.tls_cert.empty());
   ApiSession served(options);
   served.open();
   served.session().on_hopeless([&signals] { signals.wake(); });

@@ -19,7 +19,8 @@ namespace trireme {
 namespace {
 
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
-constexpr int32_t kPlansAhead = 1;         // hides the way from the ranks to here and back
+constexpr size_t kMinSecretBytes = 16;
+constexpr int32_t kPlansAhead = 1;  // hides the way from the ranks to here and back
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
@@ -30,7 +31,14 @@ void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
 // Ranks that others start must be given the same secret as the coordinator.
 std::string shared_secret() {
   const char* given = std::getenv("TRIREME_SECRET");
-  return given != nullptr && *given != '\0' ? given : random_secret();
+  if (given == nullptr || *given == '\0') return random_secret();
+  const std::string secret = given;
+  if (secret.size() < kMinSecretBytes) {
+    throw EnvironmentError(fmt::format(
+        "TRIREME_SECRET has {} characters: use at least {} random ones, as of openssl rand -hex 16",
+        secret.size(), kMinSecretBytes));
+  }
+  return secret;
 }
 
 // KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no
@@ -96,6 +104,9 @@ void Session::resolve_model_and_limits() {
   check_range("--replicas", options_.n_replicas, 1, 64);
   check_range("--threads", options_.n_threads, 0, 1024);
   check_range("--max-sequences", options_.max_sequences, 1, 4096);
+  check_range("--request-timeout-ms", options_.request_timeout_ms, 100, 86400000);
+  check_range("--write-timeout-ms", options_.write_timeout_ms, 100, 86400000);
+  check_range("--max-waiting", options_.max_waiting, 0, 100000);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();
   const auto shard = make_shard_plan(config_, options_.layout, 0);
@@ -136,6 +147,7 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.control_port = options_.control_port;
   spec.executable = own_executable().string();
   spec.secret = secret_;
+  spec.control_tls = uses_control_tls(options_);
   spec.run_folder = run_folder_.path().string();
   spec.job.replica = replica;
   if (options_.joined) {
@@ -186,6 +198,7 @@ void Session::make_core(ServingObserver observer) {
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.n_replicas = options_.n_replicas;
+  core.max_waiting = options_.max_waiting;
   core_ = std::make_unique<InferenceCore>(
       core,
       [this](boost::asio::io_context& io, int replica, Group::Events events) {

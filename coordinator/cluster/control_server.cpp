@@ -4,12 +4,13 @@
 #include <openssl/crypto.h>
 #include <sys/socket.h>
 
-#include <algorithm>
+#include <array>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <deque>
+#include <optional>
 #include <span>
 #include <utility>
 #include <variant>
@@ -50,7 +51,9 @@ tcp::endpoint listen_endpoint(asio::io_context& io, const ControlServer::Options
 class ControlServer::Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(ControlServer& server, ConnectionId id, tcp::socket socket)
-      : server_(&server), id_(id), socket_(std::move(socket)), hello_deadline_(server.io_) {}
+      : server_(&server), id_(id), socket_(std::move(socket)), hello_deadline_(server.io_) {
+    if (server.options_.tls) tls_.emplace(server.options_.tls);
+  }
 
   void start() {
     error_code ignored;
@@ -64,14 +67,7 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
 
   void send(const std::shared_ptr<const std::string>& frame) {
     if (server_ == nullptr) return;
-    queued_bytes_ += frame->size();
-    if (queued_bytes_ > server_->options_.max_queued_bytes) {
-      // Posted: the sender is in the middle of something.
-      asio::post(server_->io_, [self = shared_from_this()] { self->fail("it does not read"); });
-      return;
-    }
-    queue_.push_back(frame);
-    if (queue_.size() == 1) write();
+    enqueue(tls_ ? std::make_shared<const std::string>(tls_->encrypt(*frame)) : frame);
   }
 
   void detach() {
@@ -83,22 +79,74 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   }
 
  private:
+  void enqueue(std::shared_ptr<const std::string> bytes) {
+    queued_bytes_ += bytes->size();
+    if (queued_bytes_ > server_->options_.max_queued_bytes) {
+      // Posted: the sender is in the middle of something.
+      asio::post(server_->io_, [self = shared_from_this()] { self->fail("it does not read"); });
+      return;
+    }
+    queue_.push_back(std::move(bytes));
+    if (queue_.size() == 1) write();
+  }
+
   void read() {
-    const std::span<char> room = reader_.prepare();
+    const std::span<char> room = tls_ ? std::span<char>(encrypted_) : reader_.prepare();
     socket_.async_read_some(asio::buffer(room.data(), room.size()),
                             [self = shared_from_this()](const error_code& error, size_t n_bytes) {
                               if (self->server_ == nullptr) return;
                               if (error) return self->fail(self->name(error));
-                              self->reader_.commit(n_bytes);
-                              self->take_frames();
+                              self->take(n_bytes);
                             });
+  }
+
+  void take(size_t n_bytes) {
+    if (tls_) {
+      tls_->receive({encrypted_.data(), n_bytes});
+      if (!shake_hands()) return;
+      while (server_ != nullptr && decrypt()) take_frames();
+    } else {
+      reader_.commit(n_bytes);
+      take_frames();
+    }
+    if (server_ != nullptr) read();
+  }
+
+  // False when there is nothing to read yet, or never will be.
+  bool shake_hands() {
+    if (tls_->established()) return true;
+    const bool going_on = tls_->shake_hands();
+    const std::string answer = tls_->take_output();
+    if (!going_on) {
+      write_at_once(answer);
+      fail("no TLS connection: " + tls_->problem());
+      return false;
+    }
+    if (!answer.empty()) enqueue(std::make_shared<const std::string>(answer));
+    if (!tls_->established()) read();
+    return tls_->established();
+  }
+
+  // One piece of what came. False when there is no more, or the connection has ended.
+  bool decrypt() {
+    const std::span<char> room = reader_.prepare();
+    size_t n_bytes = 0;
+    switch (tls_->read(room, n_bytes)) {
+      case TlsChannel::Read::kBytes: reader_.commit(n_bytes); return true;
+      case TlsChannel::Read::kNeedMore: return false;
+      case TlsChannel::Read::kEnd: fail("its connection ended"); return false;
+      case TlsChannel::Read::kFailed:
+        fail("its connection broke: " + tls_->problem());
+        return false;
+    }
+    return false;
   }
 
   void take_frames() {
     std::span<const char> payload;
     while (server_ != nullptr) {
       switch (reader_.next(payload)) {
-        case FrameReader::Next::kNeedMore: return read();
+        case FrameReader::Next::kNeedMore: return;
         case FrameReader::Next::kOversize: return fail("it sent an oversize frame");
         case FrameReader::Next::kFrame: break;
       }
@@ -127,12 +175,17 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
     }
     if (answer.verdict == HelloVerdict::kRefuse) {
       const std::string refusal = encode_frame(ControlFailure{.message = answer.reason});
-      // Small, and first on this connection: it fits the socket's buffer.
-      error_code ignored;
-      socket_.non_blocking(true, ignored);
-      socket_.write_some(asio::buffer(refusal), ignored);
+      write_at_once(tls_ ? tls_->encrypt(refusal) : refusal);
     }
     fail("its hello was not accepted");
+  }
+
+  // Before the end of the connection. Little, and nearly the first on it: the socket's buffer has
+  // room.
+  void write_at_once(const std::string& bytes) {
+    error_code ignored;
+    socket_.non_blocking(true, ignored);
+    socket_.write_some(asio::buffer(bytes), ignored);
   }
 
   void write() {
@@ -160,6 +213,8 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   tcp::socket socket_;
   asio::steady_timer hello_deadline_;
   FrameReader reader_{kMaxHelloBytes};
+  std::optional<TlsChannel> tls_;
+  std::array<char, size_t{16} << 10> encrypted_;
   bool known_ = false;
   std::deque<std::shared_ptr<const std::string>> queue_;  // front: being written
   size_t queued_bytes_ = 0;

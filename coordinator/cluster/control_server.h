@@ -11,12 +11,14 @@
 #include <string>
 
 #include "comm/control/control_codec.h"
+#include "comm/control/tls_channel.h"
 
 namespace trireme {
 
 // The coordinator's end of the control connections. A connection is nobody until its first frame is
 // a hello with the right secret and build that `on_hello` accepts; until then it may send little,
-// has little time, and there are only so many of them. Whatever a stranger sends, no other
+// has little time, and there are only so many of them. Under TLS it must know the secret before any
+// frame of it is looked at. Whatever a stranger sends, no other
 // connection notices. Used by the io_context's one thread.
 class ControlServer {
  public:
@@ -38,6 +40,7 @@ class ControlServer {
     uint16_t port = 0;  // 0: any free one
     std::string secret;
     std::string build;
+    std::shared_ptr<const TlsContext> tls;  // null: in clear
     int hello_timeout_ms = 5000;
     size_t max_strangers = 64;
     size_t max_queued_bytes = size_t{64} << 20;  // per connection, not yet taken by the network

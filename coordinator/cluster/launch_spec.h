@@ -37,6 +37,7 @@ struct LaunchSpec {
   bool ranks_are_coming = false;  // external: they were started already, nobody needs telling how
   std::string executable;         // path of the trireme binary on the ranks' hosts
   std::string secret;             // shared by coordinator and ranks
+  bool control_tls = false;       // their connections: under TLS, or in clear
   std::string run_folder;         // per-coordinator folder for per-epoch folders
   GroupDeadlines deadlines;
 };

@@ -11,7 +11,7 @@ std::string external_instructions(const LaunchSpec& spec, uint16_t port) {
       "waiting for {} ranks (TP {} x PP {}); with TRIREME_SECRET set to the coordinator's, start "
       "them under MPI: mpirun -np {} -x TRIREME_SECRET trireme worker --comm mpi --coordinator {}",
       spec.job.layout.n_ranks(), spec.job.layout.tp, spec.job.layout.pp, spec.job.layout.n_ranks(),
-      join_host_port(spec.control_address, port));
+      dial_address(spec.control_tls, spec.control_address, port));
 }
 
 }  // namespace trireme

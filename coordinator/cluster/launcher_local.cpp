@@ -12,8 +12,8 @@ std::vector<LaunchCommand> local_commands(const LaunchSpec& spec, const LaunchCo
   for (int rank = 0; rank < n_ranks; ++rank) {
     commands.push_back({.name = fmt::format("rank {}", rank),
                         .argv = {spec.executable, "worker", "--comm", "region", "--coordinator",
-                                 join_host_port("127.0.0.1", context.port), "--rank",
-                                 std::to_string(rank), "--world", std::to_string(n_ranks),
+                                 dial_address(spec.control_tls, "127.0.0.1", context.port),
+                                 "--rank", std::to_string(rank), "--world", std::to_string(n_ranks),
                                  "--region-fd", std::to_string(context.region_fd)},
                         .environment = {{"TRIREME_SECRET", spec.secret},
                                         {"TRIREME_EPOCH", std::to_string(context.epoch)}},

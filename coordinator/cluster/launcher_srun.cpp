@@ -24,7 +24,7 @@ std::vector<LaunchCommand> srun_commands(const LaunchSpec& spec, const LaunchCon
   }
   argv.insert(argv.end(), spec.launcher_args.begin(), spec.launcher_args.end());
   argv.insert(argv.end(), {spec.executable, "worker", "--comm", "mpi", "--coordinator",
-                           join_host_port(spec.control_address, context.port)});
+                           dial_address(spec.control_tls, spec.control_address, context.port)});
   return {command};
 }
 

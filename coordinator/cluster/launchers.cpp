@@ -6,14 +6,11 @@
 #include <algorithm>
 #include <charconv>
 
+#include "comm/control/dial.h"
 #include "kernels/check.h"
 
 namespace trireme {
 namespace {
-
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
-}
 
 std::string own_host_name() {
   char name[256] = {};
@@ -90,9 +87,14 @@ std::string launch_spec_problem(const LaunchSpec& spec) {
   return "";
 }
 
-std::string join_host_port(const std::string& host, uint16_t port) {
-  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port)
-                                             : fmt::format("[{}]:{}", host, port);
+std::string dial_address(bool tls, const std::string& host, uint16_t port) {
+  const bool bare = host.find(':') == std::string::npos;
+  return fmt::format("{}{}{}{}:{}", tls ? kTlsScheme : "", bare ? "" : "[", host, bare ? "" : "]",
+                     port);
+}
+
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
 }
 
 }  // namespace trireme

@@ -54,7 +54,11 @@ std::string launch_spec_problem(const LaunchSpec& spec);
 // one fits; empty when it wrote nothing.
 std::string most_telling_line(const std::string& output);
 
-// "host:port", with brackets where the host is an IPv6 address.
-std::string join_host_port(const std::string& host, uint16_t port);
+// Where a rank dials: "host:port", with brackets where the host is an IPv6 address, and "tls://"
+// before it where the connection is under TLS.
+std::string dial_address(bool tls, const std::string& host, uint16_t port);
+
+// Whether only this host can reach such an address.
+bool is_loopback(const std::string& host);
 
 }  // namespace trireme

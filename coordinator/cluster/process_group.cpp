@@ -140,6 +140,7 @@ void ProcessGroup::launch(uint64_t epoch) {
               .port = spec_.control_port,
               .secret = spec_.secret,
               .build = std::string(build_id()),
+              .tls = spec_.control_tls ? TlsContext::server_by_secret(spec_.secret) : nullptr,
               .max_strangers = 64 + static_cast<size_t>(spec_.job.layout.n_ranks())},
           ControlServer::Handlers{
               .on_hello = [this](ConnectionId id,

@@ -32,6 +32,7 @@ HttpResponse api_error_response(const ApiError& error) {
   HttpResponse response;
   response.status = error.status;
   response.body = api_error_body(error);
+  if (error.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (error.retry_after_seconds > 0) {
     response.headers.emplace_back("Retry-After", std::to_string(error.retry_after_seconds));
   }

@@ -39,6 +39,8 @@ class ApiServer::State {
             {.host = options.host,
              .port = options.port,
              .limits = options.limits,
+             .access = options.access,
+             .on_request = options.on_request,
              .on_response = [&metrics](const std::string& route,
                                        int status) { metrics.count_http_response(route, status); }},
             all_routes(context_), pool_) {}
@@ -48,6 +50,7 @@ class ApiServer::State {
     server_.start();
   }
   uint16_t port() const { return server_.port(); }
+  void set_access(HttpAccess access) { server_.set_access(std::move(access)); }
   void begin_drain() { context_->draining = true; }
 
   bool drain(int timeout_ms) {
@@ -83,6 +86,7 @@ ApiServer::~ApiServer() { stop(); }
 
 void ApiServer::start() { state_->start(); }
 uint16_t ApiServer::port() const { return state_->port(); }
+void ApiServer::set_access(HttpAccess access) { state_->set_access(std::move(access)); }
 void ApiServer::begin_drain() { state_->begin_drain(); }
 bool ApiServer::drain(int timeout_ms) { return state_->drain(timeout_ms); }
 void ApiServer::stop() { state_->stop(); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -18,6 +19,8 @@ struct ApiServerOptions {
   uint16_t port = 8000;  // 0: any free port
   int n_handler_threads = 2;
   HttpLimits limits;
+  HttpAccess access;
+  std::function<void(const HttpRequest& request)> on_request;  // as of HttpServerOptions
   Journal* journal = nullptr;    // null: a request ends with its client's connection
   int32_t journal_grace_s = 30;  // for a client to come back; with a journal
 };
@@ -35,6 +38,8 @@ class ApiServer {
   void start();
   uint16_t port() const;
 
+  // For requests and connections that begin from now on. Not from TLS to none or back.
+  void set_access(HttpAccess access);
   // From now on generation is refused with 503 and /ready says so; running answers go on.
   void begin_drain();
   // begin_drain(), then waits until every answer is out. False: some were not after `timeout_ms`.

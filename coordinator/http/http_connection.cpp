@@ -8,6 +8,7 @@
 
 #include "coordinator/http/http_exchange.h"
 #include "coordinator/http/http_wire.h"
+#include "coordinator/http/request_access.h"
 
 namespace trireme {
 namespace {
@@ -17,6 +18,8 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 
 constexpr size_t kReadBytes = 16U << 10;
+// What one read can add: under TLS a record that was incomplete, and those that came after it.
+constexpr size_t kReadRoom = 4 * kReadBytes;
 
 }  // namespace
 
@@ -30,20 +33,27 @@ HttpConnection::HttpConnection(asio::ip::tcp::socket socket,
     : socket_(std::move(socket)),
       shared_(std::move(shared)),
       limits_(shared_->options.limits),
-      buffer_(limits_.max_header_bytes + 2 * kReadBytes),
+      buffer_(limits_.max_header_bytes + kReadBytes + kReadRoom),
       deadline_(shared_->io),
-      write_deadline_(shared_->io) {}
+      write_deadline_(shared_->io) {
+  if (!shared_->access.tls) return;
+  tls_.emplace(shared_->access.tls);
+  encrypted_.resize(kReadBytes);
+}
 
 void HttpConnection::start() {
   shared_->connections.insert(this);
   beast::error_code ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
-  next_request();
+  if (!tls_) return next_request();
+  state_ = State::kShakingHands;
+  set_deadline(limits_.request_timeout_ms);
+  read_some();
 }
 
 void HttpConnection::end_after_answer() {
   end_after_answer_ = true;
-  if (state_ == State::kIdle) close();
+  if (state_ == State::kIdle || state_ == State::kShakingHands) close();
 }
 
 void HttpConnection::close() {
@@ -82,17 +92,21 @@ void HttpConnection::next_request() {
 void HttpConnection::read_some() {
   if (read_pending_) return;
   read_pending_ = true;
-  socket_.async_read_some(buffer_.prepare(kReadBytes),
-                          [self = shared_from_this()](beast::error_code ec, size_t n_bytes) {
-                            self->on_read(ec, n_bytes);
-                          });
+  const auto room = tls_ ? asio::buffer(encrypted_) : buffer_.prepare(kReadBytes);
+  socket_.async_read_some(room, [self = shared_from_this()](beast::error_code ec, size_t n_bytes) {
+    self->on_read(ec, n_bytes);
+  });
 }
 
 void HttpConnection::on_read(beast::error_code ec, size_t n_bytes) {
   read_pending_ = false;
   if (state_ == State::kClosed) return;
   if (ec) return close();
-  buffer_.commit(n_bytes);
+  if (tls_ && state_ != State::kLingering) {
+    if (!take_encrypted(n_bytes)) return;
+  } else if (!tls_) {
+    buffer_.commit(n_bytes);
+  }
   switch (state_) {
     case State::kIdle:
       state_ = State::kReading;
@@ -107,6 +121,7 @@ void HttpConnection::on_read(beast::error_code ec, size_t n_bytes) {
 void HttpConnection::parse() {
   while (buffer_.size() > 0 && !parser_->is_done()) {
     beast::error_code ec;
+    if (!parser_->is_header_done() && !check_lines()) return;
     const size_t used = parser_->put(buffer_.data(), ec);
     buffer_.consume(used);
     if (ec && ec != http::error::need_more) {
@@ -118,10 +133,23 @@ void HttpConnection::parse() {
   }
   if (parser_->is_done()) return dispatch();
   // Only a chunk's extensions or trailers can fill the buffer: the header has its own limit.
-  if (buffer_.size() + kReadBytes > buffer_.max_size()) {
+  if (buffer_.size() + kReadRoom > buffer_.max_size()) {
     return refuse(parse_failure(http::error::buffer_overflow, limits_.max_header_bytes, 0));
   }
   read_some();
+}
+
+// The parser takes a head only when all of it has come. False when the request was refused.
+bool HttpConnection::check_lines() {
+  const std::string_view text(static_cast<const char*>(buffer_.data().data()), buffer_.size());
+  const size_t end = text.find("\r\n\r\n");
+  if (end == text.npos || !has_odd_lines(text.substr(0, end))) return true;
+  refuse({.status = 400,
+          .message = "malformed HTTP request: each line of its head must end in CR LF, and each "
+                     "field must be on one line",
+          .param = "",
+          .code = ""});
+  return false;
 }
 
 // Once per request, between header and body. False when the request was refused.
@@ -131,6 +159,12 @@ bool HttpConnection::take_head() {
   keep_alive_ = head.keep_alive();
   chunked_ = head.version() >= 11;
   if (const std::optional<ApiError> error = check_head(head.base(), head.version())) {
+    refuse(*error);
+    return false;
+  }
+  // Before the body: who has no key makes nothing grow.
+  if (const std::optional<ApiError> error =
+          check_access(head.base(), shared_->router, shared_->access, &key_name_)) {
     refuse(*error);
     return false;
   }
@@ -167,6 +201,8 @@ void HttpConnection::dispatch() {
   if (!taken)
     return refuse({.status = 400, .message = taken.error().message, .param = "", .code = ""});
   HttpRequest request = std::move(*taken);
+  request.key_name = key_name_;
+  if (shared_->options.on_request) shared_->options.on_request(request);
   request.body_lease =
       std::shared_ptr<void>(nullptr, [shared = shared_, n = std::exchange(counted_body_bytes_, 0)](
                                          void*) { shared->buffered_body_bytes.fetch_sub(n); });
@@ -270,6 +306,7 @@ void HttpConnection::answer_sent() {
 // gets a while to read it first.
 void HttpConnection::linger() {
   state_ = State::kLingering;
+  if (tls_) write_at_once(tls_->close());
   beast::error_code ignored;
   socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
   set_deadline(limits_.linger_timeout_ms);
@@ -286,7 +323,13 @@ void HttpConnection::send(std::string_view bytes) {
 
 void HttpConnection::write_some() {
   if (writing_.empty()) {
-    writing_.swap(queued_);
+    if (tls_) {
+      writing_ = tls_->encrypt(queued_);
+      queued_.clear();
+      if (writing_.empty()) return;  // broken, which its next read shows
+    } else {
+      writing_.swap(queued_);
+    }
     written_ = 0;
   }
   set_write_deadline();
@@ -302,7 +345,7 @@ void HttpConnection::on_written(beast::error_code ec, size_t n_bytes) {
   written_ += n_bytes;
   if (written_ < writing_.size()) return write_some();
   writing_.clear();
-  if (!queued_.empty()) return write_some();
+  if (!queued_.empty() || (tls_ && tls_->has_output())) return write_some();
   write_deadline_.cancel();
   if (state_ == State::kAnswering && answer_complete_) answer_sent();
 }
@@ -320,6 +363,7 @@ void HttpConnection::set_deadline(int timeout_ms) {
 void HttpConnection::on_deadline() {
   if (deadline_.expiry() > std::chrono::steady_clock::now()) return;  // was set anew
   switch (state_) {
+    case State::kShakingHands:
     case State::kIdle:
     case State::kLingering: return close();
     case State::kReading:

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "coordinator/http/http_request_head.h"
 #include "coordinator/http/http_server.h"
@@ -26,9 +27,13 @@ class HttpConnection;
 struct HttpServerShared {
   HttpServerShared(HttpServerOptions server_options, std::vector<Route> routes,
                    std::shared_ptr<TaskPool> task_pool)
-      : options(std::move(server_options)), router(std::move(routes)), pool(std::move(task_pool)) {}
+      : options(std::move(server_options)),
+        access(options.access),
+        router(std::move(routes)),
+        pool(std::move(task_pool)) {}
 
   const HttpServerOptions options;
+  HttpAccess access;  // the server's thread only
   const Router router;
   const std::shared_ptr<TaskPool> pool;
   boost::asio::io_context io{1};
@@ -61,12 +66,13 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_disconnect(uint64_t serial, std::function<void()> handler);
 
  private:
-  enum class State : uint8_t { kIdle, kReading, kAnswering, kLingering, kClosed };
+  enum class State : uint8_t { kShakingHands, kIdle, kReading, kAnswering, kLingering, kClosed };
 
   void next_request();
   void read_some();
   void on_read(boost::beast::error_code ec, size_t n_bytes);
   void parse();
+  bool check_lines();
   bool take_head();
   bool count_body();
   void dispatch();
@@ -82,6 +88,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_deadline();
   void set_write_deadline();
   bool is_current(uint64_t serial) const;
+  bool take_encrypted(size_t n_bytes);
+  void write_at_once(std::string_view bytes);
 
   boost::asio::ip::tcp::socket socket_;
   std::shared_ptr<HttpServerShared> shared_;
@@ -89,6 +97,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   State state_ = State::kIdle;
   uint64_t serial_ = 0;
 
+  std::optional<TlsChannel> tls_;
+  std::vector<char> encrypted_;  // as it came; empty without TLS
   boost::beast::flat_buffer buffer_;
   std::optional<RequestParser> parser_;
   bool read_pending_ = false;
@@ -97,6 +107,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::steady_timer deadline_;
 
   std::string route_label_;
+  std::string key_name_;
   bool keep_alive_ = false;
   bool chunked_ = false;    // the client takes the chunked coding
   bool streaming_ = false;  // the current answer is an event stream

@@ -20,6 +20,7 @@ struct HttpRequest {
   std::string accept;
   std::string last_event_id;
   std::string body;
+  std::string key_name;  // of the API key that came with it; "" where none is needed
   std::shared_ptr<void>
       body_lease;  // its release gives the body's bytes back to the server's bound
 };
@@ -55,12 +56,20 @@ using HttpHandler = std::function<void(HttpRequest request, ResponderPtr respond
 // long; others run on the handler threads.
 enum class HandlerCost : uint8_t { kQuick, kHeavy };
 
+// Who may ask, on a server with API keys.
+enum class RouteAccess : uint8_t {
+  kKey,      // clients with a key
+  kMetrics,  // everybody, unless the server is told to protect its metrics
+  kOpen,     // everybody: probes
+};
+
 // One endpoint. A path that ends in "/*" matches everything below it.
 struct Route {
   std::string method;
   std::string path;
   HandlerCost cost = HandlerCost::kQuick;
   HttpHandler handler;
+  RouteAccess access = RouteAccess::kKey;
 };
 
 }  // namespace trireme

@@ -42,6 +42,17 @@ ApiError parse_failure(beast::error_code ec, size_t max_header_bytes, size_t max
   return malformed(fmt::format("malformed HTTP request: {}", ec.message()));
 }
 
+bool has_odd_lines(std::string_view head) {
+  for (size_t i = 0; i < head.size(); ++i) {
+    if (head[i] == '\n') return true;
+    if (head[i] != '\r') continue;
+    if (i + 1 == head.size() || head[i + 1] != '\n') return true;
+    ++i;
+    if (i + 1 < head.size() && (head[i + 1] == ' ' || head[i + 1] == '\t')) return true;
+  }
+  return false;
+}
+
 std::optional<ApiError> check_head(const RequestHead& head, unsigned http_version) {
   const size_t n_lengths = count_fields(head, http::field::content_length);
   const size_t n_encodings = count_fields(head, http::field::transfer_encoding);
@@ -78,19 +89,28 @@ std::optional<ApiError> check_head(const RequestHead& head, unsigned http_versio
   return std::nullopt;
 }
 
-Result<HttpRequest> take_request(RequestParser& parser) {
-  auto& message = parser.get();
-  HttpRequest request;
-  request.method = std::string(message.method_string());
-  std::string_view target(message.target().data(), message.target().size());
+Result<std::string> request_path(const RequestHead& head) {
+  const std::string_view target(head.target().data(), head.target().size());
   if (!target.starts_with('/')) {
     return Error{"malformed HTTP request: the target must be a path that starts with /", ""};
   }
-  const size_t question = target.find('?');
-  if (question != std::string_view::npos) request.query = target.substr(question + 1);
-  if (!percent_decode(target.substr(0, question), &request.path)) {
+  std::string path;
+  if (!percent_decode(target.substr(0, target.find('?')), &path)) {
     return Error{"malformed HTTP request: bad percent escape in the path", ""};
   }
+  return path;
+}
+
+Result<HttpRequest> take_request(RequestParser& parser) {
+  auto& message = parser.get();
+  Result<std::string> path = request_path(message.base());
+  if (!path) return path.error();
+  HttpRequest request;
+  request.path = std::move(*path);
+  request.method = std::string(message.method_string());
+  const std::string_view target(message.target().data(), message.target().size());
+  const size_t question = target.find('?');
+  if (question != std::string_view::npos) request.query = target.substr(question + 1);
   request.content_type = std::string(message[http::field::content_type]);
   request.accept = std::string(message[http::field::accept]);
   request.last_event_id = std::string(message["Last-Event-ID"]);

@@ -53,6 +53,10 @@ class HttpServer::State {
   uint16_t port() const { return port_; }
   int n_active_requests() const { return shared_->n_active_requests; }
 
+  void set_access(HttpAccess access) {
+    shared_->post([this, access = std::move(access)] { shared_->access = access; });
+  }
+
   void stop_accepting() {
     shared_->post([this] {
       shared_->accepting = false;
@@ -124,6 +128,8 @@ class HttpServer::State {
   }
 
   void turn_away(asio::ip::tcp::socket socket) {
+    if (shared_->options.on_response) shared_->options.on_response("other", 503);
+    if (shared_->access.tls) return;  // a handshake is what it cannot have
     const std::string reply = format_reply(
         api_error_response({.status = 503,
                             .message = fmt::format("{} connections are open already",
@@ -135,7 +141,6 @@ class HttpServer::State {
     beast::error_code ignored;
     socket.non_blocking(true, ignored);
     socket.write_some(asio::buffer(reply), ignored);  // a fresh socket takes this much at once
-    if (shared_->options.on_response) shared_->options.on_response("other", 503);
   }
 
   template <typename F>
@@ -163,6 +168,7 @@ HttpServer::~HttpServer() { stop(); }
 
 void HttpServer::start() { state_->start(); }
 uint16_t HttpServer::port() const { return state_->port(); }
+void HttpServer::set_access(HttpAccess access) { state_->set_access(std::move(access)); }
 void HttpServer::stop_accepting() { state_->stop_accepting(); }
 int HttpServer::n_active_requests() const { return state_->n_active_requests(); }
 void HttpServer::stop() { state_->stop(); }

@@ -12,9 +12,10 @@ struct StatusReason {
   std::string_view reason;
 };
 
-constexpr std::array<StatusReason, 15> kReasons = {{{200, "OK"},
+constexpr std::array<StatusReason, 16> kReasons = {{{200, "OK"},
                                                     {202, "Accepted"},
                                                     {400, "Bad Request"},
+                                                    {401, "Unauthorized"},
                                                     {404, "Not Found"},
                                                     {405, "Method Not Allowed"},
                                                     {408, "Request Timeout"},

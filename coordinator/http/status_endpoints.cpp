@@ -91,13 +91,16 @@ HttpResponse get_metrics(ApiContext& context, const HttpRequest& /*request*/) {
   return response;
 }
 
-Route status_route(const std::shared_ptr<ApiContext>& context, const char* path, Answer answer) {
+Route status_route(const std::shared_ptr<ApiContext>& context, const char* path, Answer answer,
+                   RouteAccess access) {
   return {.method = "GET",
           .path = path,
           .cost = HandlerCost::kQuick,
-          .handler = [context, answer](const HttpRequest& request, const ResponderPtr& responder) {
-            responder->reply(answer(*context, request));
-          }};
+          .handler =
+              [context, answer](const HttpRequest& request, const ResponderPtr& responder) {
+                responder->reply(answer(*context, request));
+              },
+          .access = access};
 }
 
 }  // namespace
@@ -110,14 +113,15 @@ ServiceStatus ApiContext::status() {
 }
 
 std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context) {
-  return {status_route(context, "/v1/models", get_models),
-          status_route(context, "/v1/models/*", get_model),
-          status_route(context, "/health", get_health),
-          status_route(context, "/ready", get_ready),
-          status_route(context, "/ping", get_ping),
-          status_route(context, "/version", get_version),
-          status_route(context, "/load", get_load),
-          status_route(context, "/metrics", get_metrics)};
+  using enum RouteAccess;
+  return {status_route(context, "/v1/models", get_models, kKey),
+          status_route(context, "/v1/models/*", get_model, kKey),
+          status_route(context, "/health", get_health, kOpen),
+          status_route(context, "/ready", get_ready, kOpen),
+          status_route(context, "/ping", get_ping, kOpen),
+          status_route(context, "/version", get_version, kOpen),
+          status_route(context, "/load", get_load, kMetrics),
+          status_route(context, "/metrics", get_metrics, kMetrics)};
 }
 
 }  // namespace trireme

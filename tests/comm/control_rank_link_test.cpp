@@ -16,6 +16,7 @@
 #include "comm/control/control_codec.h"
 #include "comm/control/dial.h"
 #include "comm/control/frame_reader.h"
+#include "comm/control/tls_channel.h"
 
 namespace trireme {
 namespace {
@@ -45,10 +46,19 @@ class Listener {
 // The coordinator's end of one connection.
 class Side {
  public:
-  explicit Side(UniqueFd fd) : fd_(std::move(fd)) {}
+  explicit Side(UniqueFd fd, bool tls = false) : fd_(std::move(fd)) {
+    if (!tls) return;
+    tls_.emplace(TlsContext::server_by_secret("s"));
+    while (!tls_->established() && tls_->problem().empty()) {
+      if (!receive()) return;
+      tls_->shake_hands();
+      EXPECT_TRUE(send_all(fd_.get(), tls_->take_output()));
+    }
+  }
   template <typename T>
   void send(const T& frame) {
-    EXPECT_TRUE(send_all(fd_.get(), encode_frame(frame)));
+    const std::string bytes = encode_frame(frame);
+    EXPECT_TRUE(send_all(fd_.get(), tls_ ? tls_->encrypt(bytes) : bytes));
   }
   // The next frame that is a T; nullopt at the end of the connection.
   template <typename T>
@@ -62,15 +72,32 @@ class Side {
         continue;
       }
       const std::span<char> room = reader_.prepare();
-      const ssize_t n = recv(fd_.get(), room.data(), room.size(), 0);
-      if (n <= 0) return std::nullopt;
-      reader_.commit(static_cast<size_t>(n));
+      size_t n_bytes = 0;
+      if (tls_) {
+        const TlsChannel::Read read = tls_->read(room, n_bytes);
+        if (read == TlsChannel::Read::kFailed) return std::nullopt;
+        if (read == TlsChannel::Read::kNeedMore && !receive()) return std::nullopt;
+      } else {
+        const ssize_t n = recv(fd_.get(), room.data(), room.size(), 0);
+        if (n <= 0) return std::nullopt;
+        n_bytes = static_cast<size_t>(n);
+      }
+      reader_.commit(n_bytes);
     }
   }
   void hang_up() { fd_.reset(); }
 
  private:
+  // Encrypted bytes, few at a time: records come in pieces.
+  bool receive() {
+    char some[100];
+    const ssize_t n = recv(fd_.get(), some, sizeof(some), 0);
+    if (n > 0) tls_->receive({some, static_cast<size_t>(n)});
+    return n > 0;
+  }
+
   UniqueFd fd_;
+  std::optional<TlsChannel> tls_;
   FrameReader reader_{kMaxFrameBytes};
 };
 
@@ -103,16 +130,19 @@ std::string connect_error(const RankLink::Options& options) {
 TEST(ControlRankLink, ParsesAddresses) {
   EXPECT_EQ((*parse_host_port("[::1]:80")).host, "::1");
   EXPECT_EQ((*parse_host_port("node-1:65535")).port, "65535");
-  for (const char* wrong :
-       {"", "host", ":80", "host:", "host:0", "host:65536", "host:8o", "h:-1"}) {
+  EXPECT_FALSE((*parse_host_port("node-1:65535")).tls);
+  EXPECT_EQ((*parse_host_port("tls://[::1]:80")).host, "::1");
+  EXPECT_TRUE((*parse_host_port("tls://node-1:1")).tls);
+  for (const char* wrong : {"", "host", ":80", "host:", "host:0", "host:65536", "host:8o", "h:-1",
+                            "tls://", "tls://host"}) {
     EXPECT_FALSE(parse_host_port(wrong).ok()) << wrong;
   }
 }
 
-TEST(ControlRankLink, GoesFromHelloToDrain) {
+void go_from_hello_to_drain(bool tls) {
   const Listener listener;
   std::thread coordinator([&] {
-    Side side(listener.accept_one());
+    Side side(listener.accept_one(), tls);
     const auto hello = side.next<RankHello>();
     ASSERT_TRUE(hello);
     EXPECT_EQ(hello->secret, "s");
@@ -139,7 +169,7 @@ TEST(ControlRankLink, GoesFromHelloToDrain) {
     EXPECT_FALSE(side.next<ControlFailure>());
   });
   {
-    const auto link = RankLink::connect(options_for(listener.address()));
+    const auto link = RankLink::connect(options_for((tls ? "tls://" : "") + listener.address()));
     EXPECT_EQ(link->job().heartbeat_ms, 5);
     EXPECT_EQ(link->ready_and_wait_start({.kv_blocks = 9,
                                           .numerics_id = "n",
@@ -163,6 +193,22 @@ TEST(ControlRankLink, GoesFromHelloToDrain) {
     }
     link->send_failure("bye");
   }
+  coordinator.join();
+}
+
+TEST(ControlRankLink, GoesFromHelloToDrain) { go_from_hello_to_drain(/*tls=*/false); }
+
+TEST(ControlRankLink, GoesFromHelloToDrainUnderTls) { go_from_hello_to_drain(/*tls=*/true); }
+
+TEST(ControlRankLink, ACoordinatorThatDoesNotKnowTheSecretIsNotTalkedTo) {
+  const Listener listener;
+  std::thread coordinator([&] {
+    Side side(listener.accept_one(), /*tls=*/true);
+    EXPECT_FALSE(side.next<RankHello>());
+  });
+  RankLink::Options options = options_for("tls://" + listener.address());
+  options.hello.secret = "another";
+  EXPECT_THAT(connect_error(options), HasSubstr("TRIREME_SECRET"));
   coordinator.join();
 }
 

@@ -46,6 +46,8 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "kv_dtype: int8\n"
       "journal: /j\njournal_retention: 7\njournal_grace: 8\njournal_mib: 9\n"
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
+      "control_tls: 'on'\napi_keys: /k\nprotect_metrics: true\ntls_cert: /c\ntls_key: /t\n"
+      "log_requests: true\nmax_waiting: 9\nrequest_timeout_ms: 11\nwrite_timeout_ms: 12\n"
       "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n"
       "deadlines: {launch_ms: 900, max_crashes: 7}\n");
   EXPECT_EQ(o.model, "demo");
@@ -67,6 +69,15 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.port, 81);
   EXPECT_EQ(o.control_address, "10.0.0.1");
   EXPECT_EQ(o.control_port, 82);
+  EXPECT_EQ(o.control_tls, ControlTls::kOn);
+  EXPECT_EQ(o.api_keys, "/k");
+  EXPECT_TRUE(o.protect_metrics);
+  EXPECT_EQ(o.tls_cert, "/c");
+  EXPECT_EQ(o.tls_key, "/t");
+  EXPECT_TRUE(o.log_requests);
+  EXPECT_EQ(o.max_waiting, 9);
+  EXPECT_EQ(o.request_timeout_ms, 11);
+  EXPECT_EQ(o.write_timeout_ms, 12);
   EXPECT_EQ(o.launcher, LauncherKind::kMpirun);
   EXPECT_THAT(o.hosts, ElementsAre("a", "b:4"));
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));
@@ -82,6 +93,31 @@ TEST_F(ClusterFileTest, TheCommandLineWins) {
   EXPECT_EQ(o.layout.tp, 7);
   EXPECT_EQ(o.layout.pp, 3);
   EXPECT_EQ(o.launcher, LauncherKind::kLocal);
+}
+
+TEST(ControlTlsTest, IsOnWhereOtherHostsCanReachTheAddress) {
+  ClusterOptions options;
+  options.launcher = LauncherKind::kMpirun;
+  for (const char* address : {"127.0.0.1", "127.1.2.3", "::1", "localhost"}) {
+    options.control_address = address;
+    EXPECT_FALSE(uses_control_tls(options)) << address;
+  }
+  for (const char* address : {"0.0.0.0", "10.0.0.1", "::", "node-1", "192.168.127.1"}) {
+    options.control_address = address;
+    EXPECT_TRUE(uses_control_tls(options)) << address;
+  }
+  options.control_tls = ControlTls::kOff;
+  EXPECT_FALSE(uses_control_tls(options));
+  options.joined = true;
+  EXPECT_THROW(uses_control_tls(options), EnvironmentError);
+  options.control_tls = ControlTls::kAuto;
+  EXPECT_TRUE(uses_control_tls(options));
+  // Ranks started here dial loopback, whatever address was given.
+  options.joined = false;
+  options.launcher = LauncherKind::kLocal;
+  EXPECT_FALSE(uses_control_tls(options));
+  options.control_tls = ControlTls::kOn;
+  EXPECT_TRUE(uses_control_tls(options));
 }
 
 TEST_F(ClusterFileTest, NamesWhatIsWrong) {

@@ -124,8 +124,9 @@ TEST(ClusterLaunchers, SrunAndExternal) {
 }
 
 TEST(ClusterLaunchers, IPv6AddressesGetBrackets) {
-  EXPECT_EQ(join_host_port("::1", 80), "[::1]:80");
-  EXPECT_EQ(join_host_port("host", 80), "host:80");
+  EXPECT_EQ(dial_address(false, "::1", 80), "[::1]:80");
+  EXPECT_EQ(dial_address(false, "host", 80), "host:80");
+  EXPECT_EQ(dial_address(true, "10.0.0.9", 80), "tls://10.0.0.9:80");
 }
 
 TEST(ClusterLaunchers, ImpossibleSpecsAreNamed) {

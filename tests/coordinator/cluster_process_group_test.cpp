@@ -19,6 +19,7 @@
 #include "comm/control/build_id.h"
 #include "comm/control/control_codec.h"
 #include "comm/control/dial.h"
+#include "comm/control/tls_channel.h"
 #include "coordinator/cluster/group.h"
 
 namespace trireme {
@@ -307,6 +308,29 @@ TEST_F(ClusterProcessGroup, StrangersOnTheControlPortChangeNothing) {
   EXPECT_EQ(step(7), 8);
   EXPECT_TRUE(lost_.empty());
   EXPECT_EQ(n_serving_, 1);
+}
+
+TEST_F(ClusterProcessGroup, UnderTlsOnlyRanksWithTheSecretAreHeard) {
+  spec_.control_port = free_port();
+  spec_.control_tls = true;
+  serve();
+  RankHello hello;
+  hello.epoch = group_->epoch();
+  hello.world_size = 2;
+  hello.secret = spec_.secret;
+  hello.build = build_id();
+  // In clear even the right secret gets no frame of an answer: an alert at most.
+  EXPECT_LT(strange_visit(encode_frame(hello)).size(), 16U);
+  EXPECT_LT(strange_visit("GET / HTTP/1.1\r\n\r\n").size(), 16U);
+  TlsChannel guesser(TlsContext::client_by_secret(spec_.secret + "?"));
+  EXPECT_TRUE(guesser.shake_hands());
+  EXPECT_LT(strange_visit(guesser.take_output()).size(), 16U);
+  EXPECT_EQ(step(7), 8);
+  EXPECT_TRUE(lost_.empty());
+  const uint64_t epoch = group_->epoch();
+  ASSERT_EQ(kill(static_cast<pid_t>(capacity_.ranks[1].pid), SIGKILL), 0);
+  expect_recovery(epoch);
+  stop();
 }
 
 TEST_F(ClusterProcessGroup, ManySilentStrangersDoNotKeepRanksOut) {

@@ -226,7 +226,8 @@ void FakeService::run() {
   }
 }
 
-TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journal_grace_s)
+TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journal_grace_s,
+                       HttpAccess access)
     : metrics({.model_name = "fake", .version = "test"}),
       server(service, codec,
              {.id = "fake", .created = 7, .context_length = 256, .vocab_size = kFakeVocab}, metrics,
@@ -234,6 +235,7 @@ TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journ
               .port = 0,
               .n_handler_threads = 2,
               .limits = limits,
+              .access = std::move(access),
               .journal = journal,
               .journal_grace_s = journal_grace_s}) {
   server.start();

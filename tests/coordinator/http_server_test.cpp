@@ -147,6 +147,10 @@ TEST(HttpServer, AmbiguousMessages) {
       "Transfer-Encoding: gzip, chunked\r\n",
       "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
       "Transfer-Encoding : chunked\r\n",
+      "Transfer-Encoding:\r\n chunked\r\n",
+      "X-Folded: a\r\n\tTransfer-Encoding: chunked\r\n",
+      "X-Bare: a\nTransfer-Encoding: chunked\r\n",
+      "X-Bare: a\rTransfer-Encoding: chunked\r\n",
       "Host: b\r\n",
       "No colon\r\n",
   };

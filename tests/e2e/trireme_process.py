@@ -145,10 +145,11 @@ def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_
 class Server:
     """`trireme serve` (or any command line that starts one) on a free port, or a given one."""
 
-    def __init__(self, surroundings, *options, model="demo", prefix=(), port=None):
+    def __init__(self, surroundings, *options, model="demo", prefix=(), port=None,
+                 scheme="http"):
         self.surroundings = surroundings
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
         name = f"{surroundings.temporary.name}-{uuid.uuid4().hex[:8]}.log"
         self.log = surroundings.temporary.parent / name
         command = [*prefix, str(BINARY), "serve", str(model), "--port", str(self.port),
@@ -189,6 +190,21 @@ class Server:
                   if pid != self.process.pid}
         workers = [pid for pid, words in others.items() if "worker" in words[1:2]]
         return sorted(workers or others)
+
+    def resident_bytes(self):
+        """Of the coordinator."""
+        return self._status_bytes("VmRSS")
+
+    def peak_resident_bytes(self):
+        """Of the coordinator since reset_peak()."""
+        return self._status_bytes("VmHWM")
+
+    def reset_peak(self):
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _status_bytes(self, name):
+        status = read_bytes(f"/proc/{self.process.pid}/status").decode()
+        return int(re.search(rf"{name}:\s+(\d+) kB", status).group(1)) * 1024
 
     def metric(self, name):
         """The sum of a metric's samples over all labels; 0 where it has none."""

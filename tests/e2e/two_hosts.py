@@ -16,7 +16,8 @@ def run_script(name, subnet):
 
 
 def two_hosts():
-    """A subnet with two hosts at SUBNET.1 and SUBNET.2, this host at SUBNET.254; gone after the test. A generator: a fixture's body."""
+    """A fixture's body. A subnet with two hosts at SUBNET.1 and SUBNET.2, this host at SUBNET.254;
+    gone after the test."""
     reason = "no attempt"
     for attempt in range(20):
         # Another run on this machine has another process id, and up.sh refuses a network in use.

@@ -1,0 +1,154 @@
+#include "coordinator/http/api_keys.h"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "coordinator/http/secret_file.h"
+#include "kernels/check.h"
+#include "kernels/result.h"
+
+namespace trireme {
+namespace {
+
+constexpr size_t kMaxKeys = 1000;
+constexpr size_t kMaxNameBytes = 64;
+constexpr size_t kMinKeyBytes = 16;
+constexpr size_t kMaxKeyBytes = 512;
+constexpr size_t kMaxFileBytes = size_t{1} << 20;
+constexpr std::string_view kHashed = "sha256:";
+
+using Sha256 = std::array<unsigned char, 32>;
+
+Sha256 sha256(std::string_view text) {
+  Sha256 out{};
+  unsigned int n = 0;
+  TRIREME_CHECK(EVP_Digest(text.data(), text.size(), out.data(), &n, EVP_sha256(), nullptr) == 1);
+  TRIREME_CHECK(n == out.size());
+  return out;
+}
+
+Sha256 from_hex(std::string_view hex) {
+  Sha256 out{};
+  const auto digit = [](char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    throw EnvironmentError("after sha256: there must be 64 hexadecimal digits");
+  };
+  if (hex.size() != 2 * out.size()) {
+    throw EnvironmentError("after sha256: there must be 64 hexadecimal digits");
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = static_cast<unsigned char>(16 * digit(hex[2 * i]) + digit(hex[2 * i + 1]));
+  }
+  return out;
+}
+
+bool is_name(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxNameBytes &&
+         name.find_first_not_of(
+             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+             "_.-") == std::string_view::npos;
+}
+
+// As a header can carry it, and as nobody guesses it.
+bool is_key(std::string_view key) {
+  return key.size() >= kMinKeyBytes && key.size() <= kMaxKeyBytes &&
+         std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < '\x7f'; });
+}
+
+}  // namespace
+
+void ApiKeys::add(std::string_view name, std::string_view value) {
+  Entry entry{.name = std::string(name), .sha256 = {}};
+  if (value.starts_with(kHashed)) {
+    entry.sha256 = from_hex(value.substr(kHashed.size()));
+  } else if (is_key(value)) {
+    entry.sha256 = sha256(value);
+  } else {
+    throw EnvironmentError(fmt::format("a key must have {} to {} printable characters, no spaces",
+                                       kMinKeyBytes, kMaxKeyBytes));
+  }
+  for (const Entry& other : entries_) {
+    if (other.name == entry.name) {
+      throw EnvironmentError(fmt::format("the name {} is there twice", entry.name));
+    }
+    if (other.sha256 == entry.sha256) {
+      throw EnvironmentError(fmt::format("{} and {} have the same key", other.name, entry.name));
+    }
+  }
+  if (entries_.size() == kMaxKeys) {
+    throw EnvironmentError(fmt::format("there are more than {} keys", kMaxKeys));
+  }
+  entries_.push_back(std::move(entry));
+}
+
+void ApiKeys::add_line(std::string_view line) {
+  constexpr std::string_view kSpaces = " \t\r";
+  const size_t begin = line.find_first_not_of(kSpaces);
+  if (begin == std::string_view::npos || line[begin] == '#') return;
+  line = line.substr(begin, line.find_last_not_of(kSpaces) + 1 - begin);
+  const size_t colon = line.find(':');
+  if (colon == std::string_view::npos || !is_name(line.substr(0, colon))) {
+    throw EnvironmentError(
+        "it must be name:key or name:sha256:HEX, the name of letters, digits, "
+        "'_', '.' and '-'");
+  }
+  add(line.substr(0, colon), line.substr(colon + 1));
+}
+
+ApiKeys ApiKeys::read(const std::filesystem::path& file, std::string_view from_environment) {
+  ApiKeys keys;
+  if (!from_environment.empty()) {
+    try {
+      keys.add("environment", from_environment);
+    } catch (const EnvironmentError& error) {
+      throw EnvironmentError(fmt::format("TRIREME_API_KEY: {}", error.what()));
+    }
+  }
+  if (file.empty()) return keys;
+  check_secret_file(file, "--api-keys");
+  std::string text(kMaxFileBytes + 1, '\0');
+  std::ifstream in(file, std::ios::binary);
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (text.size() > kMaxFileBytes) {
+    throw EnvironmentError(
+        fmt::format("--api-keys {}: longer than {} bytes", file.string(), kMaxFileBytes));
+  }
+  int number = 0;
+  const size_t n_before = keys.size();
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    ++number;
+    try {
+      keys.add_line(std::string_view(text).substr(begin, end - begin));
+    } catch (const EnvironmentError& error) {
+      throw EnvironmentError(
+          fmt::format("--api-keys {} line {}: {}", file.string(), number, error.what()));
+    }
+    begin = end + 1;
+  }
+  OPENSSL_cleanse(text.data(), text.size());
+  // Asked for keys and given none, it must not serve everybody.
+  if (keys.size() == n_before) {
+    throw EnvironmentError(fmt::format("--api-keys {}: no key is in it", file.string()));
+  }
+  return keys;
+}
+
+std::optional<std::string> ApiKeys::find(std::string_view key) const {
+  const Sha256 hash = sha256(key);
+  const Entry* found = nullptr;
+  for (const Entry& entry : entries_) {
+    if (CRYPTO_memcmp(entry.sha256.data(), hash.data(), hash.size()) == 0) found = &entry;
+  }
+  if (found == nullptr) return std::nullopt;
+  return found->name;
+}
+
+}  // namespace trireme

@@ -1,0 +1,177 @@
+// API keys: the file, and what a server does with them.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "coordinator/http/api_keys.h"
+#include "coordinator/http/request_log.h"
+#include "kernels/result.h"
+#include "tests/coordinator/http_fakes.h"
+#include "tests/coordinator/http_test_client.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr const char* kKey = "correct-horse-battery";
+// SHA-256 of "staple-of-the-horse".
+constexpr const char* kStapleHash =
+    "sha256:986bf491e26c1ef1ab3a6c167275d6179ab9d2a327a6dcb2be520c2771b36810";
+
+class KeyFile {
+ public:
+  explicit KeyFile(const std::string& text) : path_(testing::TempDir() + "keys-XXXXXX") {
+    const int fd = mkstemp(path_.data());
+    EXPECT_GE(fd, 0);
+    close(fd);
+    std::ofstream(path_) << text;
+  }
+  ~KeyFile() { fs::remove(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+std::string problem_of(const std::string& file, std::string_view from_environment = "") {
+  try {
+    ApiKeys::read(file, from_environment);
+  } catch (const EnvironmentError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(HttpApiKeys, ReadsNamesKeysAndHashes) {
+  const KeyFile file(fmt::format("# ours\n\n  alice:{}  \r\nbob:{}\ncarol:with:colons:in:it\n",
+                                 kKey, kStapleHash));
+  const ApiKeys keys = ApiKeys::read(file.path(), "from-the-environment");
+  EXPECT_EQ(keys.size(), 4U);
+  EXPECT_EQ(keys.find(kKey), "alice");
+  EXPECT_EQ(keys.find("staple-of-the-horse"), "bob");
+  EXPECT_EQ(keys.find("with:colons:in:it"), "carol");
+  EXPECT_EQ(keys.find("from-the-environment"), "environment");
+  for (const char* wrong : {"", "correct-horse-batter", "correct-horse-battery ",
+                            "Correct-horse-battery", "alice", kStapleHash}) {
+    EXPECT_FALSE(keys.find(wrong)) << wrong;
+  }
+  EXPECT_TRUE(ApiKeys::read("", "").empty());
+}
+
+TEST(HttpApiKeys, NamesWhatIsWrongAndNeverAKey) {
+  const auto problem = [](const std::string& text) { return problem_of(KeyFile(text).path()); };
+  EXPECT_THAT(problem(fmt::format("a:{}\n{}\n", kKey, kKey)), HasSubstr("line 2"));
+  EXPECT_THAT(problem(fmt::format("{}\n", kKey)), Not(HasSubstr(kKey)));
+  EXPECT_THAT(problem("a:short\n"), HasSubstr("16 to 512"));
+  EXPECT_THAT(problem("a:sixteen characters\n"), HasSubstr("no spaces"));
+  EXPECT_THAT(problem("a:sha256:12\n"), HasSubstr("64 hexadecimal"));
+  EXPECT_THAT(problem(fmt::format("a b:{}\n", kKey)), HasSubstr("name:key"));
+  EXPECT_THAT(problem(fmt::format("a:{}\na:{}x\n", kKey, kKey)), HasSubstr("twice"));
+  EXPECT_THAT(problem(fmt::format("a:{}\nb:{}\n", kKey, kKey)), HasSubstr("same key"));
+  EXPECT_THAT(problem("# nobody\n"), HasSubstr("no key"));
+  EXPECT_THAT(problem_of("/no/such/file"), HasSubstr("--api-keys /no/such/file"));
+  EXPECT_THAT(problem_of("/tmp"), HasSubstr("not a file"));
+  EXPECT_THAT(problem_of("", "short"), HasSubstr("TRIREME_API_KEY"));
+  std::string many;
+  for (int i = 0; i <= 1000; ++i) many += fmt::format("n{}:{}-{}\n", i, kKey, i);
+  EXPECT_THAT(problem(many), HasSubstr("more than 1000"));
+}
+
+TEST(HttpApiKeys, AFileThatOthersCanReadIsRefused) {
+  const KeyFile file(fmt::format("a:{}\n", kKey));
+  fs::permissions(file.path(), fs::perms(0644));
+  EXPECT_THAT(problem_of(file.path()), HasSubstr("chmod o="));
+  fs::permissions(file.path(), fs::perms(0640));
+  EXPECT_EQ(problem_of(file.path()), "");
+}
+
+HttpAccess access_with_key(bool protect_metrics = false) {
+  return {.keys = ApiKeys::read("", kKey), .protect_metrics = protect_metrics};
+}
+
+ClientResponse ask(const TestServer& server, const std::string& head, const std::string& body) {
+  TestClient client(server.port());
+  client.send(fmt::format("{}Host: a\r\nContent-Length: {}\r\n\r\n{}", head, body.size(), body));
+  return client.read_response();
+}
+
+TEST(HttpAccess, AWrongOrMissingKeyIs401) {
+  TestServer server({}, nullptr, 30, access_with_key());
+  const std::string post = "POST /v1/completions HTTP/1.1\r\n";
+  const std::string body = R"({"prompt":"x","max_tokens":2})";
+  for (const std::string& header :
+       {std::string(), std::string("Authorization: Bearer\r\n"),
+        std::string("Authorization: Bearer \r\n"), fmt::format("Authorization: {}\r\n", kKey),
+        fmt::format("Authorization: Basic {}\r\n", kKey),
+        fmt::format("Authorization: Bearer  {}\r\n", kKey),
+        fmt::format("Authorization: Bearer {}x\r\n", kKey),
+        fmt::format("Authorization: Bearer x\r\nAuthorization: Bearer {}\r\n", kKey),
+        fmt::format("X-Api-Key: {}\r\n", kKey)}) {
+    SCOPED_TRACE(header);
+    const ClientResponse response = ask(server, post + header, body);
+    EXPECT_EQ(response.status, 401);
+    EXPECT_EQ(response.headers.at("www-authenticate"), "Bearer");
+    EXPECT_EQ(response.json()["error"]["code"], "invalid_api_key");
+    EXPECT_EQ(response.json()["error"]["type"], "invalid_request_error");
+    EXPECT_THAT(response.body, Not(HasSubstr(kKey)));
+  }
+  EXPECT_TRUE(server.service.requests().empty());
+  for (const char* scheme : {"Bearer", "bearer"}) {
+    EXPECT_EQ(
+        ask(server, post + fmt::format("Authorization: {} {}\r\n", scheme, kKey), body).status,
+        200);
+  }
+}
+
+TEST(HttpAccess, WithoutAKeyNoBodyIsRead) {
+  TestServer server({}, nullptr, 30, access_with_key());
+  TestClient client(server.port());
+  client.send("POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 30000000\r\n\r\n");
+  EXPECT_EQ(client.read_response().status, 401);
+  EXPECT_TRUE(client.at_end());
+}
+
+TEST(HttpAccess, ProbesAreOpenTheRestIsNot) {
+  TestServer server({}, nullptr, 30, access_with_key());
+  TestServer strict({}, nullptr, 30, access_with_key(/*protect_metrics=*/true));
+  const auto status = [](const TestServer& to, const std::string& path) {
+    return TestClient(to.port()).get(path).status;
+  };
+  for (const char* path : {"/health", "/ready", "/ping", "/version"}) {
+    EXPECT_EQ(status(server, path), 200) << path;
+    EXPECT_EQ(status(strict, path), 200) << path;
+  }
+  for (const char* path : {"/metrics", "/load", "/metrics?x=1"}) {
+    EXPECT_EQ(status(server, path), 200) << path;
+    EXPECT_EQ(status(strict, path), 401) << path;
+  }
+  for (const char* path : {"/v1/models", "/v1/models/fake", "/tokenize", "/nothing", "/",
+                           "/health/../v1/models", "/%68ealth/x", "/health%00"}) {
+    EXPECT_EQ(status(server, path), 401) << path;
+  }
+}
+
+TEST(HttpRequestLog, OneLineThatNobodyCanForge) {
+  HttpRequest request;
+  request.method = "POST";
+  request.path = "/v1/x\r\nrequest  bob";
+  request.body = "{\"prompt\":\n\"\x1b[2J\"}";
+  EXPECT_EQ(request_log_line(request),
+            "request  - POST /v1/x\\x0d\\x0arequest  bob {\"prompt\":\\x0a\"\\x1b[2J\"}");
+  request.key_name = "alice";
+  request.body = std::string(100000, 'b');
+  const std::string line = request_log_line(request);
+  EXPECT_THAT(line, HasSubstr("request  alice "));
+  EXPECT_THAT(line, HasSubstr("(100000 bytes)"));
+  EXPECT_LT(line.size(), 20000U);
+}
+
+}  // namespace
+}  // namespace trireme
