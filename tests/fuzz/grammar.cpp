@@ -7,7 +7,7 @@ namespace trireme {
 namespace {
 
 constexpr int kPadding = 16;  // columns of the logits that are no token
-constexpr int kMaxTokens = 24;
+constexpr int kMaxTokens = 8;
 
 struct Model {
   Tokenizer tokenizer;

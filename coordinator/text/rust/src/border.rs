@@ -110,8 +110,12 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     payload.downcast_ref::<&str>().map_or("panic", |text| text).to_string()
 }
 
+/// Without control characters, and bounded: messages quote what a client sent.
 fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+    const MAX_CHARS: usize = 1000;
+    let words = message.split(|c: char| c.is_whitespace() || c.is_control());
+    let line = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    line.chars().take(MAX_CHARS).collect()
 }
 
 #[cfg(test)]
