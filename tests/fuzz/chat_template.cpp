@@ -65,6 +65,7 @@ class ChatModel {
           text.begin(), text.end(), [](char c) { return c == '<' || c == '['; }, '(');
       return text;
     }
+    if (value.is_primitive()) return out;
     for (auto& item : out) item = without_brackets(item);
     return out;
   }

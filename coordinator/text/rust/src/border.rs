@@ -129,6 +129,12 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_one_bounded_line() {
+        assert_eq!(one_line("a\u{1b}[31m\u{0}b\n c"), "a [31m b c");
+        assert_eq!(one_line(&"x".repeat(5000)).len(), 1000);
+    }
+
+    #[test]
     fn an_answer_survives_the_trip_through_the_buffer() {
         let mut out = TextBuffer { data: std::ptr::null_mut(), size: 0, capacity: 0 };
         let status = unsafe { answer(&mut out, || Ok(b"abc".to_vec())) };
