@@ -15,6 +15,10 @@ if(TRIREME_SANITIZE)
   endif()
 endif()
 
+if(TRIREME_FUZZ)
+  target_compile_options(trireme_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 # trireme_library(NAME [DEPS lib...]): a static library of every .cpp in this folder tree.
 function(trireme_library name)
   cmake_parse_arguments(ARG "" "" "DEPS;EXCLUDE;SOURCES" ${ARGN})

@@ -146,8 +146,22 @@ class HeaderReader {
     }
   }
 
+  // The layout takes memory for every block, so a header that names few must not ask for many.
+  void check_n_blocks(const nlohmann::json& tensors, const ModelConfig& config) {
+    int64_t n_listed = 0;
+    for (const nlohmann::json& tensor : tensors) {
+      n_listed += static_cast<int64_t>(tensor.at("blocks").size());
+    }
+    const int64_t n_blocks = n_packed_blocks(config);
+    if (n_listed != n_blocks) {
+      fail(sizeof(PackedHead), fmt::format("the header lists {} blocks, but the config asks for {}",
+                                           n_listed, n_blocks));
+    }
+  }
+
   // Offsets and sizes follow from the config, so whatever the header says must be just that.
   void check_layout(const nlohmann::json& tensors, PackedHeader& out) {
+    check_n_blocks(tensors, out.config);
     out.layout = plan_packed_layout(out.config, out.encodings);
     if (out.layout.data_bytes != file_.size() - head_.data_begin) {
       fail(head_.data_begin, fmt::format("the data has {} bytes, but the config asks for {}",

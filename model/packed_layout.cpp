@@ -47,6 +47,19 @@ int32_t section_of(Split split) {
   return 0;
 }
 
+int32_t n_blocks_of(const WeightSpec& spec, const ModelConfig& config, const ModelCuts& cuts) {
+  switch (spec.split) {
+    case Split::kWhole: return 1;
+    case Split::kHeadColumns:
+    case Split::kHeadRows: return cuts.attention.n_leaves;
+    case Split::kKvColumns: return config.n_kv_heads;
+    case Split::kMlpColumns:
+    case Split::kMlpRows: return cuts.mlp.n_leaves;
+    case Split::kVocabColumns: return cuts.n_vocab_chunks;
+  }
+  return 0;
+}
+
 PackedBlock sized_block(const WeightSpec& spec, const BlockPart& part, WeightEncoding encoding) {
   PackedBlock block;
   block.n = part.columns.size();
@@ -101,6 +114,15 @@ std::vector<BlockPart> block_parts(const WeightSpec& spec, const ModelConfig& co
   return out;
 }
 
+int64_t n_packed_blocks(const ModelConfig& config) {
+  const ArchSpec* arch = find_architecture(config.architecture);
+  TRIREME_CHECK(arch != nullptr);
+  const ModelCuts cuts = model_cuts(config);
+  int64_t n_blocks = 0;
+  for (const WeightSpec& spec : arch->weights(config)) n_blocks += n_blocks_of(spec, config, cuts);
+  return n_blocks;
+}
+
 PackedLayout plan_packed_layout(const ModelConfig& config, const PackedEncodings& encodings) {
   const ArchSpec* arch = find_architecture(config.architecture);
   TRIREME_CHECK(arch != nullptr);
@@ -120,6 +142,7 @@ PackedLayout plan_packed_layout(const ModelConfig& config, const PackedEncodings
       places.push_back({group, section_of(spec.split), part.leaf, {tensor, block}});
       packed.blocks.push_back(sized_block(spec, part, packed.encoding));
     }
+    TRIREME_CHECK(packed.blocks.size() == static_cast<size_t>(n_blocks_of(spec, config, cuts)));
   }
   std::sort(places.begin(), places.end(),
             [](const FilePlace& a, const FilePlace& b) { return a.key() < b.key(); });

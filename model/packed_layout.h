@@ -52,6 +52,9 @@ struct PackedLayout {
 // `config` is within its limits and of a known architecture.
 PackedLayout plan_packed_layout(const ModelConfig& config, const PackedEncodings& encodings);
 
+// How many blocks that layout has, without the memory that planning it takes.
+int64_t n_packed_blocks(const ModelConfig& config);
+
 // The blocks of a tensor that a shard holds; empty where the tensor is another stage's.
 IndexRange shard_blocks(const WeightSpec& spec, const ShardPlan& shard, bool tied);
 

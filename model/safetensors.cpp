@@ -49,6 +49,13 @@ constexpr std::array<DTypeRow, 15> kDTypes = {{
     {"F8_E5M2", SourceDType::kOther, 1},
 }};
 
+// As messages show it: in quotes, escaped, cut when long.
+std::string quoted_name(const std::string& name) {
+  constexpr size_t kMaxBytes = 200;
+  const std::string text = Json(name).dump(-1, ' ', true, Json::error_handler_t::replace);
+  return text.size() <= kMaxBytes ? text : text.substr(0, kMaxBytes) + "...";
+}
+
 // Where the header says a tensor's bytes are, relative to the data.
 struct Span {
   uint64_t begin = 0;
@@ -101,7 +108,7 @@ class HeaderReader {
 
   SourceTensor read_tensor(const std::string& name, const Json& entry) {
     const auto refuse = [&](const std::string& what) {
-      fail(kSizeBytes, fmt::format("tensor \"{}\" {}", name, what));
+      fail(kSizeBytes, fmt::format("tensor {} {}", quoted_name(name), what));
     };
     if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() ||
         !entry.contains("shape") || !entry["shape"].is_array() || !entry.contains("data_offsets") ||
@@ -112,7 +119,8 @@ class HeaderReader {
     out.dtype_name = entry["dtype"].get<std::string>();
     const auto* row = std::find_if(kDTypes.begin(), kDTypes.end(),
                                    [&out](const DTypeRow& r) { return r.name == out.dtype_name; });
-    if (row == kDTypes.end()) refuse(fmt::format("has the unknown dtype {}", out.dtype_name));
+    if (row == kDTypes.end())
+      refuse(fmt::format("has the unknown dtype {}", quoted_name(out.dtype_name)));
     out.dtype = row->dtype;
 
     if (entry["shape"].size() > kMaxRank) refuse(fmt::format("has over {} dimensions", kMaxRank));
@@ -127,16 +135,16 @@ class HeaderReader {
     if (!begin || !end || *end < *begin) refuse("has impossible data_offsets");
     const uint64_t data_size = bytes_.size() - data_begin_;
     if (*end > data_size) {
-      fail(data_begin_, fmt::format("tensor \"{}\" ends at byte {} of the data, which has only {}",
-                                    name, *end, data_size));
+      fail(data_begin_, fmt::format("tensor {} ends at byte {} of the data, which has only {}",
+                                    quoted_name(name), *end, data_size));
     }
     out.file_offset = data_begin_ + *begin;
     out.size_bytes = *end - *begin;
     if (out.size_bytes != size) {
-      fail(out.file_offset,
-           fmt::format("tensor \"{}\" of shape {} and dtype {} needs {} bytes, "
-                       "but its data_offsets span {}",
-                       name, shape_text(out.shape), out.dtype_name, size, out.size_bytes));
+      fail(out.file_offset, fmt::format("tensor {} of shape {} and dtype {} needs {} bytes, "
+                                        "but its data_offsets span {}",
+                                        quoted_name(name), shape_text(out.shape), out.dtype_name,
+                                        size, out.size_bytes));
     }
     out.data = bytes_.data() + out.file_offset;
     if (out.size_bytes > 0) spans_.push_back({*begin, *end, name});
@@ -157,7 +165,8 @@ class HeaderReader {
     for (size_t i = 1; i < spans_.size(); ++i) {
       if (spans_[i].begin < spans_[i - 1].end) {
         fail(data_begin_ + spans_[i].begin,
-             fmt::format("tensors \"{}\" and \"{}\" overlap", spans_[i - 1].name, spans_[i].name));
+             fmt::format("tensors {} and {} overlap", quoted_name(spans_[i - 1].name),
+                         quoted_name(spans_[i].name)));
       }
     }
   }

@@ -214,6 +214,15 @@ def part_soak(runner):
     return Counts(n_passed=1) if status == 0 else Counts(failed=["soak"])
 
 
+def part_fuzz(runner):
+    """A minute a target. The unit tests run each for seconds, without libFuzzer."""
+    status, output = runner.run("scripts/fuzz", check=False)
+    counts = counts_of_closing_line(output, runner.name)
+    if counts is None or (status != 0 and not counts.failed):
+        raise PartFailed(f"exit status {status} of scripts/fuzz")
+    return counts
+
+
 # name -> (function, bound in seconds, needs the release binary, only with --full), in order of
 # running: what fails fastest comes first.
 PARTS = {
@@ -229,6 +238,7 @@ PARTS = {
     "asan": (part_asan, 2400, False, True),
     "tsan": (part_tsan, 2400, False, True),
     "aarch64": (part_aarch64, 2400, False, True),
+    "fuzz": (part_fuzz, 2400, False, True),
 }
 
 

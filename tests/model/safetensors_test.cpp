@@ -122,7 +122,7 @@ TEST_F(Safetensors, EachBadEntryIsNamed) {
       {R"({"dtype":"F32","shape":[1]})", "no dtype, shape and data_offsets"},
       {R"({"dtype":4,"shape":[1],"data_offsets":[0,4]})", "no dtype, shape and data_offsets"},
       {R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})", "no dtype"},
-      {entry("Q4", {1}, {0, 4}), "unknown dtype Q4"},
+      {entry("Q4", {1}, {0, 4}), R"(unknown dtype "Q4")"},
       {entry("F32", {-1}, {0, 4}), "impossible shape"},
       {entry("F32", {1.0}, {0, 4}), "impossible shape"},
       {entry("F32", {"1"}, {0, 4}), "impossible shape"},

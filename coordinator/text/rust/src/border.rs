@@ -110,8 +110,12 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     payload.downcast_ref::<&str>().map_or("panic", |text| text).to_string()
 }
 
+/// Without control characters, and bounded: messages quote what a client sent.
 fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+    const MAX_CHARS: usize = 1000;
+    let words = message.split(|c: char| c.is_whitespace() || c.is_control());
+    let line = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    line.chars().take(MAX_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -122,6 +126,12 @@ mod tests {
     fn a_panic_becomes_a_message() {
         let result = run(|| -> Result<()> { panic!("boom\nat {}", 3) });
         assert_eq!(result.unwrap_err(), "internal error: boom at 3");
+    }
+
+    #[test]
+    fn a_message_is_one_bounded_line() {
+        assert_eq!(one_line("a\u{1b}[31m\u{0}b\n c"), "a [31m b c");
+        assert_eq!(one_line(&"x".repeat(5000)).len(), 1000);
     }
 
     #[test]

@@ -55,6 +55,8 @@ impl GuideFactory {
         parsers.quiet();
         // Errors go to clients: no parser state in them.
         parsers.limits_mut().verbose_errors = false;
+        // 1 to 2 KiB each, for every guide: a grammar of 24 bytes can make as many as it may.
+        parsers.limits_mut().max_lexer_states = 50_000;
         Ok(GuideFactory { parsers, end_tokens: end_tokens.into() })
     }
 

@@ -1,0 +1,97 @@
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "coordinator/http/generation_fields.h"
+#include "coordinator/http/json_body.h"
+#include "coordinator/http/request_parsers.h"
+#include "coordinator/http/tokenizer_codec.h"
+#include "coordinator/text/tokenizer.h"
+#include "tests/fuzz/fuzz_input.h"
+
+namespace trireme {
+namespace {
+
+constexpr int32_t kContextLength = 512;
+
+struct Model {
+  std::unique_ptr<TextCodec> codec;
+  ModelInfo info;
+};
+
+Model load_model() {
+  const char* folder = TRIREME_SOURCE_DIR "/tests/data/text/chatml";
+  return {load_tokenizer_codec(folder),
+          {.id = "m",
+           .context_length = kContextLength,
+           .vocab_size = Tokenizer::load(folder).vocab_size()}};
+}
+
+void check_refusal(const ApiError& error) {
+  TRIREME_CHECK(error.status >= 400 && error.status <= 499);
+  TRIREME_CHECK(!error.message.empty() && error.message.size() <= 4096);
+  const auto body = nlohmann::json::parse(api_error_response(error).body);
+  TRIREME_CHECK(body.at("error").at("message").is_string());
+}
+
+// Every sequence of an accepted request fits the context, and every number is one that the ranks
+// take.
+void check_call(const GenerationCall& call, const ModelInfo& model) {
+  TRIREME_CHECK(call.n >= 1 && call.n_choices() >= 1 && call.n_choices() <= kMaxChoices);
+  TRIREME_CHECK(call.max_new_tokens >= 0);
+  TRIREME_CHECK(call.n_logprobs >= kNoLogprobs && call.n_logprobs <= 20);
+  for (const Prompt& prompt : call.prompts) {
+    TRIREME_CHECK(!prompt.ids.empty());
+    const int64_t n_tokens = static_cast<int64_t>(prompt.ids.size()) + call.max_new_tokens;
+    TRIREME_CHECK(n_tokens <= model.context_length);
+    for (const int32_t id : prompt.ids) TRIREME_CHECK(id >= 0 && id < model.vocab_size);
+  }
+  const SamplingParams& sampling = call.sampling;
+  TRIREME_CHECK(std::isfinite(sampling.temperature) && sampling.temperature >= 0.0F);
+  TRIREME_CHECK(sampling.top_p > 0.0F && sampling.top_p <= 1.0F);
+  TRIREME_CHECK(sampling.top_k >= 0 && sampling.top_k <= model.vocab_size);
+  for (const int32_t id : call.stop_token_ids) TRIREME_CHECK(id >= 0 && id < model.vocab_size);
+  TRIREME_CHECK(call.text.stop.size() <= kMaxStopStrings);
+}
+
+// A model that says the prompt once more: what goes out is UTF-8, and no stop string is in it.
+void check_stream(const GenerationCall& call, const TextCodec& codec) {
+  const Prompt& prompt = call.prompts.front();
+  const auto stream = codec.open_stream(call.text, prompt.ids);
+  std::string text;
+  bool stopped = false;
+  for (size_t i = 0; i < prompt.ids.size() && !stopped; ++i) {
+    TextStream::Piece piece = stream->push(prompt.ids[i]);
+    text += piece.text;
+    stopped = piece.stopped;
+  }
+  text += stream->finish();
+  (void)nlohmann::json(text).dump();  // throws where it is no UTF-8
+  if (call.text.include_stop_string) return;
+  for (const std::string& stop : call.text.stop) {
+    TRIREME_CHECK(text.find(stop) == std::string::npos);
+  }
+}
+
+void check_parsed(const ParsedCall& parsed, const Model& model) {
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return check_refusal(*error);
+  const auto& call = std::get<GenerationCall>(parsed);
+  check_call(call, model.info);
+  check_stream(call, *model.codec);
+}
+
+}  // namespace
+}  // namespace trireme
+
+// The input is the body of a request, given to both endpoints.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace trireme;
+  static const Model model = load_model();
+  const auto body = parse_json_body(fuzz::text_of(data, size));
+  if (!body) {
+    check_refusal(bad_request(body.error()));
+    return 0;
+  }
+  check_parsed(parse_completion_request(*body, model.info, *model.codec), model);
+  check_parsed(parse_chat_request(*body, model.info, *model.codec), model);
+  return 0;
+}
