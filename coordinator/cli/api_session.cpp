@@ -104,8 +104,8 @@ void ApiSession::open() {
   const ModelInfo model{.id = served_name(options),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
-                         .vocab_size = session_->config().vocab_size,
-                         .weights = session_->weights_id()};
+                        .vocab_size = session_->config().vocab_size,
+                        .weights = session_->weights_id()};
   warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,
                        .port = options.port,

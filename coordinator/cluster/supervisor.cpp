@@ -336,6 +336,8 @@ GroupCapacity Supervisor::capacity() const {
   capacity.kv_kept = std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
     return rank.kv_kept == capacity.kv_blocks;
   });
+  // Ranks that hung were killed from here, and their memory does not show that they were at fault.
+  capacity.kv_kept = capacity.kv_kept && loss_cause_ != "stalled";
   return capacity;
 }
 

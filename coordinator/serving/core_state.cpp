@@ -111,6 +111,8 @@ InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequen
   Replica* best = nullptr;
   for (const std::unique_ptr<Replica>& replica : replicas) {
     if (replica->broken) continue;
+    // Whether it is to blame for two losses shows when its group is back.
+    if (sequence.struck && replica.get() != home) continue;
     // Tokens given are never contradicted: only the same numerics may add to them. Whether a group
     // that has not served yet has them is asked again when it serves.
     const bool known = !sequence.numerics_id.empty() && !replica->numerics_id.empty();

@@ -74,6 +74,7 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
     for (const auto& [id, sequence] : waiting_) forget_kv(*sequence);
     blocks_ = BlockManager(n_kv_blocks);
   }
+  judge_suspects(kv_kept, events);
   serving_ = true;
   epoch_ = epoch;
   last_step_id_ = 0;

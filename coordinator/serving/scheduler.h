@@ -72,15 +72,16 @@ class Scheduler {
                                      const GenerateRequest& request);
 
   // The group of `epoch` serves from now on, with so many KV blocks. kv_kept: they hold what the
-  // last group's confirmed steps put there, so that nothing of it is computed again. Waiting
-  // requests that can never fit end with kError.
+  // last group's confirmed steps put there, so that nothing of it is computed again; which also
+  // says that no rank crashed by its own fault, so nobody is to blame for the loss. Else a suspect
+  // that was in flight at the loss ends with kError. So do waiting requests that can never fit.
   void group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
                 std::vector<SequenceEvent>& events);
 
   // Every plan in flight is void. Running sequences wait again, ahead of the rest, with their
   // output kept, and what they have in KV if the next group still has it; returns how many. A
   // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
-  // has proven itself; if the group is lost during that, it ends with kError.
+  // has proven itself.
   int32_t group_lost(std::vector<SequenceEvent>& events);
 
   // The request was let through by refuse(). It may come from another scheduler (take).
@@ -149,6 +150,8 @@ class Scheduler {
   void forget_kv(Sequence& sequence);
 
   void complete(PlanInFlight&& step, std::vector<SequenceEvent>& events);
+  void judge_suspects(bool kv_kept, std::vector<SequenceEvent>& events);
+  void clear_suspect(Sequence& sequence);
   void settle_suspect(Sequence& sequence);
   void end(Sequence& sequence);
   void remove(Sequence& sequence);

@@ -82,12 +82,10 @@ int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
     if (sequence->ended) {
       remove(*sequence);
     } else if (sequence->suspect) {
-      events.push_back({id, final_event(*sequence, FinishReason::kError,
-                                        "the ranks failed twice while they computed this request; "
-                                        "it is not tried again")});
-      remove(*sequence);
+      sequence->struck = true;
     } else {
       sequence->suspect = true;
+      sequence->newly_suspect = true;
       sequence->proof_length = sequence->log.n_output() + kProofTokens;
       ++n_suspects_;
     }
@@ -100,9 +98,26 @@ int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
   return n_requeued;
 }
 
+// After a loss, when the ranks are back.
+void Scheduler::judge_suspects(bool kv_kept, std::vector<SequenceEvent>& events) {
+  for (Sequence* sequence : waiting()) {
+    const bool struck = std::exchange(sequence->struck, false);
+    const bool newly_suspect = std::exchange(sequence->newly_suspect, false);
+    if (kv_kept && newly_suspect) clear_suspect(*sequence);
+    if (kv_kept || !struck) continue;
+    events.push_back({sequence->id, final_event(*sequence, FinishReason::kError,
+                                                "the ranks failed twice while they computed this "
+                                                "request; it is not tried again")});
+    remove(*sequence);
+  }
+}
+
 void Scheduler::settle_suspect(Sequence& sequence) {
-  if (!sequence.suspect || sequence.log.n_output() < sequence.proof_length) return;
-  sequence.suspect = false;
+  if (sequence.suspect && sequence.log.n_output() >= sequence.proof_length) clear_suspect(sequence);
+}
+
+void Scheduler::clear_suspect(Sequence& sequence) {
+  sequence.suspect = sequence.newly_suspect = sequence.struck = false;
   --n_suspects_;
 }
 

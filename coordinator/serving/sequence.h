@@ -47,8 +47,10 @@ struct Sequence {
   bool yields = false;  // in this round of planning: an older one waits for its blocks
   // In flight when a group was lost, and no proof yet that it was not the cause.
   bool suspect = false;
-  int32_t proof_length = 0;  // output length that clears a suspect
-  std::string numerics_id;   // of the groups that gave its output: the rest must come from such
+  bool newly_suspect = false;  // by the last loss, which the group's return may explain
+  bool struck = false;         // was a suspect already when it was in flight at the last loss
+  int32_t proof_length = 0;    // output length that clears a suspect
+  std::string numerics_id;     // of the groups that gave its output: the rest must come from such
 
   bool in_flight() const { return kv.n_plans > 0; }
   // Tokens whose KV is neither there nor on its way, those that plans in flight draw included. The

@@ -138,6 +138,33 @@ TEST(ClusterSupervisor, KeepsTheKvThatAllRanksKept) {
   }
 }
 
+TEST(ClusterSupervisor, KeepsNoKvOfRanksThatHung) {
+  Drive d;
+  d.bring_up();
+  d.supervisor.on_plan_sent(d.now);
+  for (int i = 0; i < 40; ++i) {
+    d.now += 20;
+    for (int rank = 0; rank < 2; ++rank) {
+      RankState state;
+      state.activity = RankActivity::kWaiting;
+      d.take(d.supervisor.on_state(d.now, d.supervisor.epoch(), rank, state));
+    }
+    d.take(d.supervisor.on_timer(d.now));
+    if (const auto lost = d.last(Kind::kReportLost)) {
+      ASSERT_EQ(lost->cause, "stalled");
+      break;
+    }
+  }
+  ASSERT_TRUE(d.last(Kind::kReportLost));
+  d.take(d.supervisor.on_all_gone(d.now, d.supervisor.epoch(), ""));
+  d.now += 200;
+  d.take(d.supervisor.on_timer(d.now));
+  d.launch_all();
+  d.ready(0, 4, "n", 4);
+  d.ready(1, 4, "n", 4);
+  EXPECT_FALSE(d.last(Kind::kSendStart)->keep_kv);
+}
+
 TEST(ClusterSupervisor, ComesUpWithTheSmallestKvPool) {
   Drive d;
   d.take(d.supervisor.start(d.now));

@@ -120,6 +120,8 @@ class RandomRun {
 
   void group_up() {
     const bool kv_kept = ranks_.has_value() && chance(0.5);
+    // Kept KV says that no rank was at fault.
+    for (const RequestId id : std::exchange(in_flight_at_loss_, {})) n_crashes_[id] += !kv_kept;
     if (kv_kept)
       ranks_->relaunch();
     else
@@ -135,7 +137,7 @@ class RandomRun {
       if (result.epoch != scheduler_.epoch()) continue;
       for (const SequenceResult& part : result.sequences) in_flight.insert(part.request_id);
     }
-    for (const RequestId id : in_flight) ++n_crashes_[id];
+    in_flight_at_loss_ = in_flight;
     scheduler_.group_lost(events_);
     // Some results of the lost epoch still arrive.
     if (chance(0.5)) results_.clear();
@@ -226,6 +228,7 @@ class RandomRun {
   std::optional<fake::Ranks> ranks_;
   std::map<RequestId, GenerateRequest> requests_;
   std::map<RequestId, fake::Transcript> heard_;
+  std::set<RequestId> in_flight_at_loss_;
   std::map<RequestId, int> n_crashes_;  // while a plan with it was in flight
   std::set<RequestId> cancelled_;
   std::deque<StepResult> results_;

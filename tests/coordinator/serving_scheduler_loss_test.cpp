@@ -116,6 +116,25 @@ TEST(SchedulerLoss, SuspectsAreTriedAloneInTurnWithTheOthers) {
   for (RequestId id = 1; id <= 3; ++id) bench.expect_undisturbed(id);
 }
 
+// Ranks that were killed from outside, and left their KV in order, blame nobody, however often.
+TEST(SchedulerLoss, LossesThatRanksAreNotToBlameForEndNoRequest) {
+  Bench bench(small_config());
+  bench.add(request_of(10, 12, 1));
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(bench.scheduler.plan_step());
+    bench.lose();
+    bench.up(/*kv_kept=*/true);
+  }
+  bench.add(request_of(10, 12, 2));
+  EXPECT_EQ(ids_of(*bench.scheduler.plan_step()), (std::vector<RequestId>{1, 2})) << "no suspect";
+  bench.lose();
+  bench.up();
+  bench.run();
+  bench.expect_undisturbed(1);
+  bench.expect_undisturbed(2);
+  bench.expect_idle();
+}
+
 // Losing a group again and again does not end a request that gets on in between.
 TEST(SchedulerLoss, ARequestThatGetsOnIsNotBlamed) {
   Bench bench(small_config());

@@ -192,7 +192,7 @@ class SimulatedGroup final : public Group {
   }
 
   void start_ranks(bool keep_kv) {
-    EXPECT_EQ(keep_kv, kv_is_there_);
+    EXPECT_TRUE(kv_is_there_ || !keep_kv);
     coverage_.n_kept += keep_kv ? 1 : 0;
     if (keep_kv)
       model_->relaunch();
@@ -204,7 +204,9 @@ class SimulatedGroup final : public Group {
   // The oldest plan goes through the ranks, unless something happens to them meanwhile.
   void begin_plan() {
     const int64_t duration = chance(0.002) ? pick(5000, 30000) : pick(1, 30);
-    if (kills(plans_.front()) || may_fail(faults_.dies_at_plan)) {
+    if (kills(plans_.front())) {
+      later(pick(0, duration), [this](Epoch& epoch) { die(epoch, /*own_fault=*/true); });
+    } else if (may_fail(faults_.dies_at_plan)) {
       later(pick(0, duration), [this](Epoch& epoch) { die(epoch); });
     } else if (may_fail(faults_.stops_at_plan)) {
       later(pick(0, duration), [](Epoch& epoch) { epoch.silent = true; });
@@ -249,11 +251,11 @@ class SimulatedGroup final : public Group {
   }
 
   // One rank is killed: its exit and the end of its socket are noticed in any order.
-  void die(Epoch& epoch) {
+  void die(Epoch& epoch, bool own_fault = false) {
     if (!epoch.alive || epoch.number != supervisor_.epoch()) return;
     ++coverage_.n_losses;
     epoch.alive = false;
-    kv_is_there_ &= !chance(faults_.kv_is_lost);
+    kv_is_there_ &= !own_fault && !chance(faults_.kv_is_lost);
     const auto rank = static_cast<int>(pick(0, n_ranks() - 1));
     later(pick(0, 20), [this](Epoch& gone) {
       perform(supervisor_.on_process_exit(clock_.now(), gone.number, "a rank was killed"));
