@@ -139,7 +139,8 @@ def test_killed_again_while_it_comes_back(start_server, surroundings, undisturbe
         # The next ones are killed as soon as they are there: dialling in, loading or replaying.
         wait_until(lambda: set(server.rank_pids()) - set(before), READY_DEADLINE_S, "new ranks")
     assert_undisturbed(server, streams, undisturbed, n_restarts=None)
-    assert server.metric("trireme_group_restarts_total") >= 3
+    # A kill may have hit a rank that was ending anyway.
+    assert server.metric("trireme_group_restarts_total") >= 2
     end(server, surroundings)
 
 
