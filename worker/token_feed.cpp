@@ -3,6 +3,13 @@
 #include <algorithm>
 
 namespace trireme {
+namespace {
+
+bool names_slot(const SequencePlan& s) {
+  return std::find(s.input_ids.begin(), s.input_ids.end(), kTokenFromSlot) != s.input_ids.end();
+}
+
+}  // namespace
 
 TokenFeed::TokenFeed(const ShardPlan& shard, RankComms& comms, int32_t max_slots,
                      int32_t max_plans_in_flight)
@@ -15,14 +22,6 @@ TokenFeed::TokenFeed(const ShardPlan& shard, RankComms& comms, int32_t max_slots
   TRIREME_CHECK(max_plans_in_flight >= 1);
   for (Pending& pending : ring_) pending.slots.reserve(static_cast<size_t>(max_slots));
 }
-
-namespace {
-
-bool names_slot(const SequencePlan& s) {
-  return std::find(s.input_ids.begin(), s.input_ids.end(), kTokenFromSlot) != s.input_ids.end();
-}
-
-}  // namespace
 
 bool TokenFeed::needs(const StepPlan& plan, const Pending& pending) const {
   return std::any_of(plan.sequences.begin(), plan.sequences.end(), [&](const SequencePlan& s) {

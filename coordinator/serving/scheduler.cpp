@@ -78,9 +78,10 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
   serving_ = true;
   epoch_ = epoch;
   last_step_id_ = 0;
-  for (const auto& [id, sequence] : std::map(waiting_)) {
+  for (Sequence* sequence : waiting()) {
     if (const std::optional<Error> error = refuse(config_, n_blocks(), sequence->log.request)) {
-      events.push_back({id, final_event(*sequence, FinishReason::kError, error->message)});
+      events.push_back(
+          {sequence->id, final_event(*sequence, FinishReason::kError, error->message)});
       remove(*sequence);
     }
   }
@@ -109,8 +110,10 @@ std::vector<Sequence*> Scheduler::waiting() const {
 std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
   const auto found = waiting_.find(id);
   TRIREME_CHECK(found != waiting_.end());
-  forget_kv(*found->second);
-  n_suspects_ -= found->second->suspect ? 1 : 0;
+  Sequence& sequence = *found->second;
+  forget_kv(sequence);
+  n_suspects_ -= sequence.suspect ? 1 : 0;
+  sequence.newly_suspect = false;  // the return of another group explains nothing
   waiting_.erase(found);
   return std::move(sequences_.extract(id).mapped());
 }
@@ -130,7 +133,7 @@ std::optional<StepPlan> Scheduler::plan_step() {
   if (n_plans_in_flight() >= limit) return std::nullopt;
   const bool pipeline_is_full = n_plans_in_flight() >= config_.n_stages;
   if (pipeline_is_full && prompts_wait()) return std::nullopt;
-  if (!in_flight_.empty() && config_.perturbation.random_chunks && flip_coin()) return std::nullopt;
+  if (!in_flight_.empty() && holds_back()) return std::nullopt;
   perturb();
   for (const auto& [id, sequence] : running_) sequence->yields = false;
 
@@ -300,6 +303,11 @@ int32_t Scheduler::perturbed(int32_t n) {
   return 1 + static_cast<int32_t>(next_random(random_state_) % static_cast<uint64_t>(n));
 }
 
-bool Scheduler::flip_coin() { return next_random(random_state_) % 2 == 0; }
+// With random chunks, every other time: so that there are plans of any number in flight.
+bool Scheduler::holds_back() {
+  const TestPerturbation& perturbation = config_.perturbation;
+  return perturbation.seed != 0 && perturbation.random_chunks &&
+         next_random(random_state_) % 2 == 0;
+}
 
 }  // namespace trireme

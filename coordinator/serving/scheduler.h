@@ -138,7 +138,7 @@ class Scheduler {
   int32_t prefill_budget(const StepPlan& plan) const;
   int32_t pipeline_chunk() const;
   int32_t perturbed(int32_t n);
-  bool flip_coin();
+  bool holds_back();
 
   bool can_admit(const Sequence& sequence) const;
   void admit(Sequence& sequence);

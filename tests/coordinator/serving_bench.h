@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <utility>
@@ -66,9 +68,27 @@ struct Bench {
     hear();
     return outcome;
   }
+  // Puts in flight what can be planned; answers the oldest of it.
+  void plan_all(const std::function<void(const StepPlan&)>& look = {}) {
+    while (std::optional<StepPlan> plan = scheduler.plan_step()) {
+      if (look) look(*plan);
+      in_flight.push_back(*std::move(plan));
+    }
+    ASSERT_FALSE(in_flight.empty());
+  }
+  void answer_oldest() {
+    answer(in_flight.front());
+    in_flight.pop_front();
+  }
   // Plans and answers until nothing is left to do.
   void run() {
     while (const std::optional<StepPlan> plan = scheduler.plan_step()) answer(*plan);
+  }
+  // The same, and every request heard what it should.
+  void run_to_the_end() {
+    run();
+    for (const auto& [id, request] : requests) expect_undisturbed(id);
+    expect_idle();
   }
   void hear() {
     for (SequenceEvent& e : std::exchange(events, {})) heard[e.id].hear(std::move(e.event));
@@ -86,6 +106,7 @@ struct Bench {
   Scheduler scheduler;
   int32_t n_blocks;
   std::optional<Ranks> ranks;
+  std::deque<StepPlan> in_flight;  // of plan_all
   RequestId last_id = 0;
   std::map<RequestId, GenerateRequest> requests;
   std::map<RequestId, Transcript> heard;

@@ -52,10 +52,7 @@ TEST(SchedulerLoss, ReplayGoesOnAtTheNextOutputIndex) {
   EXPECT_EQ(replay->sequences[0].input_ids.size(), 15U);
   EXPECT_EQ(replay->sequences[0].output_index, 5);
   bench.answer(*replay);
-  bench.run();
-  bench.expect_undisturbed(1);
-  bench.expect_undisturbed(2);
-  bench.expect_idle();
+  bench.run_to_the_end();
 }
 
 // A request whose plans kill the group is found and ended; all others get their tokens.
@@ -129,10 +126,7 @@ TEST(SchedulerLoss, LossesThatRanksAreNotToBlameForEndNoRequest) {
   EXPECT_EQ(ids_of(*bench.scheduler.plan_step()), (std::vector<RequestId>{1, 2})) << "no suspect";
   bench.lose();
   bench.up();
-  bench.run();
-  bench.expect_undisturbed(1);
-  bench.expect_undisturbed(2);
-  bench.expect_idle();
+  bench.run_to_the_end();
 }
 
 // Losing a group again and again does not end a request that gets on in between.
@@ -194,10 +188,7 @@ TEST(SchedulerLoss, AnOlderSequenceTakesTheBlocksThatYoungerOnesKeep) {
   EXPECT_EQ(ids_of(*bench.scheduler.plan_step())[0], from_elsewhere);
   bench.lose();
   bench.up();
-  bench.run();
-  bench.expect_undisturbed(1);
-  bench.expect_undisturbed(2);
-  bench.expect_idle();
+  bench.run_to_the_end();
 }
 
 TEST(SchedulerLoss, WaitingSequencesGoOnElsewhere) {

@@ -137,29 +137,21 @@ TEST(Scheduler, APromptGoesThroughThePipelineInParts) {
   Bench bench(config, 512);
   bench.add(request_of(1500, 2, 1));
   bench.add(request_of(548, 2, 2));
-  std::vector<StepPlan> in_flight;
   std::vector<int> sizes;
   while (bench.heard[1].finish == FinishReason::kNone) {
-    while (std::optional<StepPlan> plan = bench.scheduler.plan_step()) {
-      sizes.push_back(plan->n_tokens());
-      in_flight.push_back(*std::move(plan));
-    }
-    ASSERT_FALSE(in_flight.empty());
+    bench.plan_all([&](const StepPlan& plan) { sizes.push_back(plan.n_tokens()); });
+    if (HasFatalFailure()) return;
     if (sizes.size() == 2) {
-      EXPECT_EQ(ids_of(in_flight[0]), ids_of(in_flight[1])) << "both of the first prompt";
+      EXPECT_EQ(ids_of(bench.in_flight[0]), ids_of(bench.in_flight[1])) << "of the first prompt";
     }
-    bench.answer(in_flight.front());
-    in_flight.erase(in_flight.begin());
+    bench.answer_oldest();
   }
   EXPECT_EQ(sizes[0], 128) << "of 2048 tokens that wait";
   EXPECT_EQ(sizes[1], 128) << "a sixteenth of the rest, in whole blocks";
   EXPECT_EQ(sizes[9], 80);
   EXPECT_EQ(sizes[10], 64) << "the smallest part";
-  for (const StepPlan& plan : in_flight) bench.answer(plan);
-  bench.run();
-  bench.expect_undisturbed(1);
-  bench.expect_undisturbed(2);
-  bench.expect_idle();
+  while (!bench.in_flight.empty()) bench.answer_oldest();
+  bench.run_to_the_end();
 }
 
 SchedulerConfig one_ahead() {
@@ -226,15 +218,13 @@ TEST(Scheduler, PlansAheadKeepTheSetsApart) {
   Bench bench(config);
   for (uint64_t seed = 1; seed <= 3; ++seed) bench.add(request_of(4, 20, seed));
   bench.answer(*bench.scheduler.plan_step());
-  std::vector<StepPlan> in_flight;
+  const std::deque<StepPlan>& in_flight = bench.in_flight;
   for (int i = 0; i < 12; ++i) {
-    while (std::optional<StepPlan> plan = bench.scheduler.plan_step())
-      in_flight.push_back(*std::move(plan));
+    bench.plan_all();
     ASSERT_EQ(in_flight.size(), 3U);
     EXPECT_EQ(ids_of(in_flight[0]), ids_of(in_flight[2]));
     EXPECT_EQ(in_flight[0].sequences.size() + in_flight[1].sequences.size(), 3U);
-    bench.answer(in_flight.front());
-    in_flight.erase(in_flight.begin());
+    bench.answer_oldest();
   }
 }
 
@@ -243,17 +233,14 @@ TEST(Scheduler, TheYoungestYieldsItsBlocksThoughInFlight) {
   Bench bench(one_ahead(), /*n_blocks=*/6);
   bench.add(request_of(28, 40, 1));
   bench.add(request_of(20, 40, 2));
-  std::vector<StepPlan> in_flight;
   int n_plans_without = 0;
   do {
-    while (std::optional<StepPlan> plan = bench.scheduler.plan_step()) {
-      n_plans_without = ids_of(*plan)[0] == 1 ? 0 : n_plans_without + 1;
+    bench.plan_all([&](const StepPlan& plan) {
+      n_plans_without = ids_of(plan)[0] == 1 ? 0 : n_plans_without + 1;
       EXPECT_LE(n_plans_without, 2) << "the older one waits for the younger";
-      in_flight.push_back(*std::move(plan));
-    }
-    ASSERT_FALSE(in_flight.empty());
-    bench.answer(in_flight.front());
-    in_flight.erase(in_flight.begin());
+    });
+    if (HasFatalFailure()) return;
+    bench.answer_oldest();
     EXPECT_EQ(bench.heard[2].finish, FinishReason::kNone) << "the older one ends first";
   } while (bench.heard[1].finish == FinishReason::kNone);
   EXPECT_GT(bench.scheduler.n_preemptions(), 0U);

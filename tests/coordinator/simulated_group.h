@@ -58,6 +58,9 @@ class SimulatedGroup final : public Group {
         events_(std::move(events)),
         supervisor_(spec) {}
 
+  // Losses for which a rank may be to blame.
+  int n_blamed() const { return n_blamed_; }
+
   void start() override {
     tick();
     perform(supervisor_.start(clock_.now()));
@@ -212,6 +215,7 @@ class SimulatedGroup final : public Group {
       later(pick(0, duration), [](Epoch& epoch) { epoch.silent = true; });
     } else if (may_fail(faults_.deadlocks_at_plan)) {
       epoch_->stuck = true;
+      ++n_blamed_;
       return;
     }
     later(duration, [this](Epoch& epoch) {
@@ -255,7 +259,10 @@ class SimulatedGroup final : public Group {
     if (!epoch.alive || epoch.number != supervisor_.epoch()) return;
     ++coverage_.n_losses;
     epoch.alive = false;
-    kv_is_there_ &= !own_fault && !chance(faults_.kv_is_lost);
+    if (own_fault || chance(faults_.kv_is_lost)) {
+      kv_is_there_ = false;
+      ++n_blamed_;
+    }
     const auto rank = static_cast<int>(pick(0, n_ranks() - 1));
     later(pick(0, 20), [this](Epoch& gone) {
       perform(supervisor_.on_process_exit(clock_.now(), gone.number, "a rank was killed"));
@@ -299,6 +306,7 @@ class SimulatedGroup final : public Group {
   std::optional<Ranks> model_;
   bool kv_is_there_ = false;  // in memory that outlives the ranks
   int n_losses_ = 0;
+  int n_blamed_ = 0;
   int64_t last_arrival_ms_ = 0;
   std::deque<SupervisorAction> pending_;
   bool performing_ = false;
