@@ -145,6 +145,7 @@ void ProcessGroup::launch(uint64_t epoch) {
           ControlServer::Handlers{
               .on_hello = [this](ConnectionId id,
                                  const RankHello& hello) { return on_hello(id, hello); },
+              .on_bytes = [this](ConnectionId id) { on_bytes(id); },
               .on_frame = [this](ConnectionId id,
                                  ControlFrame&& frame) { on_frame(id, std::move(frame)); },
               .on_closed = [this](ConnectionId id,
@@ -201,6 +202,12 @@ ControlServer::HelloAnswer ProcessGroup::on_hello(ConnectionId id, const RankHel
   peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank};
   perform(std::move(actions));
   return {.verdict = ControlServer::HelloVerdict::kAccept, .reason = {}};
+}
+
+void ProcessGroup::on_bytes(ConnectionId id) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end()) return;
+  supervisor_.on_heard(now_ms(), found->second.epoch, found->second.rank);
 }
 
 void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {

@@ -83,6 +83,7 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
   rank.info.host = hello.host;
   rank.info.pid = hello.pid;
   rank.last_heard_ms = now_ms;
+  rank.last_state_ms = now_ms;
   rank.same_since_ms = now_ms;
   SupervisorAction job = action(Kind::kSendJob);
   job.rank = hello.world_rank;
@@ -91,6 +92,12 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
   return {job};
+}
+
+void Supervisor::on_heard(int64_t now_ms, uint64_t epoch, int rank) {
+  if (!is_live(epoch)) return;
+  ranks_[static_cast<size_t>(rank)].last_heard_ms = now_ms;
+  ranks_[static_cast<size_t>(rank)].forgiven_ms = 0;
 }
 
 SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
@@ -106,8 +113,8 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   if ((ticked || loaded) && state_ == State::kLoading) {
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
-  r.last_heard_ms = now_ms;
-  r.forgiven_ms = 0;
+  on_heard(now_ms, epoch, rank);
+  r.last_state_ms = now_ms;
   r.info.last_state = state;
   if (loaded && state_ != State::kServing) return {action(Kind::kReportLoading)};
   return {};
@@ -124,8 +131,7 @@ SupervisorActions Supervisor::on_ready(int64_t now_ms, uint64_t epoch, int rank,
   r.info.device = ready.device;
   r.info.weight_bytes = ready.weight_bytes;
   r.info.kv_bytes = ready.kv_bytes;
-  r.last_heard_ms = now_ms;
-  r.forgiven_ms = 0;
+  on_heard(now_ms, epoch, rank);
   if (state_ == State::kLoading) deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   for (const Rank& each : ranks_) {
     if (!each.ready) return {};
