@@ -236,6 +236,7 @@ SupervisorActions Supervisor::lose(int64_t now_ms, const std::string& cause,
   n_plans_in_flight_ = 0;
   state_ = State::kDying;
   if (served) {
+    hung_ = cause == "stalled";
     loss_reported_ = true;
     SupervisorAction lost = action(Kind::kReportLost);
     lost.cause = loss_cause_;
@@ -339,11 +340,10 @@ GroupCapacity Supervisor::capacity() const {
   GroupCapacity capacity{
       .kv_blocks = ranks_[0].kv_blocks, .numerics_id = ranks_[0].numerics_id, .ranks = ranks()};
   for (const Rank& rank : ranks_) capacity.kv_blocks = std::min(capacity.kv_blocks, rank.kv_blocks);
-  capacity.kv_kept = std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
+  // Ranks that hung were killed from here, and their memory does not show that they were at fault.
+  capacity.kv_kept = !hung_ && std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
     return rank.kv_kept == capacity.kv_blocks;
   });
-  // Ranks that hung were killed from here, and their memory does not show that they were at fault.
-  capacity.kv_kept = capacity.kv_kept && loss_cause_ != "stalled";
   return capacity;
 }
 

@@ -165,6 +165,7 @@ class Supervisor {
   bool ever_served_ = false;
   bool kill_sent_ = false;  // in kDying and kTerminating
 
+  bool hung_ = false;           // the last group that served
   bool hopeless_ = false;       // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
   std::string loss_cause_;

@@ -156,13 +156,20 @@ TEST(ClusterSupervisor, KeepsNoKvOfRanksThatHung) {
     }
   }
   ASSERT_TRUE(d.last(Kind::kReportLost));
-  d.take(d.supervisor.on_all_gone(d.now, d.supervisor.epoch(), ""));
-  d.now += 200;
-  d.take(d.supervisor.on_timer(d.now));
+  d.all_gone();
+  // A launch that fails in between leaves the memory as it was.
+  for (const bool launch_fails : {true, false}) {
+    d.now += 1000;
+    d.take(d.supervisor.on_timer(d.now));
+    ASSERT_EQ(d.supervisor.status(), GroupStatus::kLaunching);
+    if (!launch_fails) break;
+    d.take(d.supervisor.on_launch_failed(d.now, d.supervisor.epoch(), "no"));
+    d.all_gone();
+  }
   d.launch_all();
-  d.ready(0, 4, "n", 4);
-  d.ready(1, 4, "n", 4);
+  for (int rank = 0; rank < 2; ++rank) d.ready(rank, 4, "n", 4);
   EXPECT_FALSE(d.last(Kind::kSendStart)->keep_kv);
+  EXPECT_FALSE(d.supervisor.capacity().kv_kept);
 }
 
 TEST(ClusterSupervisor, ComesUpWithTheSmallestKvPool) {
