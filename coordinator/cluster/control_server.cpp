@@ -101,6 +101,7 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   }
 
   void take(size_t n_bytes) {
+    if (known_) server_->handlers_.on_bytes(id_);
     if (tls_) {
       tls_->receive({encrypted_.data(), n_bytes});
       if (!shake_hands()) return;

@@ -31,6 +31,8 @@ class ControlServer {
   };
   struct Handlers {
     std::function<HelloAnswer(ConnectionId, const RankHello&)> on_hello;
+    // Bytes came on an accepted connection; before on_frame for the frames that they end.
+    std::function<void(ConnectionId)> on_bytes;
     std::function<void(ConnectionId, ControlFrame&&)> on_frame;
     // An accepted connection ended, and not by close().
     std::function<void(ConnectionId, const std::string& why)> on_closed;

@@ -97,6 +97,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
       return;
     case Kind::kReportBroken:
+      kv_memory_.clear();
       if (events_.on_broken) events_.on_broken(action.text);
       return;
     case Kind::kReportStopped: {
@@ -112,9 +113,11 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
   }
 }
 
-// The ranks' KV memory is held here, so that it outlives them.
+// The ranks' KV memory is held here, so that it outlives them. Ranks that others start have none:
+// nobody here knows whether the last ones, which would still write to it, have ended.
 JobSpec ProcessGroup::job_of(int rank) {
   JobSpec job = spec_.job;
+  if (spec_.launcher == LauncherKind::kExternal) return job;
   kv_memory_.resize(static_cast<size_t>(job.layout.n_ranks()));
   UniqueFd& fd = kv_memory_[static_cast<size_t>(rank)];
   if (!fd) fd = UniqueFd(memfd_create("trireme-kv", MFD_CLOEXEC));
@@ -145,6 +148,7 @@ void ProcessGroup::launch(uint64_t epoch) {
           ControlServer::Handlers{
               .on_hello = [this](ConnectionId id,
                                  const RankHello& hello) { return on_hello(id, hello); },
+              .on_bytes = [this](ConnectionId id) { on_bytes(id); },
               .on_frame = [this](ConnectionId id,
                                  ControlFrame&& frame) { on_frame(id, std::move(frame)); },
               .on_closed = [this](ConnectionId id,
@@ -201,6 +205,12 @@ ControlServer::HelloAnswer ProcessGroup::on_hello(ConnectionId id, const RankHel
   peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank};
   perform(std::move(actions));
   return {.verdict = ControlServer::HelloVerdict::kAccept, .reason = {}};
+}
+
+void ProcessGroup::on_bytes(ConnectionId id) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end()) return;
+  supervisor_.on_heard(now_ms(), found->second.epoch, found->second.rank);
 }
 
 void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {

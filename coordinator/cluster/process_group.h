@@ -51,6 +51,7 @@ class ProcessGroup final : public Group {
   void report_loading();
 
   ControlServer::HelloAnswer on_hello(ConnectionId id, const RankHello& hello);
+  void on_bytes(ConnectionId id);
   void on_frame(ConnectionId id, ControlFrame&& frame);
   void on_result(const Peer& peer, StepResult&& result);
   void on_closed(ConnectionId id, const std::string& why);

@@ -83,6 +83,7 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
   rank.info.host = hello.host;
   rank.info.pid = hello.pid;
   rank.last_heard_ms = now_ms;
+  rank.last_state_ms = now_ms;
   rank.same_since_ms = now_ms;
   SupervisorAction job = action(Kind::kSendJob);
   job.rank = hello.world_rank;
@@ -91,6 +92,12 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
   return {job};
+}
+
+void Supervisor::on_heard(int64_t now_ms, uint64_t epoch, int rank) {
+  if (!is_live(epoch)) return;
+  ranks_[static_cast<size_t>(rank)].last_heard_ms = now_ms;
+  ranks_[static_cast<size_t>(rank)].forgiven_ms = 0;
 }
 
 SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
@@ -106,8 +113,8 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   if ((ticked || loaded) && state_ == State::kLoading) {
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
-  r.last_heard_ms = now_ms;
-  r.forgiven_ms = 0;
+  on_heard(now_ms, epoch, rank);
+  r.last_state_ms = now_ms;
   r.info.last_state = state;
   if (loaded && state_ != State::kServing) return {action(Kind::kReportLoading)};
   return {};
@@ -124,8 +131,7 @@ SupervisorActions Supervisor::on_ready(int64_t now_ms, uint64_t epoch, int rank,
   r.info.device = ready.device;
   r.info.weight_bytes = ready.weight_bytes;
   r.info.kv_bytes = ready.kv_bytes;
-  r.last_heard_ms = now_ms;
-  r.forgiven_ms = 0;
+  on_heard(now_ms, epoch, rank);
   if (state_ == State::kLoading) deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   for (const Rank& each : ranks_) {
     if (!each.ready) return {};
@@ -230,6 +236,7 @@ SupervisorActions Supervisor::lose(int64_t now_ms, const std::string& cause,
   n_plans_in_flight_ = 0;
   state_ = State::kDying;
   if (served) {
+    hung_ = cause == "stalled";
     loss_reported_ = true;
     SupervisorAction lost = action(Kind::kReportLost);
     lost.cause = loss_cause_;
@@ -333,11 +340,10 @@ GroupCapacity Supervisor::capacity() const {
   GroupCapacity capacity{
       .kv_blocks = ranks_[0].kv_blocks, .numerics_id = ranks_[0].numerics_id, .ranks = ranks()};
   for (const Rank& rank : ranks_) capacity.kv_blocks = std::min(capacity.kv_blocks, rank.kv_blocks);
-  capacity.kv_kept = std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
+  // Ranks that hung were killed from here, and their memory does not show that they were at fault.
+  capacity.kv_kept = !hung_ && std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
     return rank.kv_kept == capacity.kv_blocks;
   });
-  // Ranks that hung were killed from here, and their memory does not show that they were at fault.
-  capacity.kv_kept = capacity.kv_kept && loss_cause_ != "stalled";
   return capacity;
 }
 

@@ -65,6 +65,8 @@ class Supervisor {
   SupervisorActions stop(int64_t now_ms);
   SupervisorActions on_timer(int64_t now_ms);
 
+  // Bytes of the rank came, perhaps not yet a whole frame.
+  void on_heard(int64_t now_ms, uint64_t epoch, int rank);
   // The secret and the build were checked before.
   SupervisorActions on_hello(int64_t now_ms, const RankHello& hello, HelloAnswer& answer);
   SupervisorActions on_state(int64_t now_ms, uint64_t epoch, int rank, const RankState& state);
@@ -120,8 +122,9 @@ class Supervisor {
     int32_t kv_blocks = 0;
     int32_t kv_kept = 0;
     std::string numerics_id;
-    int64_t last_heard_ms = 0;
-    int64_t forgiven_ms = 0;    // silence since then that was this process's own
+    int64_t last_heard_ms = 0;  // anything: a slow large result is a sign of life, too
+    int64_t forgiven_ms = 0;    // silence since then in which this process did not listen
+    int64_t last_state_ms = 0;  // last heartbeat
     int64_t same_since_ms = 0;  // first heartbeat with the present tick and activity
   };
   static constexpr int64_t kLaunchGraceMs = 500;
@@ -146,7 +149,7 @@ class Supervisor {
   std::optional<SupervisorActions> watch_heartbeats(int64_t now_ms);
   SupervisorActions watch_dying(int64_t now_ms);
   SupervisorActions watch_stopping(int64_t now_ms);
-  void forgive_own_pause(int64_t now_ms);
+  void forgive_own_pauses(int64_t now_ms);
   std::string rank_name(int rank) const;
   std::string missing_ranks() const;
   SupervisorAction action(SupervisorAction::Kind kind) const;
@@ -162,6 +165,7 @@ class Supervisor {
   bool ever_served_ = false;
   bool kill_sent_ = false;  // in kDying and kTerminating
 
+  bool hung_ = false;           // the last group that served
   bool hopeless_ = false;       // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
   std::string loss_cause_;

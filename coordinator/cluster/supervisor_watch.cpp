@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <utility>
 
 #include "coordinator/cluster/supervisor.h"
 
@@ -12,13 +13,13 @@ namespace {
 
 using Kind = SupervisorAction::Kind;
 
-// A gap between two timers above this is a pause of this process, not of the ranks.
-constexpr int64_t kOwnPauseMs = 150;
+// What counts at most of the time between two timers, which are 20 ms apart when all is well.
+constexpr int64_t kMostCountedMs = 40;
 
 }  // namespace
 
 SupervisorActions Supervisor::on_timer(int64_t now_ms) {
-  forgive_own_pause(now_ms);
+  forgive_own_pauses(now_ms);
   switch (state_) {
     case State::kStopped:
     case State::kBroken: return {};
@@ -34,12 +35,14 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
   return state_ == State::kServing ? watch_steps(now_ms) : watch_launch(now_ms);
 }
 
-// When this process itself was not running, nobody could be heard: the time does not count.
-void Supervisor::forgive_own_pause(int64_t now_ms) {
-  const int64_t gap = now_ms - last_timer_ms_;
-  last_timer_ms_ = now_ms;
-  if (gap <= kOwnPauseMs) return;
-  for (Rank& rank : ranks_) rank.forgiven_ms += gap;
+// While this process itself did not run, nobody could be heard. On a machine with too much to do
+// that is many short pauses, and the ranks here have as many of their own.
+void Supervisor::forgive_own_pauses(int64_t now_ms) {
+  const int64_t begin = std::exchange(last_timer_ms_, now_ms);
+  for (Rank& rank : ranks_) {
+    const int64_t silent_ms = now_ms - std::max(begin, rank.last_heard_ms);
+    rank.forgiven_ms += std::max<int64_t>(silent_ms - kMostCountedMs, 0);
+  }
 }
 
 std::optional<SupervisorActions> Supervisor::watch_heartbeats(int64_t now_ms) {
@@ -85,7 +88,7 @@ SupervisorActions Supervisor::watch_steps(int64_t now_ms) {
     if (activity == RankActivity::kWaiting && waiting < 0) waiting = static_cast<int>(r);
     stuck = stuck && (activity == RankActivity::kWaiting || activity == RankActivity::kIdle);
     from = std::max(from, ranks_[r].same_since_ms);
-    to = std::min(to, ranks_[r].last_heard_ms);
+    to = std::min(to, ranks_[r].last_state_ms);
   }
   if (stuck && waiting >= 0 && to - from >= spec_.deadlines.stall_ms) {
     const RankState& state = ranks_[static_cast<size_t>(waiting)].info.last_state;

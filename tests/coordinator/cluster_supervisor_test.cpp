@@ -156,13 +156,20 @@ TEST(ClusterSupervisor, KeepsNoKvOfRanksThatHung) {
     }
   }
   ASSERT_TRUE(d.last(Kind::kReportLost));
-  d.take(d.supervisor.on_all_gone(d.now, d.supervisor.epoch(), ""));
-  d.now += 200;
-  d.take(d.supervisor.on_timer(d.now));
+  d.all_gone();
+  // A launch that fails in between leaves the memory as it was.
+  for (const bool launch_fails : {true, false}) {
+    d.now += 1000;
+    d.take(d.supervisor.on_timer(d.now));
+    ASSERT_EQ(d.supervisor.status(), GroupStatus::kLaunching);
+    if (!launch_fails) break;
+    d.take(d.supervisor.on_launch_failed(d.now, d.supervisor.epoch(), "no"));
+    d.all_gone();
+  }
   d.launch_all();
-  d.ready(0, 4, "n", 4);
-  d.ready(1, 4, "n", 4);
+  for (int rank = 0; rank < 2; ++rank) d.ready(rank, 4, "n", 4);
   EXPECT_FALSE(d.last(Kind::kSendStart)->keep_kv);
+  EXPECT_FALSE(d.supervisor.capacity().kv_kept);
 }
 
 TEST(ClusterSupervisor, ComesUpWithTheSmallestKvPool) {
@@ -286,6 +293,55 @@ TEST(ClusterSupervisor, SilenceIsLossButABlipOrAPauseOfOurOwnIsNot) {
   d.pass(200, RankActivity::kIdle);
   d.pass(500, one_silent);
   EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
+}
+
+// On a machine with too much to do, the ranks come to run as seldom as this process.
+TEST(ClusterSupervisor, SilenceCountsOnlyWhileThisProcessRuns) {
+  Drive d;
+  d.bring_up();
+  const auto pass_in_steps_of_100_ms = [&d](int n_steps, bool rank_1_is_heard) {
+    for (int i = 0; i < n_steps; ++i) {
+      d.now += 100;
+      for (int rank = 0; rank < (rank_1_is_heard ? 2 : 1); ++rank) {
+        d.take(d.supervisor.on_state(d.now, d.supervisor.epoch(), rank,
+                                     state_of(RankActivity::kIdle, 1)));
+      }
+      d.take(d.supervisor.on_timer(d.now));
+    }
+  };
+  for (int i = 0; i < 5; ++i) {
+    pass_in_steps_of_100_ms(9, false);
+    EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+    pass_in_steps_of_100_ms(1, true);
+  }
+  pass_in_steps_of_100_ms(11, false);
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
+}
+
+TEST(ClusterSupervisor, AFrameThatTakesLongToComeIsNoSilence) {
+  Drive d;
+  d.bring_up();
+  const std::vector<std::optional<RankState>> no_heartbeats(2);
+  for (int i = 0; i < 20; ++i) {
+    for (int rank = 0; rank < 2; ++rank) d.supervisor.on_heard(d.now, d.supervisor.epoch(), rank);
+    d.pass(300, no_heartbeats);
+  }
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  d.pass(200, no_heartbeats);
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
+}
+
+// What is known of a rank is as old as its last heartbeat, not as its last byte.
+TEST(ClusterSupervisor, BytesWithoutHeartbeatsShowNoDeadlock) {
+  Drive d;
+  d.bring_up();
+  d.supervisor.on_plan_sent(d.now);
+  d.pass(200, RankActivity::kWaiting);
+  for (int i = 0; i < 10; ++i) {
+    for (int rank = 0; rank < 2; ++rank) d.supervisor.on_heard(d.now, d.supervisor.epoch(), rank);
+    d.pass(100, std::vector<std::optional<RankState>>(2));
+  }
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
 }
 
 TEST(ClusterSupervisor, AllWaitingIsADeadlockOneComputingIsNot) {
