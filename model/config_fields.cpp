@@ -17,7 +17,6 @@ using Json = nlohmann::json;
 
 constexpr int kMaxDepth = 64;
 constexpr uint64_t kMaxJsonFileBytes = 64 << 20;
-constexpr size_t kMaxShownValue = 60;
 constexpr const char* kMend = "correct the file or download the model again";
 
 // Thrown out of the parser, which has no other way to stop early.
@@ -25,13 +24,12 @@ struct RefusedJson {
   std::string why;
 };
 
-std::string shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > kMaxShownValue) text = text.substr(0, kMaxShownValue) + "...";
-  return text;
-}
-
 }  // namespace
+
+std::string shown_json(const Json& value, size_t max_bytes) {
+  const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  return text.size() <= max_bytes ? text : text.substr(0, max_bytes) + "...";
+}
 
 std::string path_text(const std::filesystem::path& path) { return path.string(); }
 
@@ -46,7 +44,7 @@ nlohmann::json parse_json(std::string_view text, const std::string& file, uint64
       // A key is told with the depth inside its object.
       auto& open = names.at(static_cast<size_t>(depth) - 1);
       if (!open.insert(parsed.get<std::string>()).second) {
-        throw RefusedJson{fmt::format("has the name {} twice in one object", shown(parsed))};
+        throw RefusedJson{fmt::format("has the name {} twice in one object", shown_json(parsed))};
       }
     }
     return true;
@@ -91,7 +89,8 @@ ConfigFields::ConfigFields(const Json& object, std::string file, std::string pre
     : object_(&object), file_(std::move(file)), prefix_(std::move(prefix)) {
   if (!object.is_object()) {
     throw EnvironmentError(fmt::format("{}: {}must be a JSON object, but is {}; {}", file_,
-                                       prefix_.empty() ? "" : prefix_ + " ", shown(object), kMend));
+                                       prefix_.empty() ? "" : prefix_ + " ", shown_json(object),
+                                       kMend));
   }
 }
 
@@ -107,7 +106,8 @@ bool ConfigFields::empty() const { return object_->empty(); }
 void ConfigFields::fail(std::string_view name, std::string_view why) const {
   const Json* value = find(name);
   throw EnvironmentError(fmt::format("{}: \"{}{}\" is {}, but {}; {}", file_, prefix_, name,
-                                     value == nullptr ? "missing" : shown(*value), why, kMend));
+                                     value == nullptr ? "missing" : shown_json(*value), why,
+                                     kMend));
 }
 
 int64_t ConfigFields::checked_integer(std::string_view name, const Json& value,

@@ -20,6 +20,9 @@ nlohmann::json parse_json(std::string_view text, const std::string& file, uint64
 // Reads and parses a whole JSON file of bounded size. Throws EnvironmentError.
 nlohmann::json read_json_file(const std::filesystem::path& path);
 
+// A value as messages show it: one line of ASCII, cut when long. A string is in quotes.
+std::string shown_json(const nlohmann::json& value, size_t max_bytes = 60);
+
 // A file's path as messages show it.
 std::string path_text(const std::filesystem::path& path);
 

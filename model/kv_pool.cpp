@@ -40,6 +40,7 @@ uint64_t KvPool::block_bytes(const ModelConfig& config, const ShardPlan& shard, 
 
 uint64_t KvPool::pool_bytes(const ModelConfig& config, const ShardPlan& shard, DType dtype,
                             int32_t n_blocks) {
+  TRIREME_CHECK(n_blocks > 0);
   const BlockBytes side = one_side(config, shard, dtype);
   const uint64_t of_a_side =
       array_bytes(side.elements, n_blocks) + array_bytes(side.scales, n_blocks);
@@ -51,7 +52,6 @@ KvPool::KvPool(const ModelConfig& config, const ShardPlan& shard, DType dtype, i
     : memory_(pool_bytes(config, shard, dtype, n_blocks), device, "the KV cache", file.fd,
               file.offset),
       n_blocks_(n_blocks) {
-  TRIREME_CHECK(n_blocks > 0);
   // Large pages, where the system gives them: every head's tile of a block is a page of its own
   // otherwise, and decoding would spend its time on address translation.
   madvise(memory_.data(), memory_.size_bytes(), MADV_HUGEPAGE);

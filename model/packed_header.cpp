@@ -136,13 +136,13 @@ class HeaderReader {
     out.usual = known.front();
     for (const nlohmann::json& tensor : json.at("tensors")) {
       if (!tensor.contains("encoding")) continue;
-      const auto name = tensor.at("name").get<std::string>();
+      const nlohmann::json& name = tensor.at("name");
       const nlohmann::json& index = tensor.at("encoding");
       if (!index.is_number_unsigned() || index >= known.size()) {
-        fail(sizeof(PackedHead),
-             fmt::format("\"{}\" has encoding {} of {}", name, index.dump(), known.size()));
+        fail(sizeof(PackedHead), fmt::format("{} has encoding {} of {}", shown_json(name),
+                                             shown_json(index), known.size()));
       }
-      out.others[name] = known[index.get<size_t>()];
+      out.others[name.get<std::string>()] = known[index.get<size_t>()];
     }
   }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "model/config_fields.h"
 #include "model/weight_format.h"
 
 namespace trireme {
@@ -115,9 +116,9 @@ PackedJson encoding_to_json(WeightEncoding encoding) {
 
 Result<WeightEncoding> encoding_from_json(const nlohmann::json& json) {
   const auto refuse = [&json](const std::string& field) {
-    return Error{
-        fmt::format("this build cannot read weights with \"{}\" {}", field, json.at(field).dump()),
-        field};
+    return Error{fmt::format("this build cannot read weights with {} {}", shown_json(field),
+                             shown_json(json.at(field))),
+                 field};
   };
   const auto format = find_weight_format(json.at("format").get<std::string>());
   if (!format) return refuse("format");

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include <fmt/core.h>
-#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/result.h"

@@ -49,12 +49,8 @@ constexpr std::array<DTypeRow, 15> kDTypes = {{
     {"F8_E5M2", SourceDType::kOther, 1},
 }};
 
-// As messages show it: in quotes, escaped, cut when long.
-std::string quoted_name(const std::string& name) {
-  constexpr size_t kMaxBytes = 200;
-  const std::string text = Json(name).dump(-1, ' ', true, Json::error_handler_t::replace);
-  return text.size() <= kMaxBytes ? text : text.substr(0, kMaxBytes) + "...";
-}
+// Tensors' names are longer than most values.
+std::string quoted_name(const std::string& name) { return shown_json(name, 200); }
 
 // Where the header says a tensor's bytes are, relative to the data.
 struct Span {

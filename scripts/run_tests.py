@@ -84,6 +84,14 @@ class Runner:
             counts.failed.append(f"{self.name}: exit status {status} of {command[0]}")
         return counts
 
+    def run_with_closing_line(self, *command):
+        """Counts from the last line that the command prints."""
+        status, output = self.run(*command, check=False)
+        counts = counts_of_closing_line(output, self.name)
+        if counts is None or (status != 0 and not counts.failed):
+            raise PartFailed(f"exit status {status} of {command[0]}")
+        return counts
+
     def run_check(self, name, *command):
         """A command that is one test."""
         status, _ = self.run(*command, check=False)
@@ -125,12 +133,8 @@ def ctest(runner, preset):
 
 
 def golden(runner, *options):
-    status, output = runner.run(
-        "python3", "tests/golden/check_golden.py", "--binary", BINARY, *options, check=False)
-    counts = counts_of_closing_line(output, runner.name)
-    if counts is None or (status != 0 and not counts.failed):
-        raise PartFailed(f"exit status {status} of tests/golden/check_golden.py")
-    return counts
+    return runner.run_with_closing_line(
+        "tests/golden/check_golden.py", "--binary", BINARY, *options)
 
 
 def part_house(runner):
@@ -200,27 +204,17 @@ def part_tsan(runner):
 
 
 def part_aarch64(runner):
-    status, output = runner.run("scripts/test_aarch64", check=False)
-    counts = counts_of_closing_line(output, runner.name)
-    if counts is None or (status != 0 and not counts.failed):
-        raise PartFailed(f"exit status {status} of scripts/test_aarch64")
-    return counts
+    return runner.run_with_closing_line("scripts/test_aarch64")
 
 
 def part_soak(runner):
-    status, output = runner.run(
-        "build/venv/bin/python", "scripts/soak", "--seconds", "900", check=False)
-    print(output[-2000:], flush=True)
-    return Counts(n_passed=1) if status == 0 else Counts(failed=["soak"])
+    make_venv(runner)
+    return runner.run_check("soak", VENV_PYTHON, "scripts/soak", "--seconds", 900)
 
 
 def part_fuzz(runner):
     """A minute a target. The unit tests run each for seconds, without libFuzzer."""
-    status, output = runner.run("scripts/fuzz", check=False)
-    counts = counts_of_closing_line(output, runner.name)
-    if counts is None or (status != 0 and not counts.failed):
-        raise PartFailed(f"exit status {status} of scripts/fuzz")
-    return counts
+    return runner.run_with_closing_line("scripts/fuzz")
 
 
 # name -> (function, bound in seconds, needs the release binary, only with --full), in order of

@@ -70,10 +70,9 @@ TRIREME_INLINE void store_sums(float* out, const V16 (&acc)[MR][NR]) {
 }
 
 // A format F multiplies by F::tile(): out [MR][kTileColumns], MR rows times NR panels of one block,
-// asking ahead as kAhead
-// says. kAsksAlone: a tile without others asks, too. int4 does so much with each line that the
-// processor's own prefetching falls behind; the others are faster without while they read on and
-// on.
+// asking ahead as kAhead says. kAsksAlone: a tile without others asks, too. int4 does so much with
+// each line that the processor's own prefetching falls behind; the others are faster without while
+// they read on and on.
 template <typename T>
 struct FloatLinear {
   using Rows = DenseRows<float>;

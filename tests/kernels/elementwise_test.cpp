@@ -103,6 +103,36 @@ TEST_P(ElementwiseTest, LogSumExpOverUnevenVocabularies) {
   }
 }
 
+// As masks and faults make them, in every lane: of equal ones the first is the largest, and what is
+// not a number counts as if it were not there.
+TEST_P(ElementwiseTest, OddLogitsHaveALargestAndASum) {
+  for (const int64_t n : {1, 2, 15, 16, 17, 33, 100}) {
+    for (int trial = 0; trial < 50; ++trial) {
+      auto x = random_floats(static_cast<size_t>(n), 3.0F);
+      const auto some = static_cast<uint32_t>(1 + random_() % 20);
+      for (float& v : x) {
+        v = std::round(v);
+        if (random_() % some == 0) v = random_() % 2 == 0 ? NAN : -INFINITY;
+      }
+      size_t largest = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        if (x[i] > x[largest] || std::isnan(x[largest])) largest = std::isnan(x[i]) ? largest : i;
+      }
+      int32_t id = -1;
+      kernels().argmax({}, make_tensor(&id, DType::kI32, {1}),
+                       make_tensor(x.data(), DType::kF32, {1, n}));
+      ASSERT_EQ(id, static_cast<int32_t>(largest));
+      if (!std::isfinite(x[largest])) continue;
+      double sum = 0;
+      for (const float v : x) sum += std::isnan(v) ? 0 : std::exp(static_cast<double>(v));
+      float out = 0;
+      kernels().log_sum_exp({}, make_tensor(&out, DType::kF32, {1}),
+                            make_tensor(x.data(), DType::kF32, {1, n}));
+      ASSERT_NEAR(out, std::log(sum), 1e-5);
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, EmbedTakesOwnRowsAndZeroesOthers) {
   const int32_t hidden = 72;
   for (const WeightEncoding encoding : all_encodings()) {

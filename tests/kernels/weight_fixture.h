@@ -20,7 +20,7 @@ inline std::vector<WeightEncoding> all_encodings() {
   return {default_encoding(WeightFormat::kF32), default_encoding(WeightFormat::kBF16),
           default_encoding(WeightFormat::kF16), default_encoding(WeightFormat::kI8),
           default_encoding(WeightFormat::kI4),  {WeightFormat::kI4, 32, true},
-          {WeightFormat::kI4, 64, false},       {WeightFormat::kI4, 128, true}};
+          {WeightFormat::kI4, 64, false},       {WeightFormat::kI4, kQuantBlock, true}};
 }
 
 inline std::string encoding_text(WeightEncoding e) {

@@ -289,6 +289,20 @@ TEST_F(ForgedHeader, WhatIsUnknownIsRefusedByName) {
   EXPECT_THAT(open_error(replaced(R"("encoding":1,)", "")), HasSubstr("the config asks for"));
 }
 
+TEST_F(ForgedHeader, ARefusalIsOneShortLine) {
+  const std::string odd = R"("a\n)" + std::string(9000, 'b') + '"';
+  for (const std::string& json :
+       {replaced(R"("sparsity":"none")", R"("sparsity":)" + odd),
+        replaced(R"("k_step":8)", R"("k_step":8,)" + odd + ":" + odd),
+        replaced(R"("name":"embedding","encoding":1)", R"("name":)" + odd + R"(,"encoding":2)"),
+        replaced(R"("encoding":1)", R"("encoding":)" + odd)}) {
+    const std::string error = open_error(json);
+    EXPECT_THAT(error, HasSubstr("trireme pack MODEL"));
+    EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+    EXPECT_LT(error.size(), 500U);
+  }
+}
+
 TEST_F(ForgedHeader, ZeroPointsAreReadable) {
   // The blocks of int4 are longer with them, so the sizes no longer fit: but the encoding does.
   EXPECT_THAT(open_error(replaced(R"("zero_points":"none")", R"("zero_points":"uint8")")),

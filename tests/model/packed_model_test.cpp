@@ -198,6 +198,17 @@ TEST(PackedModel, ATiedHeadIsTheEmbedding) {
   EXPECT_EQ(model->block("lm_head", 1).data, model->block("embedding", 1).data);
 }
 
+TEST(PackedModel, TheFingerprintIsThatOfTheWeights) {
+  const testing::TempFolder folder;
+  const auto fingerprint = [&](uint32_t seed) {
+    testing::write_model(folder.path(), config_with("LlamaForCausalLM"), "BF16", seed);
+    pack_model(folder.path(), folder.path() / "packed", WeightFormat::kBF16, {});
+    return PackedModel::open(folder.path() / "packed")->fingerprint();
+  };
+  EXPECT_EQ(fingerprint(1), fingerprint(1));
+  EXPECT_NE(fingerprint(1), fingerprint(2));
+}
+
 TEST(PackedModel, TheLayoutIsLeafMajorInsideALayer) {
   const testing::TempFolder folder;
   testing::write_model(folder.path(), config_with("LlamaForCausalLM"));
