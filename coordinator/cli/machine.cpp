@@ -1,10 +1,14 @@
 #include "coordinator/cli/machine.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sys/file.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -16,6 +20,43 @@
 #include "kernels/result.h"
 
 namespace trireme {
+namespace {
+
+constexpr std::string_view kRunFolder = "trireme-run-";
+constexpr std::string_view kRandomPart = "XXXXXX";  // for mkdtemp
+constexpr int kMostTries = 16;
+
+// A folder of this user and the lock that its process holds; nothing where another one holds it, or
+// the folder is gone. A file system without such locks gives the folder without one.
+UniqueFd lock_folder(const std::filesystem::path& path, bool* locked) {
+  *locked = false;
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) return {};
+  const bool taken = flock(fd.get(), LOCK_EX | LOCK_NB) == 0;
+  if (!taken && errno == EWOULDBLOCK) return {};
+  struct stat status {};
+  if (fstat(fd.get(), &status) != 0 || status.st_nlink == 0 || status.st_uid != geteuid())
+    return {};
+  *locked = taken;
+  return fd;
+}
+
+// What processes of this user left that were killed.
+void remove_abandoned_folders(const std::filesystem::path& base) {
+  std::error_code error;
+  std::filesystem::directory_iterator entries(base, error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    if (!name.starts_with(kRunFolder) || name.size() != kRunFolder.size() + kRandomPart.size())
+      continue;
+    bool locked = false;
+    const UniqueFd fd = lock_folder(entries->path(), &locked);
+    std::error_code ignored;
+    if (locked) std::filesystem::remove_all(entries->path(), ignored);
+  }
+}
+
+}  // namespace
 
 std::string random_secret() {
   std::array<unsigned char, 16> bytes{};
@@ -32,14 +73,21 @@ std::string random_secret() {
 }
 
 TemporaryFolder::TemporaryFolder() {
-  const char* base = std::getenv("TMPDIR");
-  std::string pattern =
-      std::string(base != nullptr && *base != '\0' ? base : "/tmp") + "/trireme-XXXXXX";
-  if (mkdtemp(pattern.data()) == nullptr) {
-    throw EnvironmentError("cannot make a folder " + pattern + ": " + std::strerror(errno) +
-                           "; set TMPDIR to a folder that can be written");
+  const char* given = std::getenv("TMPDIR");
+  const std::string base = given != nullptr && *given != '\0' ? given : "/tmp";
+  remove_abandoned_folders(base);
+  // Until it is locked, another process may take it for abandoned.
+  for (int i = 0; i < kMostTries && !lock_; ++i) {
+    std::string pattern = fmt::format("{}/{}{}", base, kRunFolder, kRandomPart);
+    if (mkdtemp(pattern.data()) == nullptr) break;
+    path_ = pattern;
+    bool locked = false;
+    lock_ = lock_folder(path_, &locked);
   }
-  path_ = pattern;
+  if (lock_) return;
+  throw EnvironmentError(fmt::format(
+      "cannot make a folder in {}: {}; set TMPDIR to a folder that can be written", base,
+      std::strerror(errno)));
 }
 
 TemporaryFolder::~TemporaryFolder() {

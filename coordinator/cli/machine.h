@@ -4,12 +4,15 @@
 #include <filesystem>
 #include <string>
 
+#include "comm/control/unique_fd.h"
+
 namespace trireme {
 
 // 32 random hexadecimal digits from the system.
 std::string random_secret();
 
-// A new folder under TMPDIR (/tmp) that only this user can read; removed with all that is in it.
+// A new folder under TMPDIR (/tmp) that only this user can read; removed with all that is in it, if
+// not by its destructor then by the next process of this user that makes one.
 class TemporaryFolder {
  public:
   TemporaryFolder();  // throws EnvironmentError
@@ -20,6 +23,7 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
+  UniqueFd lock_;  // of the folder: a process that lives holds it
 };
 
 // The running program's own file.

@@ -21,19 +21,24 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
+struct TimedEvent {
+  GenerateEvent event;
+  Clock::time_point time;  // when it came, which may be long before it is read
+};
+
 // Events of one request, from the service's thread to this one. The service ends every request, so
 // waiting for the next event ends.
 class EventQueue {
  public:
   void push(GenerateEvent&& event) {
     const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
+    events_.push_back({std::move(event), Clock::now()});
     changed_.notify_one();
   }
-  GenerateEvent pop() {
+  TimedEvent pop() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return !events_.empty(); });
-    GenerateEvent event = std::move(events_.front());
+    TimedEvent event = std::move(events_.front());
     events_.pop_front();
     return event;
   }
@@ -41,7 +46,7 @@ class EventQueue {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<GenerateEvent> events_;
+  std::deque<TimedEvent> events_;
 };
 
 class Runner {
@@ -83,8 +88,8 @@ class Runner {
     };
     Clock::time_point first{};
     for (;;) {
-      const GenerateEvent event = queue.pop();
-      if (!event.token_ids.empty() && first == Clock::time_point{}) first = Clock::now();
+      const auto [event, time] = queue.pop();
+      if (!event.token_ids.empty() && first == Clock::time_point{}) first = time;
       const bool stopped = event.finish == FinishReason::kStop;
       for (size_t i = 0; i < event.token_ids.size(); ++i) {
         // The end token itself is no text.
@@ -94,17 +99,16 @@ class Runner {
       if (event.finish == FinishReason::kNone) continue;
       if (event.finish == FinishReason::kError) throw EnvironmentError(event.error);
       emit(stream.finish());
-      report(event, begin, first);
+      report(event, first - begin, time - first);
       return text;
     }
   }
 
-  static void report(const GenerateEvent& end, Clock::time_point begin, Clock::time_point first) {
+  static void report(const GenerateEvent& end, Clock::duration first, Clock::duration rest) {
     const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
-    const double decode = seconds(Clock::now() - first);
     say(stderr, "\n[{} tokens in, {} out, first after {:.0f} ms, then {:.1f} tokens/s]\n",
-        end.n_prompt_tokens, end.n_output_tokens, seconds(first - begin) * 1000,
-        decode > 0 ? (end.n_output_tokens - 1) / decode : 0.0);
+        end.n_prompt_tokens, end.n_output_tokens, seconds(first) * 1000,
+        rest > Clock::duration::zero() ? (end.n_output_tokens - 1) / seconds(rest) : 0.0);
   }
 
   Session& session_;

@@ -59,13 +59,19 @@ ParsedCall parse_again(const ApiContext& context, const JournaledRequest& reques
   if (!body) return bad_request(body.error());
   ParsedCall parsed = kind->parse(*body, context.model, context.codec);
   if (auto* call = std::get_if<GenerationCall>(&parsed)) {
-    call->sampling.seed = request.seed;
-    call->max_new_tokens = request.max_new_tokens;
-    if (call->n_choices() != request.n_choices)
+    if (call->n_choices() != request.n_choices || call->prompts.size() != request.prompts.size())
       return server_error("the server reads this request otherwise than when it came",
                           "other_form");
+    call->sampling.seed = request.seed;
+    call->max_new_tokens = request.max_new_tokens;
+    for (size_t i = 0; i < call->prompts.size(); ++i) call->prompts[i].ids = request.prompts[i];
   }
   return parsed;
+}
+
+// Whether it came with the same API key as its request. Without keys, everybody may ask.
+bool may_ask(const HttpRequest& request, const JournaledRequest& kept) {
+  return request.key_name.empty() || request.key_name == kept.key_name;
 }
 
 void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry) {
@@ -131,13 +137,14 @@ void handle_answer(const std::shared_ptr<ApiContext>& context, const GenerationK
                        !request.last_event_id.empty();
   if (!id.starts_with(kind.id_prefix)) return refuse(not_found(id));
   if (const std::shared_ptr<GenerationJob> job = context->keeper->find(id)) {
+    if (!may_ask(request, job->kept_request())) return refuse(not_found(id));
     if (!streams) return job->reply_whole(responder);
     Result<StreamPosition> from = job->parse_position(request.last_event_id);
     if (!from) return refuse(bad_request(from.error()));
     return job->attach(responder, *std::move(from));
   }
   const std::optional<JournaledAnswer> answer = context->keeper->journal().find(id);
-  if (!answer) return refuse(not_found(id));
+  if (!answer || !may_ask(request, answer->request)) return refuse(not_found(id));
   if (!answer->ended) return refuse(ending());
   reply_stored(*context, kind, *answer, streams, request.last_event_id, responder);
 }

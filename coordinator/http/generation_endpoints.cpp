@@ -14,13 +14,17 @@ Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& contex
                                                         const GenerationKind& kind,
                                                         const GenerationCall& call,
                                                         const std::string& id, int64_t created,
-                                                        const std::string& body) {
+                                                        const HttpRequest& request) {
   if (context.keeper == nullptr || !call.stream) return std::optional<GenerationJob::Kept>();
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Prompt& prompt : call.prompts) prompts.push_back(prompt.ids);
   Result<Journal::EntryPtr> entry =
       context.keeper->journal().create({.id = id,
                                         .endpoint = kind.path,
+                                        .key_name = request.key_name,
                                         .weights = context.model.weights,
-                                        .body = body,
+                                        .body = request.body,
+                                        .prompts = std::move(prompts),
                                         .created = created,
                                         .seed = call.sampling.seed,
                                         .max_new_tokens = call.max_new_tokens,
@@ -45,7 +49,7 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   auto& call = std::get<GenerationCall>(parsed);
   const std::string id = draw_answer_id(kind.id_prefix);
   const auto created = static_cast<int64_t>(std::time(nullptr));
-  auto kept = keep_request(*context, kind, call, id, created, request.body);
+  auto kept = keep_request(*context, kind, call, id, created, request);
   if (!kept) return refuse(submit_refusal(*context, kept.error()));
   auto format = make_format(*context, kind, call, id, created);
   make_job(context, std::move(format), std::move(call), responder, *std::move(kept))->start();

@@ -47,6 +47,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   // Goes on from the entry's log, if there is one.
   void start();
 
+  // Of a kept job: how its request came.
+  const JournaledRequest& kept_request() const;
   // Where a client of this answer was; an error when it is no event's id.
   Result<StreamPosition> parse_position(const std::string& last_event_id) const;
   // Of a kept job. The client is given the stream from a position on, and a client before it no

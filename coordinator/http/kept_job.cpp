@@ -54,6 +54,11 @@ void GenerationJob::replay(AnswerWriter& writer, const StreamPosition& from) con
   replay_logs(writer, logs, from);
 }
 
+const JournaledRequest& GenerationJob::kept_request() const {
+  TRIREME_CHECK(parts_.kept.has_value());
+  return parts_.kept->entry->request();
+}
+
 Result<StreamPosition> GenerationJob::parse_position(const std::string& last_event_id) const {
   return StreamPosition::parse(last_event_id, call_.n_choices(), call_.max_new_tokens);
 }

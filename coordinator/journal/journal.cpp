@@ -23,6 +23,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kSweepInterval = std::chrono::seconds(1);
 
+// What a client can make long.
+int64_t body_bytes_of(const JournaledRequest& request) {
+  size_t size = request.body.size();
+  for (const std::vector<int32_t>& prompt : request.prompts) size += prompt.size() * sizeof(int32_t);
+  return static_cast<int64_t>(size);
+}
+
 // What one entry has that the file has not.
 struct Write {
   struct Part {
@@ -51,8 +58,9 @@ JournalEntry::JournalEntry(JournaledAnswer answer,
 JournalEntry::~JournalEntry() { body_is_written(); }
 
 void JournalEntry::body_is_written() {
-  *unwritten_bytes_ -= static_cast<int64_t>(std::exchange(body_bytes_, 0));
+  *unwritten_bytes_ -= std::exchange(body_bytes_, 0);
   request_.body = {};
+  request_.prompts = {};
 }
 
 bool JournalEntry::Choice::unwritten() const {
@@ -307,7 +315,7 @@ Result<Journal::EntryPtr> Journal::create(JournaledRequest request) {
     if (state_->full)
       return Error{"the server's journal is full of running answers; try again later", "journal"};
   }
-  const auto body_bytes = static_cast<int64_t>(request.body.size());
+  const int64_t body_bytes = body_bytes_of(request);
   if (*state_->unwritten_bytes + body_bytes > state_->options.max_unwritten_bytes) {
     return Error{fmt::format("requests that wait for their first token already take {} bytes",
                              state_->unwritten_bytes->load()),
@@ -318,7 +326,7 @@ Result<Journal::EntryPtr> Journal::create(JournaledRequest request) {
   answer.request = std::move(request);
   auto entry = std::make_shared<JournalEntry>(std::move(answer), state_->unwritten_bytes);
   *state_->unwritten_bytes += body_bytes;
-  entry->body_bytes_ = static_cast<size_t>(body_bytes);
+  entry->body_bytes_ = body_bytes;
   return entry;
 }
 

@@ -20,7 +20,7 @@ struct JournalOptions {
   int64_t retention_s = 600;               // of an answer that has ended
   int64_t max_bytes = int64_t{256} << 20;  // in use in the file; the oldest ended answers go first
   int64_t max_ended = 10000;               // answers
-  int64_t max_unwritten_bytes = 64 << 20;  // request bodies that wait for their first token
+  int64_t max_unwritten_bytes = 64 << 20;  // of requests that wait for their first token
   int commit_interval_ms = 20;             // at most so often, but for an answer's first tokens
   int retry_interval_ms = 1000;            // after the file did not take a commit
   std::function<int64_t()> now_s;          // seconds since 1970; empty: the system's
@@ -56,7 +56,7 @@ class JournalEntry {
   JournaledRequest request_;
   const int32_t n_resumes_;
   const std::shared_ptr<std::atomic<int64_t>> unwritten_bytes_;
-  size_t body_bytes_ = 0;  // counted in unwritten_bytes_
+  int64_t body_bytes_ = 0;  // with the prompts; counted in unwritten_bytes_
 
   // Under the journal's mutex:
   std::vector<Choice> choices_;

@@ -58,6 +58,16 @@ std::vector<std::byte> tops_blob(const std::vector<std::vector<TokenLogprob>>& t
   return blob;
 }
 
+std::vector<std::byte> prompts_blob(const std::vector<std::vector<int32_t>>& prompts) {
+  std::vector<std::byte> blob;
+  for (const std::vector<int32_t>& prompt : prompts) {
+    append(blob, static_cast<uint32_t>(prompt.size()));
+    const std::vector<std::byte> ids = ids_blob(prompt);
+    blob.insert(blob.end(), ids.begin(), ids.end());
+  }
+  return blob;
+}
+
 std::optional<std::vector<int32_t>> read_ids(std::span<const std::byte> blob) {
   return read_values<int32_t>(blob);
 }
@@ -76,6 +86,19 @@ std::optional<std::vector<std::vector<TokenLogprob>>> read_tops(std::span<const 
     }
   }
   return tops;
+}
+
+std::optional<std::vector<std::vector<int32_t>>> read_prompts(std::span<const std::byte> blob) {
+  std::vector<std::vector<int32_t>> prompts;
+  uint32_t n_ids = 0;
+  while (take(blob, &n_ids)) {
+    const size_t size_bytes = size_t{n_ids} * sizeof(int32_t);
+    if (blob.size() < size_bytes) return std::nullopt;
+    prompts.push_back(*read_ids(blob.first(size_bytes)));
+    blob = blob.subspan(size_bytes);
+  }
+  if (!blob.empty()) return std::nullopt;
+  return prompts;
 }
 
 }  // namespace trireme

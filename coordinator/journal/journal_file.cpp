@@ -18,12 +18,12 @@ namespace trireme {
 namespace {
 
 constexpr int64_t kApplicationId = 0x5472694A;  // "TriJ"
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 constexpr int64_t kMostChoices = 4096;  // more than any request may have
 
 constexpr const char* kSchema =
     "CREATE TABLE requests(row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, endpoint TEXT, "
-    "weights TEXT, body BLOB, created INTEGER, seed INTEGER, max_new_tokens INTEGER, "
+    "key_name TEXT, weights TEXT, body BLOB, prompts BLOB, created INTEGER, seed INTEGER, max_new_tokens INTEGER, "
     "n_choices INTEGER, with_logprobs INTEGER, ended INTEGER, n_resumes INTEGER DEFAULT 0, "
     "status INTEGER, error TEXT);"  // ended: seconds since 1970, 0: it runs
     "CREATE INDEX ended_requests ON requests(ended) WHERE ended > 0;"
@@ -34,8 +34,8 @@ constexpr const char* kSchema =
     "CREATE TABLE probes(only_row INTEGER PRIMARY KEY CHECK(only_row = 1), time INTEGER);";
 
 constexpr const char* kRequestColumns =
-    "SELECT row, id, endpoint, weights, body, created, seed, max_new_tokens, n_choices, "
-    "with_logprobs, ended, n_resumes, status, error FROM requests ";
+    "SELECT row, id, endpoint, key_name, weights, body, prompts, created, seed, max_new_tokens, "
+    "n_choices, with_logprobs, ended, n_resumes, status, error FROM requests ";
 
 // The file exists, is a plain file of this user and nobody else reads it. SQLite gives the files
 // beside it the same mode.
@@ -94,7 +94,7 @@ std::string query_text(SqliteDb& db, const char* sql) {
 
 template <typename T>
 T checked(std::optional<T> value) {
-  if (!value) damaged("a row of tokens is malformed");
+  if (!value) damaged("a row is malformed");
   return *std::move(value);
 }
 
@@ -140,8 +140,9 @@ struct JournalFile::State {
   std::unique_ptr<SqliteDb> db;
   SqliteStatement insert_request{
       *db,
-      "INSERT INTO requests(id, endpoint, weights, body, created, seed, max_new_tokens, n_choices, "
-      "with_logprobs, ended) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"};
+      "INSERT INTO requests(id, endpoint, key_name, weights, body, prompts, created, seed, "
+      "max_new_tokens, n_choices, with_logprobs, ended) "
+      "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"};
   SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"};
   SqliteStatement end{*db, "UPDATE requests SET ended = ?, status = ?, error = ? WHERE row = ?"};
   SqliteStatement resume{*db, "UPDATE requests SET n_resumes = n_resumes + 1 WHERE row = ?"};
@@ -181,8 +182,10 @@ JournalFile::Row JournalFile::add_request(const JournaledRequest& request) {
   state_->insert_request.start()
       .set_text(request.id)
       .set_text(request.endpoint)
+      .set_text(request.key_name)
       .set_text(request.weights)
       .set_blob(std::as_bytes(std::span(request.body)))
+      .set_blob(prompts_blob(request.prompts))
       .set(request.created)
       .set(static_cast<int64_t>(request.seed))
       .set(request.max_new_tokens)
@@ -232,17 +235,19 @@ JournaledAnswer JournalFile::State::read(const SqliteStatement& row) {
   JournaledRequest& request = answer.request;
   request.id = row.text(1);
   request.endpoint = row.text(2);
-  request.weights = row.text(3);
-  request.body = row.text(4);
-  request.created = row.integer(5);
-  request.seed = static_cast<uint64_t>(row.integer(6));
-  request.max_new_tokens = static_cast<int32_t>(row.integer(7));
-  request.n_choices = static_cast<int32_t>(row.integer(8));
-  request.with_logprobs = row.integer(9) != 0;
-  if (row.integer(8) < 1 || row.integer(8) > kMostChoices) damaged("a request has no choices");
-  answer.ended = row.integer(10) > 0;
-  answer.n_resumes = static_cast<int32_t>(row.integer(11));
-  answer.end = {.status = static_cast<int>(row.integer(12)), .error = row.text(13)};
+  request.key_name = row.text(3);
+  request.weights = row.text(4);
+  request.body = row.text(5);
+  request.prompts = checked(read_prompts(row.blob(6)));
+  request.created = row.integer(7);
+  request.seed = static_cast<uint64_t>(row.integer(8));
+  request.max_new_tokens = static_cast<int32_t>(row.integer(9));
+  request.n_choices = static_cast<int32_t>(row.integer(10));
+  request.with_logprobs = row.integer(11) != 0;
+  if (row.integer(10) < 1 || row.integer(10) > kMostChoices) damaged("a request has no choices");
+  answer.ended = row.integer(12) > 0;
+  answer.n_resumes = static_cast<int32_t>(row.integer(13));
+  answer.end = {.status = static_cast<int>(row.integer(14)), .error = row.text(15)};
   answer.choices.resize(static_cast<size_t>(request.n_choices));
   read_tokens(row.integer(0), answer);
   return answer;
