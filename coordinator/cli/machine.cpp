@@ -85,9 +85,9 @@ TemporaryFolder::TemporaryFolder() {
     lock_ = lock_folder(path_, &locked);
   }
   if (lock_) return;
-  throw EnvironmentError(fmt::format(
-      "cannot make a folder in {}: {}; set TMPDIR to a folder that can be written", base,
-      std::strerror(errno)));
+  throw EnvironmentError(
+      fmt::format("cannot make a folder in {}: {}; set TMPDIR to a folder that can be written",
+                  base, std::strerror(errno)));
 }
 
 TemporaryFolder::~TemporaryFolder() {

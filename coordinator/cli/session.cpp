@@ -20,7 +20,8 @@ namespace {
 
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
 constexpr size_t kMinSecretBytes = 16;
-constexpr int32_t kPlansAhead = 1;  // hides the way from the ranks to here and back
+constexpr int32_t kEndOfKilledRanksMs = 10000;  // after their own deadline; no process waits longer
+constexpr int32_t kPlansAhead = 1;              // hides the way from the ranks to here and back
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
@@ -199,6 +200,7 @@ void Session::make_core(ServingObserver observer) {
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.n_replicas = options_.n_replicas;
   core.max_waiting = options_.max_waiting;
+  core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,
       [this](boost::asio::io_context& io, int replica, Group::Events events) {

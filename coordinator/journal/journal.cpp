@@ -26,7 +26,8 @@ constexpr auto kSweepInterval = std::chrono::seconds(1);
 // What a client can make long.
 int64_t body_bytes_of(const JournaledRequest& request) {
   size_t size = request.body.size();
-  for (const std::vector<int32_t>& prompt : request.prompts) size += prompt.size() * sizeof(int32_t);
+  for (const std::vector<int32_t>& prompt : request.prompts)
+    size += prompt.size() * sizeof(int32_t);
   return static_cast<int64_t>(size);
 }
 

@@ -10,11 +10,11 @@ namespace trireme {
 
 // A request as it is kept: all that is needed to parse it again and get the same answer.
 struct JournaledRequest {
-  std::string id;              // of the answer, as its client knows it
-  std::string endpoint;        // "/v1/completions"
-  std::string key_name;        // of the API key that came with it, "" without: who may ask for it
-  std::string weights;         // which model's
-  std::string body;            // the JSON as it came
+  std::string id;        // of the answer, as its client knows it
+  std::string endpoint;  // "/v1/completions"
+  std::string key_name;  // of the API key that came with it, "" without: who may ask for it
+  std::string weights;   // which model's
+  std::string body;      // the JSON as it came
   // What its prompts became: a chat template may put today's date into them.
   std::vector<std::vector<int32_t>> prompts;
   int64_t created = 0;         // seconds since 1970, as the answer says

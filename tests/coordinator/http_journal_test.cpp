@@ -135,6 +135,7 @@ TEST_F(HttpJournal, GoesOnWithWhatWasBegun) {
                                                      .endpoint = kPath,
                                                      .weights = weights,
                                                      .body = R"({"prompt":"x","stream":true})",
+                                                     .prompts = {{'o', 'l', 'd'}},
                                                      .created = 7,
                                                      .seed = 5,
                                                      .max_new_tokens = 6,
@@ -151,6 +152,7 @@ TEST_F(HttpJournal, GoesOnWithWhatWasBegun) {
   start();
   ASSERT_TRUE(server_->service.wait_for_requests(1));
   const GenerateRequest request = server_->service.requests().at(0);
+  EXPECT_EQ(request.prompt_ids, (std::vector<int32_t>{'o', 'l', 'd'})) << "not read again";
   EXPECT_EQ(request.output_ids, (std::vector<int32_t>{'O', 'n', 'c'}));
   EXPECT_EQ(request.numerics_id, "fake");
   EXPECT_EQ(request.sampling.seed, 5U);

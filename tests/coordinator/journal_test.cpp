@@ -22,8 +22,10 @@ constexpr auto kPatience = std::chrono::seconds(20);
 JournaledRequest request_of(const std::string& id, int32_t n_choices = 1) {
   return {.id = id,
           .endpoint = "/v1/completions",
+          .key_name = "alice",
           .weights = "w",
           .body = R"({"prompt":"x"})",
+          .prompts = {{1, 2}, {}, {3}},
           .created = 77,
           .seed = 0xFFFFFFFFFFFFFFF0U,
           .max_new_tokens = 1000,
@@ -140,8 +142,10 @@ TEST_F(JournalTest, KeepsWhatWasNotEnded) {
   const JournalEntry& entry = *unfinished[0];
   EXPECT_EQ(entry.request().id, "a");
   EXPECT_EQ(entry.request().endpoint, "/v1/completions");
+  EXPECT_EQ(entry.request().key_name, "alice");
   EXPECT_EQ(entry.request().weights, "w");
   EXPECT_EQ(entry.request().body, R"({"prompt":"x"})");
+  EXPECT_EQ(entry.request().prompts, (std::vector<std::vector<int32_t>>{{1, 2}, {}, {3}}));
   EXPECT_EQ(entry.request().created, 77);
   EXPECT_EQ(entry.request().seed, 0xFFFFFFFFFFFFFFF0U);
   EXPECT_EQ(entry.request().max_new_tokens, 1000);
@@ -255,8 +259,8 @@ TEST_F(JournalTest, OnlyItsOwnerReadsItAndOneProcessWritesIt) {
 
 TEST_F(JournalTest, SaysWhatIsWrongWithAFile) {
   { open(); }
-  execute("PRAGMA user_version = 2");
-  EXPECT_THAT(refusal(), HasSubstr("has version 2, and this build reads version 1"));
+  execute("PRAGMA user_version = 1");
+  EXPECT_THAT(refusal(), HasSubstr("has version 1, and this build reads version 2"));
   execute("PRAGMA application_id = 1");
   EXPECT_THAT(refusal(), HasSubstr("is a database of another program"));
   std::filesystem::resize_file(options_.path, 5000);
@@ -278,6 +282,7 @@ TEST_F(JournalTest, SaysWhichRowsAreMalformed) {
         "UPDATE tokens SET ids = x'01000000', choice = 3",
         "UPDATE tokens SET choice = 0, finish = 7", "UPDATE tokens SET finish = 0, position = 4",
         "UPDATE tokens SET position = 0, top_logprobs = x'05'",
+        "UPDATE requests SET prompts = x'0200000001000000'",
         "UPDATE requests SET n_choices = 1000000"}) {
     execute(change);
     EXPECT_THAT(refusal(), HasSubstr("is damaged or no journal")) << change;

@@ -208,8 +208,9 @@ class Simulation {
     } else if (twice) {
       // One that went elsewhere before its group came back stays suspect: a loss there is its
       // second.
-      if (groups_.size() == 1)
+      if (groups_.size() == 1) {
         EXPECT_GE(groups_[0]->n_blamed(), 2) << "ended for losses that no rank is to blame for";
+      }
       coverage_.n_poisoned += client.id == poison_ ? 1 : 0;
     } else {
       EXPECT_TRUE(any_broken) << client.heard.error;

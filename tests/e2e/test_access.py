@@ -73,6 +73,25 @@ def test_api_keys(start_server, surroundings, key_file):
     assert not any(key in output for key in (KEY, OTHER_KEY, "the-key-of-the-environment"))
 
 
+def test_an_answer_is_of_its_key(start_server, key_file, tmp_path):
+    options = ("--api-keys", key_file, "--journal", tmp_path / "journal")
+    server = start_server(*options)
+    stream = client_with(server, KEY).completions.create(**REQUEST, stream=True)
+    answer_id = [chunk.id for chunk in stream][0]
+
+    def status_for(key):
+        try:
+            client_with(server, key).get(f"/completions/{answer_id}", cast_to=object)
+            return 200
+        except openai.APIStatusError as failure:
+            return failure.status_code
+
+    for _ in range(2):
+        assert [status_for(key) for key in ("none", OTHER_KEY, KEY)] == [401, 404, 200]
+        assert server.stop() == 0
+        server = start_server(*options)
+
+
 def test_clients_that_do_not_shake_hands_are_cut(start_server, certificate):
     server = start_server("--tls-cert", certificate[0], "--tls-key", certificate[1],
                           "--request-timeout-ms", 1000, scheme="https")

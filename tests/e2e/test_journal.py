@@ -94,6 +94,7 @@ def test_streams_go_on_after_a_killed_coordinator(start_server, surroundings, jo
             stream.go_on()
     join_streams(streams)
     assert_same(streams, undisturbed)
+    assert len(list(surroundings.temporary.glob("trireme-run-*"))) == 1, "a killed one's is left"
     assert server.stop() == 0, server.output()
     wait_until(lambda: not surroundings.processes(), STOP_DEADLINE_S, "end of every process")
 
@@ -247,7 +248,7 @@ def test_a_journal_that_cannot_be_used(start_server, surroundings, journal, tmp_
     for name, statement, message in (
             ("other", "CREATE TABLE t(x)", "a database of another program"),
             ("newer", "PRAGMA application_id = 0x5472694A; PRAGMA user_version = 99; "
-             "CREATE TABLE t(x)", "has version 99, and this build reads version 1")):
+             "CREATE TABLE t(x)", "has version 99, and this build reads version 2")):
         with sqlite3.connect(tmp_path / name) as database:
             database.executescript(statement)
         database.close()
