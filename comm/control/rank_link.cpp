@@ -62,8 +62,9 @@ struct RankLink::State {
   std::atomic<uint64_t> busy_us{0};
   std::atomic<uint64_t> comm_us{0};
 
-  std::mutex mutex;  // everything below
-  std::condition_variable changed;
+  std::mutex mutex;                 // everything below
+  std::condition_variable changed;  // between reader and main thread: plans, start, drain, end
+  std::condition_variable ended;    // closing, for threads that plans do not concern
   std::deque<StepPlan> plans;
   GroupStart start;
   bool started = false;
@@ -97,6 +98,7 @@ RankLink::State::~State() {
     closing = true;
   }
   changed.notify_all();
+  ended.notify_all();
   // Half-closed and read to the end, so that what was sent last is not lost to a reset. It also
   // wakes a heartbeat that is stuck in send.
   stream->end_sending();
@@ -124,7 +126,7 @@ void RankLink::State::heartbeat_loop() {
     lock.unlock();
     send(snapshot());
     lock.lock();
-    changed.wait_for(lock, milliseconds(job.heartbeat_ms), [this] { return closing; });
+    ended.wait_for(lock, milliseconds(job.heartbeat_ms), [this] { return closing; });
   }
 }
 
@@ -158,7 +160,7 @@ void RankLink::State::read_loop() {
 void RankLink::State::read_ended(std::string_view why) {
   std::unique_lock lock(mutex);
   if (draining) {
-    changed.wait_for(lock, milliseconds(job.silence_ms), [this] { return closing; });
+    ended.wait_for(lock, milliseconds(job.silence_ms), [this] { return closing; });
   }
   if (!closing) exit_orphaned(world_rank, why);
 }
@@ -204,6 +206,7 @@ void RankLink::State::take_plan(StepPlan&& plan) {
     exit_orphaned(world_rank, "it does not keep up with the plans");
   }
   plans.push_back(std::move(plan));
+  lock.unlock();  // whoever is woken may run at once, and would have to wait for it
   changed.notify_all();
 }
 
@@ -319,6 +322,7 @@ bool RankLink::next_plan(StepPlan& plan) {
   if (state_->plans.empty()) return false;
   std::swap(plan, state_->plans.front());
   state_->plans.pop_front();
+  lock.unlock();
   state_->changed.notify_all();
   return true;
 }

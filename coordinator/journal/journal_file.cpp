@@ -24,8 +24,8 @@ constexpr int64_t kMostChoices = 4096;  // more than any request may have
 constexpr const char* kSchema =
     "CREATE TABLE requests(row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, endpoint TEXT, "
     "key_name TEXT, weights TEXT, body BLOB, prompts BLOB, created INTEGER, seed INTEGER, "
-    "max_new_tokens INTEGER, "
-    "n_choices INTEGER, with_logprobs INTEGER, ended INTEGER, n_resumes INTEGER DEFAULT 0, "
+    "max_new_tokens INTEGER, n_choices INTEGER, with_logprobs INTEGER, ended INTEGER, n_resumes "
+    "INTEGER DEFAULT 0, "
     "status INTEGER, error TEXT);"  // ended: seconds since 1970, 0: it runs
     "CREATE INDEX ended_requests ON requests(ended) WHERE ended > 0;"
     "CREATE TABLE tokens(request INTEGER REFERENCES requests(row) ON DELETE CASCADE, "

@@ -6,16 +6,19 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
-from trireme_process import http_get
+from trireme_process import http_get, wait_until
 
+FREEZE_DEADLINE_S = 10
 PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
 WAIT_ALL = 0x40000000  # __WALL
 
 
 @contextlib.contextmanager
 def frozen_thread(tid):
-    """One thread of a process stands still, the others go on; a debugger's hold on it."""
+    """One thread of a process stands still, the others go on; a debugger's hold on it. It stands
+    in code of its own: inside a system call it may hold what the others wait for."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
@@ -24,9 +27,16 @@ def frozen_thread(tid):
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
 
+    def stop():
+        ptrace(PTRACE_INTERRUPT)
+        os.waitpid(tid, WAIT_ALL)
+        in_no_system_call = Path(f"/proc/{tid}/syscall").read_text().startswith("-1 ")
+        if not in_no_system_call:
+            ptrace(PTRACE_CONT)
+        return in_no_system_call
+
     ptrace(PTRACE_SEIZE)
-    ptrace(PTRACE_INTERRUPT)
-    os.waitpid(tid, WAIT_ALL)
+    wait_until(stop, FREEZE_DEADLINE_S, "the thread in code of its own")
     try:
         yield
     finally:
