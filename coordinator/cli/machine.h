@@ -11,6 +11,9 @@ namespace trireme {
 // 32 random hexadecimal digits from the system.
 std::string random_secret();
 
+// Where run folders are made: TMPDIR, or /tmp.
+std::filesystem::path run_folder_base();
+
 // A new folder under TMPDIR (/tmp) that only this user can read; removed with all that is in it, if
 // not by its destructor then by the next process of this user that makes one.
 class TemporaryFolder {

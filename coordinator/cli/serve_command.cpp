@@ -1,5 +1,6 @@
 #include <chrono>
 
+#include "coordinator/admin/admin_server.h"
 #include "coordinator/cli/api_session.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/say.h"
@@ -48,6 +49,7 @@ int serve_command(const ClusterOptions& options) {
   served.open();
   served.session().on_hopeless([&signals] { signals.wake(); });
   served.session().start();
+  const AdminServer admin(served.session().run_folder(), {});
   if (!serve_until_ended(served, signals)) throw EnvironmentError(*served.session().hopeless());
   drain(served.api(), signals);
   return 0;

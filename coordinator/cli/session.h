@@ -41,6 +41,7 @@ class Session {
   InferenceCore& core() { return *core_; }
   const ClusterOptions& options() const { return options_; }
   const ModelConfig& config() const { return config_; }
+  const std::filesystem::path& run_folder() const { return run_folder_.path(); }
   int32_t context_length() const { return job_.context_length; }
   // Tells the packed weights from all others.
   std::string weights_id() const;
