@@ -6,7 +6,7 @@ import shutil
 import pytest
 from faults import ReadyWatch, kill
 from requests_under_test import join, long_requests, start_streams, wait_until_flowing
-from trireme_process import BINARY, READY_DEADLINE_S, run_command, wait_until
+from trireme_process import BINARY, READY_DEADLINE_S, REPO, run_command, wait_until
 from two_hosts import SCRIPTS, cluster_file, let_through, two_hosts
 
 subnet = pytest.fixture(two_hosts)
@@ -89,6 +89,7 @@ def test_a_host_that_refuses_its_ranks(start_server, surroundings, subnet, tmp_p
 
 def test_a_second_rank_that_this_machine_cannot_start_any_more(
         start_server, surroundings, tmp_path, undisturbed):
+    surroundings.environment["TRIREME_DEMO_MODEL"] = str(REPO / "demo/model")
     binary = tmp_path / BINARY.name
     shutil.copy(BINARY, binary)
     config = tmp_path / "cluster.yaml"
