@@ -333,7 +333,7 @@ TEST(ClusterRegrouping, StepsDownHereUntilALaunchWorksAndBackWhenIdle) {
   world.kill_a_rank();
   world.run_until_serving();
   EXPECT_EQ(world.served.back(), (Layout{3, 1}));
-  world.run(61'000);
+  world.run(63'000);
   EXPECT_EQ(world.served.size(), 4U) << "a return in vain";
   EXPECT_EQ(world.served.back(), (Layout{3, 1}));
   world.n_places = 8;
