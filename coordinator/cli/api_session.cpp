@@ -140,14 +140,15 @@ void ApiSession::update_metrics() {
   uint64_t loaded = 0;
   uint64_t total = 0;
   uint64_t comm_us = 0;
-  const Layout layout = session_->options().layout;
   for (const ReplicaSnapshot& replica : session_->core().replicas()) {
     n_alive += replica.n_ranks_alive;
     loaded += replica.loaded_bytes;
     total += replica.total_bytes;
+    const Layout& layout = replica.layout;
     for (const RankInfo& rank : replica.ranks) {
       comm_us += rank.last_state.comm_us;
       if (replica.replica != 0 || layout.tp_rank(rank.world_rank) != 0) continue;
+      if (rank.world_rank >= layout.n_ranks()) continue;  // of a launch that does not serve yet
       const uint64_t waited = std::min(rank.last_state.busy_us, rank.last_state.comm_us);
       metrics_.set_stage_busy(layout.pp_rank(rank.world_rank),
                               static_cast<double>(rank.last_state.busy_us - waited) * 1e-6);

@@ -75,6 +75,8 @@ constexpr std::array kDeadlines = {
     Deadline{"backoff_max_ms", &GroupDeadlines::backoff_max_ms, 1},
     Deadline{"crash_window_ms", &GroupDeadlines::crash_window_ms, 100},
     Deadline{"max_crashes", &GroupDeadlines::max_crashes, 1},
+    Deadline{"probe_ms", &GroupDeadlines::probe_ms, 100},
+    Deadline{"return_ms", &GroupDeadlines::return_ms, 100},
 };
 
 void read_deadlines(const YAML::Node& node, GroupDeadlines& deadlines) {
@@ -110,6 +112,8 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.layout.tp = n.as<int>(); }},
     FileKey{"pp", "--pp",
             [](const YAML::Node& n, ClusterOptions& o) { o.layout.pp = n.as<int>(); }},
+    FileKey{"min_ranks", "--min-ranks",
+            [](const YAML::Node& n, ClusterOptions& o) { o.min_ranks = n.as<int>(); }},
     FileKey{"replicas", "--replicas",
             [](const YAML::Node& n, ClusterOptions& o) { o.n_replicas = n.as<int>(); }},
     FileKey{"threads", "--threads",

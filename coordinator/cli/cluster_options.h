@@ -33,6 +33,7 @@ struct ClusterOptions {
   std::string model;
   std::string served_name;  // --served-model-name; empty: the folder's name
   Layout layout;
+  int32_t min_ranks = 0;  // of a replica, when hosts are gone; 0: it waits for its own layout
   int32_t n_replicas = 1;
   int32_t n_threads = 0;  // of each rank; 0: this machine's cores over its ranks
   WeightFormat format = WeightFormat::kBF16;
@@ -67,7 +68,7 @@ struct ClusterOptions {
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
-//   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
+//   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
 //   journal, journal_retention, journal_grace, journal_mib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
 //   request_timeout_ms, write_timeout_ms,

@@ -149,6 +149,11 @@ void add_serve(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   serve.add_option("--served-model-name", a.serve.options.served_name,
                    "name of the model in the API (the folder's name)");
+  serve
+      .add_option("--min-ranks", a.serve.options.min_ranks,
+                  "when hosts are gone, go on with a smaller layout of so many ranks or more (0: "
+                  "wait for them)")
+      ->capture_default_str();
   add_journal_options(serve, a.serve.options.journal);
   serve
       .add_option("--max-waiting", a.serve.options.max_waiting,

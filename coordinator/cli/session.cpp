@@ -1,11 +1,13 @@
 #include "coordinator/cli/session.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
 
 #include "coordinator/cli/say.h"
+#include "coordinator/cluster/formation.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -44,15 +46,16 @@ std::string shared_secret() {
 
 // KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no
 // more than half of this machine's memory shared by its ranks.
-int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job) {
+int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job,
+                 const Layout& layout) {
   if (options.kv_gib > 0) return static_cast<int64_t>(options.kv_gib * 1073741824.0);
   int64_t wanted = 0;
-  for (int rank = 0; rank < options.layout.n_ranks(); ++rank) {
-    const auto shard = make_shard_plan(config, options.layout, rank);
+  for (int rank = 0; rank < layout.n_ranks(); ++rank) {
+    const auto shard = make_shard_plan(config, layout, rank);
     const auto block = static_cast<int64_t>(KvPool::block_bytes(config, *shard, job.kv_dtype));
     wanted = std::max(wanted, block * job.max_slots * div_ceil(job.context_length, kKvBlockTokens));
   }
-  const int n_local = options.hosts.empty() ? options.layout.n_ranks() * options.n_replicas : 1;
+  const int n_local = options.hosts.empty() ? layout.n_ranks() * options.n_replicas : 1;
   return std::min(wanted, static_cast<int64_t>(memory_bytes() / 2) / n_local);
 }
 
@@ -63,6 +66,7 @@ Session::Session(ClusterOptions options, ServingObserver observer)
   resolve_model_and_limits();
   job_.packed_path = packed_file().string();
   served_.resize(static_cast<size_t>(options_.n_replicas));
+  layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
   make_core(std::move(observer));
 }
 
@@ -134,13 +138,43 @@ void Session::resolve_model_and_limits() {
   job_.silence_ms = options_.deadlines.silence_ms;
   job_.comm_timeout_ms = options_.deadlines.comm_ms;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
-  job_.kv_bytes = kv_bytes(options_, config_, job_);
+  job_.kv_bytes = kv_bytes(options_, config_, job_, job_.layout);
+  resolve_smaller_layouts();
+}
+
+// What a replica may go on with when it cannot have its own layout.
+void Session::resolve_smaller_layouts() {
+  const int n_ranks = options_.layout.n_ranks();
+  if (options_.min_ranks == 0) return;
+  if (options_.launcher == LauncherKind::kExternal) {
+    throw EnvironmentError(
+        "--min-ranks: nobody here can start other ranks than those that you started; leave it out, "
+        "or use --launcher local, mpirun or srun");
+  }
+  if (n_ranks == 1) {
+    throw EnvironmentError("--min-ranks: one rank is the least there is; leave it out");
+  }
+  check_range("--min-ranks", options_.min_ranks, 1, n_ranks - 1);
+  const auto layouts =
+      smaller_layouts(options_.layout, options_.min_ranks,
+                      [this](const Layout& l) { return make_shard_plan(config_, l, 0).ok(); });
+  if (layouts.empty()) {
+    throw EnvironmentError(
+        fmt::format("--min-ranks {}: no layout of {} to {} ranks fits this model; use a smaller "
+                    "number",
+                    options_.min_ranks, options_.min_ranks, n_ranks - 1));
+  }
+  for (const Layout& layout : layouts) {
+    smaller_layouts_.push_back(
+        {.layout = layout, .kv_bytes = kv_bytes(options_, config_, job_, layout)});
+  }
 }
 
 LaunchSpec Session::launch_spec(int replica) const {
   LaunchSpec spec;
   spec.launcher = options_.launcher;
   spec.job = job_;
+  spec.smaller_layouts = smaller_layouts_;
   spec.hosts = options_.hosts;
   spec.launcher_args = options_.launcher_args;
   spec.deadlines = options_.deadlines;
@@ -161,14 +195,21 @@ LaunchSpec Session::launch_spec(int replica) const {
 ReplicaListener Session::listener() {
   ReplicaListener l;
   l.on_loading = [this](int, uint64_t done, uint64_t total) { loading_.update(done, total); };
-  l.on_serving = [this](int replica, const GroupCapacity&) {
+  l.on_serving = [this](int replica, const GroupCapacity& capacity) {
     const std::lock_guard lock(mutex_);
+    Layout& last = layouts_[static_cast<size_t>(replica)];
+    if (last != capacity.layout) say(stderr, "{}\n", layout_line(replica, capacity));
+    last = capacity.layout;
     if (!served_[static_cast<size_t>(replica)]) ++n_serving_;
     served_[static_cast<size_t>(replica)] = true;
     if (n_serving_ == options_.n_replicas) loading_.complete();
     changed_.notify_all();
   };
   l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {
+    if (cause == kRegroupCause) {
+      say(stderr, "replica {} is started again: {}\n", replica, detail);
+      return;
+    }
     // After a failure that the rank itself told of, the group is not started again.
     say(stderr, "replica {} lost ({}): {}{}\n", replica, cause, detail,
         cause == "failure" ? "" : "; starting it again");
@@ -185,6 +226,17 @@ ReplicaListener Session::listener() {
     if (callback) callback();
   };
   return l;
+}
+
+// A replica's new layout: "replica 0 goes on with TP 1 x PP 1 on host-b (1 of 2 ranks)".
+std::string Session::layout_line(int replica, const GroupCapacity& capacity) const {
+  std::vector<std::string> hosts;
+  for (const RankInfo& rank : capacity.ranks) {
+    if (std::find(hosts.begin(), hosts.end(), rank.host) == hosts.end()) hosts.push_back(rank.host);
+  }
+  return fmt::format("replica {} goes on with TP {} x PP {} on {} ({} of {} ranks)", replica,
+                     capacity.layout.tp, capacity.layout.pp, fmt::join(hosts, ", "),
+                     capacity.layout.n_ranks(), options_.layout.n_ranks());
 }
 
 void Session::make_core(ServingObserver observer) {

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/cli/cluster_options.h"
 #include "coordinator/cli/machine.h"
@@ -53,9 +54,11 @@ class Session {
  private:
   void resolve_model();
   void resolve_model_and_limits();
+  void resolve_smaller_layouts();
   std::filesystem::path packed_file();
   LaunchSpec launch_spec(int replica) const;
   ReplicaListener listener();
+  std::string layout_line(int replica, const GroupCapacity& capacity) const;
   void make_core(ServingObserver observer);
 
   ClusterOptions options_;
@@ -63,6 +66,7 @@ class Session {
   TemporaryFolder run_folder_;
   ModelConfig config_;
   JobSpec job_;
+  std::vector<LayoutChoice> smaller_layouts_;
   std::string secret_;
   Progress loading_{"loading"};
 
@@ -70,8 +74,9 @@ class Session {
   std::condition_variable changed_;
   int n_serving_ = 0;  // replicas that served at least once
   int n_broken_ = 0;
-  std::vector<bool> served_;  // by replica
-  std::string error_;         // of the last replica that broke
+  std::vector<bool> served_;     // by replica
+  std::vector<Layout> layouts_;  // by replica: of the last launch that served
+  std::string error_;            // of the last replica that broke
   std::function<void()> on_hopeless_;
   std::unique_ptr<InferenceCore> core_;
 };

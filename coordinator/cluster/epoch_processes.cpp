@@ -70,12 +70,13 @@ EpochProcesses::~EpochProcesses() {
   std::filesystem::remove_all(folder_, ignored);
 }
 
-Result<size_t> EpochProcesses::launch(uint16_t port) {
+Result<size_t> EpochProcesses::launch(uint16_t port, bool is_probe) {
   TRIREME_CHECK(processes_.empty());
   const LaunchContext context{.epoch = epoch_,
                               .port = port,
                               .region_fd = region_ ? region_->fd() : -1,
-                              .epoch_folder = folder_};
+                              .epoch_folder = folder_,
+                              .is_probe = is_probe};
   watch_output();
   for (const LaunchCommand& command : launch_commands(spec_, context)) {
     Result<Process> process = Process::start(command, output_writer_.get(), context.region_fd);

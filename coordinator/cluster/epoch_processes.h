@@ -31,7 +31,7 @@ class EpochProcesses {
   EpochProcesses& operator=(const EpochProcesses&) = delete;
 
   // Starts all the launcher starts. The error names cause and mend; then nothing is left running.
-  Result<size_t> launch(uint16_t port);
+  Result<size_t> launch(uint16_t port, bool is_probe = false);
 
   void signal(int signal);
   // From now on also what the launcher started in other sessions is killed as it is found.

@@ -29,11 +29,16 @@ struct RankInfo {
 
 // What a group that is up can do.
 struct GroupCapacity {
+  Layout layout;  // may be another one after each launch
   int32_t kv_blocks = 0;
   bool kv_kept = false;  // they hold what the last group's steps put there
   std::string numerics_id;
   std::vector<RankInfo> ranks;
 };
+
+// The cause of a loss that the supervisor wanted, for a launch on a larger layout: no rank failed,
+// and no request is to blame.
+inline constexpr const char* kRegroupCause = "regroup";
 
 enum class GroupStatus : uint8_t { kStopped, kLaunching, kLoading, kServing, kBackoff, kBroken };
 
@@ -45,8 +50,8 @@ class Group {
     std::function<void(const GroupCapacity&)> on_serving;
     std::function<void(StepResult&&)> on_result;
     // A rank was lost: every plan in flight is void. The supervisor relaunches by itself.
-    // `cause` is a short word for the metric (rank_exit, socket, heartbeat, stalled, launch),
-    // `detail` one line for people.
+    // `cause` is a short word for the metric (rank_exit, socket, heartbeat, stalled, launch,
+    // regroup), `detail` one line for people.
     std::function<void(const std::string& cause, const std::string& detail)> on_lost;
     // The crash-loop breaker opened, or the first launch failed: no further tries. One line, cause
     // and mend.

@@ -23,7 +23,16 @@ struct GroupDeadlines {
   int32_t backoff_initial_ms = 100;  // before a launch after a loss, doubled with each in a row
   int32_t backoff_max_ms = 10000;
   int32_t crash_window_ms = 60000;
-  int32_t max_crashes = 5;  // in crash_window_ms: no further tries
+  int32_t max_crashes = 5;    // in crash_window_ms: no further tries
+  int32_t probe_ms = 3000;    // for hosts that are asked whether they can start ranks
+  int32_t return_ms = 60000;  // on a smaller layout, before a larger one is tried
+};
+
+// A layout that a group may be launched with.
+struct LayoutChoice {
+  Layout layout;
+  int64_t kv_bytes = 0;  // JobSpec::kv_bytes
+  bool operator==(const LayoutChoice&) const = default;
 };
 
 // Everything needed to start one group of ranks and start it again.
@@ -40,6 +49,8 @@ struct LaunchSpec {
   bool control_tls = false;       // their connections: under TLS, or in clear
   std::string run_folder;         // per-coordinator folder for per-epoch folders
   GroupDeadlines deadlines;
+  // What to go on with where the job's own layout cannot be had any more, best first.
+  std::vector<LayoutChoice> smaller_layouts;
 };
 
 }  // namespace trireme

@@ -39,8 +39,12 @@ std::vector<LaunchCommand> mpirun_commands(const LaunchSpec& spec, const LaunchC
   add({"--mca", "orte_tmpdir_base", context.epoch_folder});
   add({"-x", "TRIREME_SECRET", "-x", "TRIREME_EPOCH"});
   argv.insert(argv.end(), spec.launcher_args.begin(), spec.launcher_args.end());
-  add({spec.executable, "worker", "--comm", "mpi", "--coordinator",
-       dial_address(spec.control_tls, spec.control_address, context.port)});
+  if (context.is_probe) {
+    add({spec.executable, "--version"});
+  } else {
+    add({spec.executable, "worker", "--comm", "mpi", "--coordinator",
+         dial_address(spec.control_tls, spec.control_address, context.port)});
+  }
   if (geteuid() == 0) {
     command.environment.emplace_back("OMPI_ALLOW_RUN_AS_ROOT", "1");
     command.environment.emplace_back("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");

@@ -23,6 +23,10 @@ std::vector<LaunchCommand> srun_commands(const LaunchSpec& spec, const LaunchCon
     argv.push_back(fmt::format("--nodelist={}", fmt::join(spec.hosts, ",")));
   }
   argv.insert(argv.end(), spec.launcher_args.begin(), spec.launcher_args.end());
+  if (context.is_probe) {
+    argv.insert(argv.end(), {"--overlap", spec.executable, "--version"});
+    return {command};
+  }
   argv.insert(argv.end(), {spec.executable, "worker", "--comm", "mpi", "--coordinator",
                            dial_address(spec.control_tls, spec.control_address, context.port)});
   return {command};

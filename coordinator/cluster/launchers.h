@@ -23,6 +23,7 @@ struct LaunchContext {
   uint16_t port = 0;         // where ranks dial
   int region_fd = -1;        // local: shared memory of the ranks
   std::string epoch_folder;  // exists, is removed when the epoch ends
+  bool is_probe = false;     // one process that says its version, in place of the ranks
 };
 
 // Where ranks go: consecutive ranks fill one host after another.
@@ -31,6 +32,9 @@ struct HostSlots {
   int n_slots = 0;
   bool operator==(const HostSlots&) const = default;
 };
+
+// "name:4" -> name, 4; "name" -> name, 0.
+HostSlots parse_host(const std::string& entry);
 
 // Pipeline stages are kept whole on one host where there are at least as many as hosts. Hosts that
 // say "name:slots" are taken at their word. Hosts left without a rank are not named.

@@ -32,7 +32,12 @@ int64_t now_ms() {
 }  // namespace
 
 ProcessGroup::ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events)
-    : io_(io), spec_(std::move(spec)), events_(std::move(events)), supervisor_(spec_), timer_(io) {}
+    : io_(io),
+      spec_(std::move(spec)),
+      launched_(spec_),
+      events_(std::move(events)),
+      supervisor_(spec_),
+      timer_(io) {}
 
 ProcessGroup::~ProcessGroup() { *alive_ = false; }
 
@@ -76,6 +81,9 @@ void ProcessGroup::perform(SupervisorActions&& actions) {
 void ProcessGroup::perform_one(const SupervisorAction& action) {
   switch (action.kind) {
     case Kind::kLaunch: return launch(action.epoch);
+    case Kind::kAskHosts:
+      probe_ = std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms());
+      return;
     case Kind::kKill: return kill(action.epoch);
     case Kind::kTerminate:
       if (processes_) processes_->signal(SIGTERM);
@@ -98,10 +106,12 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       return;
     case Kind::kReportBroken:
       kv_memory_.clear();
+      probe_.reset();
       if (events_.on_broken) events_.on_broken(action.text);
       return;
     case Kind::kReportStopped: {
       processes_.reset();
+      probe_.reset();
       peers_.clear();
       server_.reset();
       // Posted, so that it may destroy this object.
@@ -116,7 +126,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
 // The ranks' KV memory is held here, so that it outlives them. Ranks that others start have none:
 // nobody here knows whether the last ones, which would still write to it, have ended.
 JobSpec ProcessGroup::job_of(int rank) {
-  JobSpec job = spec_.job;
+  JobSpec job = launched_.job;
   if (spec_.launcher == LauncherKind::kExternal) return job;
   kv_memory_.resize(static_cast<size_t>(job.layout.n_ranks()));
   UniqueFd& fd = kv_memory_[static_cast<size_t>(rank)];
@@ -129,10 +139,15 @@ JobSpec ProcessGroup::job_of(int rank) {
 }
 
 void ProcessGroup::launch(uint64_t epoch) {
-  // Whatever could not be killed may still write to its memory.
-  if (processes_) kv_memory_.clear();
+  // Whatever could not be killed may still write to its memory; and ranks that run elsewhere for a
+  // while leave theirs behind.
+  LaunchSpec next = in_formation(spec_, supervisor_.formation());
+  const bool moved = next.job.layout != launched_.job.layout || next.hosts != launched_.hosts;
+  if (processes_ || moved) kv_memory_.clear();
+  processes_.reset();
+  launched_ = std::move(next);
   try {
-    const std::string problem = launch_spec_problem(spec_);
+    const std::string problem = launch_spec_problem(launched_);
     if (!problem.empty()) throw EnvironmentError(problem);
     if (!server_) {
       const bool local = spec_.launcher == LauncherKind::kLocal;
@@ -154,8 +169,8 @@ void ProcessGroup::launch(uint64_t epoch) {
               .on_closed = [this](ConnectionId id,
                                   const std::string& why) { on_closed(id, why); }});
     }
-    processes_ =
-        std::make_unique<EpochProcesses>(io_, spec_, epoch, [this, epoch](const std::string& what) {
+    processes_ = std::make_unique<EpochProcesses>(
+        io_, launched_, epoch, [this, epoch](const std::string& what) {
           perform(supervisor_.on_process_exit(now_ms(), epoch, what));
         });
     const Result<size_t> started = processes_->launch(server_->port());
@@ -257,6 +272,7 @@ void ProcessGroup::arm_timer() {
 void ProcessGroup::on_timer() {
   const int64_t now = now_ms();
   check_gone(now);
+  look_after_probe(now);
   ping(now);
   perform(supervisor_.on_timer(now));
   if (!supervisor_.is_at_rest()) arm_timer();
@@ -266,6 +282,13 @@ void ProcessGroup::ping(int64_t now) {
   if (now - last_ping_ms_ < spec_.job.heartbeat_ms) return;
   last_ping_ms_ = now;
   if (!peers_.empty()) send_to_all(ControlPing{});
+}
+
+void ProcessGroup::look_after_probe(int64_t now) {
+  if (!probe_ || !probe_->poll(now)) return;
+  const std::vector<std::string> answered = probe_->answered();
+  probe_.reset();
+  perform(supervisor_.on_hosts_asked(now, answered));
 }
 
 // Whether the epoch that is ending has ended: no process here, no connection from elsewhere.

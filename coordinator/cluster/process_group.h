@@ -13,6 +13,7 @@
 #include "coordinator/cluster/control_server.h"
 #include "coordinator/cluster/epoch_processes.h"
 #include "coordinator/cluster/group.h"
+#include "coordinator/cluster/host_probe.h"
 #include "coordinator/cluster/supervisor.h"
 
 namespace trireme {
@@ -48,6 +49,7 @@ class ProcessGroup final : public Group {
   JobSpec job_of(int rank);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
+  void look_after_probe(int64_t now_ms);
   void report_loading();
 
   ControlServer::HelloAnswer on_hello(ConnectionId id, const RankHello& hello);
@@ -67,10 +69,13 @@ class ProcessGroup final : public Group {
 
   boost::asio::io_context& io_;
   const LaunchSpec spec_;
+  LaunchSpec launched_;  // in the formation of the present launch
   const Group::Events events_;
   Supervisor supervisor_;
   std::unique_ptr<ControlServer> server_;
   std::unique_ptr<EpochProcesses> processes_;  // of the present epoch
+  std::unique_ptr<HostProbe> probe_;           // while hosts are being asked
+  uint64_t n_probes_ = 0;
   std::map<ConnectionId, Peer> peers_;
   std::vector<UniqueFd> kv_memory_;  // by rank, made when the rank first comes
   std::deque<SupervisorAction> pending_;

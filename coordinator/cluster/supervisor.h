@@ -9,13 +9,15 @@
 #include "comm/control/rank_state.h"
 #include "coordinator/cluster/group.h"
 #include "coordinator/cluster/launch_spec.h"
+#include "coordinator/cluster/regrouping.h"
 
 namespace trireme {
 
 // What the supervisor wants done, in order.
 struct SupervisorAction {
   enum class Kind : uint8_t {
-    kLaunch,     // start the ranks of `epoch`
+    kLaunch,     // start the ranks of `epoch`, in formation()
+    kAskHosts,   // whether they could start ranks; on_hosts_asked must follow
     kTerminate,  // SIGTERM to the processes of `epoch`
     kKill,       // close the connections of `epoch` and SIGKILL its processes
     kSendJob,    // the job to `rank`
@@ -83,6 +85,8 @@ class Supervisor {
   SupervisorActions on_process_exit(int64_t now_ms, uint64_t epoch, const std::string& what);
   // No process of the epoch is left. `output`: the most telling line they wrote, or empty.
   SupervisorActions on_all_gone(int64_t now_ms, uint64_t epoch, const std::string& output);
+  // Those that answered.
+  SupervisorActions on_hosts_asked(int64_t now_ms, const std::vector<std::string>& hosts);
 
   void on_plan_sent(int64_t now_ms);
   // False: the result belongs to no plan in flight and must be dropped.
@@ -96,6 +100,7 @@ class Supervisor {
   // Nothing will happen by the passing of time.
   bool is_at_rest() const { return state_ == State::kStopped || state_ == State::kBroken; }
   uint64_t epoch() const { return epoch_; }
+  const Formation& formation() const { return regrouping_.formation(); }
   int n_plans_in_flight() const { return n_plans_in_flight_; }
   int n_connected() const;
   bool is_connected(int rank) const { return ranks_[static_cast<size_t>(rank)].connected; }
@@ -143,10 +148,13 @@ class Supervisor {
   SupervisorActions lose(int64_t now_ms, const std::string& cause, const std::string& text,
                          Ending ending);
   SupervisorActions after_death(int64_t now_ms, const std::string& output);
+  void forget_loss();
   SupervisorActions all_ready(int64_t now_ms);
   SupervisorActions watch_launch(int64_t now_ms);
   SupervisorActions watch_steps(int64_t now_ms);
   std::optional<SupervisorActions> watch_heartbeats(int64_t now_ms);
+  SupervisorActions watch_formation(int64_t now_ms);
+  SupervisorActions regroup(int64_t now_ms);
   SupervisorActions watch_dying(int64_t now_ms);
   SupervisorActions watch_stopping(int64_t now_ms);
   void forgive_own_pauses(int64_t now_ms);
@@ -155,6 +163,7 @@ class Supervisor {
   SupervisorAction action(SupervisorAction::Kind kind) const;
 
   const LaunchSpec spec_;
+  Regrouping regrouping_;
   State state_ = State::kStopped;
   uint64_t epoch_ = 0;
   std::vector<Rank> ranks_;

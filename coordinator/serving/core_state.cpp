@@ -59,6 +59,8 @@ Group::Events InferenceCore::Impl::group_events(Replica& replica) {
 
 void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& capacity) {
   replica.numerics_id = capacity.numerics_id;
+  replica.layout = capacity.layout;
+  replica.scheduler.set_layout(capacity.layout);
   replica.scheduler.group_up(replica.group->epoch(), capacity.kv_blocks, capacity.kv_kept, events);
   if (listener.on_serving) listener.on_serving(replica.index, capacity);
   // Whoever waits for a group that is down can go on here. Those that waited for this one too, if
@@ -77,9 +79,11 @@ void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
 
 void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
                                      const std::string& detail) {
-  problem = "the ranks were lost and are being started again: " + detail;
+  problem = (cause == kRegroupCause ? "the ranks are being started again: "
+                                    : "the ranks were lost and are being started again: ") +
+            detail;
   if (replica.scheduler.serving()) {
-    const int32_t n_replayed = replica.scheduler.group_lost(events);
+    const int32_t n_replayed = replica.scheduler.group_lost(events, cause == kRegroupCause);
     if (n_replayed > 0 && observer.on_replayed) observer.on_replayed(n_replayed);
   }
   if (observer.on_group_lost) observer.on_group_lost(cause);
@@ -259,6 +263,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.replica = replica->index;
     one.status = replica->group->status();
     one.epoch = replica->group->epoch();
+    one.layout = replica->layout;
     one.n_ranks_alive = replica->group->n_ranks_alive();
     one.ranks = replica->group->ranks();
     one.n_running = replica->scheduler.n_running();

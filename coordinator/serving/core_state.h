@@ -35,6 +35,7 @@ struct InferenceCore::Impl {
     std::unique_ptr<Group> group;
     bool broken = false;
     std::string numerics_id;  // of the last launch that served
+    Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
     uint64_t loaded_bytes = 0;
     uint64_t total_bytes = 0;

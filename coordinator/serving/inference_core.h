@@ -34,6 +34,7 @@ struct ReplicaSnapshot {
   int replica = 0;
   GroupStatus status = GroupStatus::kStopped;
   uint64_t epoch = 0;
+  Layout layout;  // of the last launch that served
   int n_ranks_alive = 0;
   std::vector<RankInfo> ranks;
   int32_t n_running = 0;

@@ -66,6 +66,12 @@ std::optional<Error> Scheduler::refuse(const SchedulerConfig& config, int32_t n_
   return std::nullopt;
 }
 
+void Scheduler::set_layout(const Layout& layout) {
+  TRIREME_CHECK(!serving_ && in_flight_.empty());
+  config_.n_stages = layout.pp;
+  config_.n_ranks = layout.n_ranks();
+}
+
 void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
                          std::vector<SequenceEvent>& events) {
   TRIREME_CHECK(!serving_ && running_.empty() && in_flight_.empty());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "comm/layout.h"
 #include "coordinator/serving/block_manager.h"
 #include "coordinator/serving/sequence.h"
 #include "kernels/result.h"
@@ -71,6 +72,9 @@ class Scheduler {
   static std::optional<Error> refuse(const SchedulerConfig& config, int32_t n_kv_blocks,
                                      const GenerateRequest& request);
 
+  // How the ranks of the next group_up are arranged.
+  void set_layout(const Layout& layout);
+
   // The group of `epoch` serves from now on, with so many KV blocks. kv_kept: they hold what the
   // last group's confirmed steps put there, so that nothing of it is computed again; which also
   // says that no rank crashed by its own fault, so nobody is to blame for the loss. Else a suspect
@@ -81,8 +85,8 @@ class Scheduler {
   // Every plan in flight is void. Running sequences wait again, ahead of the rest, with their
   // output kept, and what they have in KV if the next group still has it; returns how many. A
   // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
-  // has proven itself.
-  int32_t group_lost(std::vector<SequenceEvent>& events);
+  // has proven itself, unless the loss was `wanted`.
+  int32_t group_lost(std::vector<SequenceEvent>& events, bool wanted = false);
 
   // The request was let through by refuse(). It may come from another scheduler (take).
   void add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events);

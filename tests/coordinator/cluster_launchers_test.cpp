@@ -123,6 +123,23 @@ TEST(ClusterLaunchers, SrunAndExternal) {
   EXPECT_THAT(external_instructions(spec, 4000), HasSubstr("--coordinator 10.0.0.9:4000"));
 }
 
+TEST(ClusterLaunchers, AProbeSaysItsVersionOnItsHost) {
+  LaunchContext context = kContext;
+  context.is_probe = true;
+  LaunchSpec spec = spec_of(LauncherKind::kMpirun, 1, 1);
+  spec.hosts = {"a:2"};
+  const std::vector<std::string> mpirun = launch_commands(spec, context)[0].argv;
+  EXPECT_EQ(value_of(mpirun, "-np"), "1");
+  EXPECT_EQ(value_of(mpirun, "--host"), "a:2");
+  EXPECT_EQ(value_of(mpirun, "/opt/trireme"), "--version");
+  spec.launcher = LauncherKind::kSrun;
+  spec.hosts = {"a"};
+  const std::vector<std::string> srun = launch_commands(spec, context)[0].argv;
+  EXPECT_EQ(value_of(srun, "-n"), "1");
+  EXPECT_EQ(std::count(srun.begin(), srun.end(), "--nodelist=a"), 1);
+  EXPECT_EQ(value_of(srun, "/opt/trireme"), "--version");
+}
+
 TEST(ClusterLaunchers, IPv6AddressesGetBrackets) {
   EXPECT_EQ(dial_address(false, "::1", 80), "[::1]:80");
   EXPECT_EQ(dial_address(false, "host", 80), "host:80");

@@ -33,6 +33,7 @@ struct Coverage {
   int n_cancelled = 0;
   int n_given_up = 0;
   int n_poisoned = 0;
+  int n_too_long = 0;  // for what a smaller layout holds
   int64_t virtual_ms = 0;
 };
 
@@ -107,6 +108,7 @@ class Simulation {
     faults.dies_at_plan = sometimes(0.05);
     faults.stops_at_plan = sometimes(0.02);
     faults.deadlocks_at_plan = sometimes(0.02);
+    faults.host_goes_at_plan = sometimes(0.02);
     faults.max_losses = static_cast<int>(pick(0, 8));
     faults.kv_is_lost = std::array{0.0, 0.3, 1.0}[static_cast<size_t>(pick(0, 2))];
     if (chance(0.2)) {
@@ -122,7 +124,20 @@ class Simulation {
   LaunchSpec random_spec(const SchedulerConfig& config) {
     LaunchSpec spec;
     spec.job.layout = {.tp = static_cast<int32_t>(pick(1, 2)), .pp = config.n_stages};
+    spec.job.max_plans_in_flight = config.max_plans_in_flight();
     spec.deadlines.max_crashes = chance(0.2) ? 3 : 1000;
+    if (chance(0.5)) {
+      spec.launcher = LauncherKind::kMpirun;
+      spec.hosts = {"a", "b"};
+    }
+    if (chance(0.6)) {
+      spec.deadlines.probe_ms = 300;
+      spec.deadlines.return_ms = static_cast<int32_t>(pick(100, 2000));
+      const auto valid = [](const Layout& layout) { return layout.tp <= 2 && layout.pp <= 3; };
+      for (const Layout& layout : smaller_layouts(spec.job.layout, 1, valid)) {
+        spec.smaller_layouts.push_back({.layout = layout});
+      }
+    }
     return spec;
   }
 
@@ -150,6 +165,7 @@ class Simulation {
       client.heard.hear(std::move(event));
     });
     client.refused = !id;
+    if (!id) client.heard.error = id.error().message;
     if (id) client.id = *id;
   }
 
@@ -184,8 +200,9 @@ class Simulation {
     for (const Client& client : clients_) {
       SCOPED_TRACE(client.id);
       if (client.refused) {
-        EXPECT_TRUE(any_broken) << "refused for no reason";
-        ++coverage_.n_given_up;
+        const bool too_long = is_too_long(client);
+        EXPECT_TRUE(any_broken || too_long) << "refused for no reason";
+        ++(too_long ? coverage_.n_too_long : coverage_.n_given_up);
         continue;
       }
       const fake::Transcript want = fake::undisturbed(client.request);
@@ -201,6 +218,12 @@ class Simulation {
     }
   }
 
+  // For what the ranks of a smaller layout hold.
+  bool is_too_long(const Client& client) const {
+    return coverage_.groups.n_smaller > n_smaller_before_ &&
+           client.heard.error.find("KV blocks and there are") != std::string::npos;
+  }
+
   void count_unfinished(const Client& client, bool any_broken) {
     const bool twice = client.heard.error.find("failed twice") != std::string::npos;
     if (client.cancelled) {
@@ -212,6 +235,8 @@ class Simulation {
         EXPECT_GE(groups_[0]->n_blamed(), 2) << "ended for losses that no rank is to blame for";
       }
       coverage_.n_poisoned += client.id == poison_ ? 1 : 0;
+    } else if (is_too_long(client)) {
+      ++coverage_.n_too_long;
     } else {
       EXPECT_TRUE(any_broken) << client.heard.error;
       ++coverage_.n_given_up;
@@ -230,6 +255,7 @@ class Simulation {
   Coverage& coverage_;
   SimulatedClock clock_;
   int32_t n_replicas_ = 1;
+  const int n_smaller_before_ = coverage_.groups.n_smaller;
   RequestId poison_ = 0;
   boost::asio::io_context* io_ = nullptr;
   std::vector<SimulatedGroup*> groups_;
@@ -251,16 +277,20 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.groups.n_failed_launches, static_cast<int>(n_runs / 50));
   EXPECT_GT(coverage.groups.n_kept, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.groups.n_stale_results, 0);
+  EXPECT_GT(coverage.groups.n_smaller, static_cast<int>(n_runs / 20));
+  EXPECT_GT(coverage.groups.n_returned, static_cast<int>(n_runs / 20));
+  EXPECT_GT(coverage.n_too_long, 0);
   EXPECT_GT(coverage.n_finished, static_cast<int>(n_runs * 3));
   EXPECT_GT(coverage.n_cancelled, 0);
   EXPECT_GT(coverage.n_given_up, 0);
   EXPECT_GT(coverage.n_poisoned, 0);
   std::printf(
       "%d requests finished, %d cancelled, %d given up; %d losses, %d failed launches, "
-      "%d times KV was kept; %.0f hours of virtual time\n",
+      "%d times KV was kept, %d times a layout was smaller and %d times larger than the last; "
+      "%.0f hours of virtual time\n",
       coverage.n_finished, coverage.n_cancelled, coverage.n_given_up, coverage.groups.n_losses,
-      coverage.groups.n_failed_launches, coverage.groups.n_kept,
-      static_cast<double>(coverage.virtual_ms) / 3.6e6);
+      coverage.groups.n_failed_launches, coverage.groups.n_kept, coverage.groups.n_smaller,
+      coverage.groups.n_returned, static_cast<double>(coverage.virtual_ms) / 3.6e6);
 }
 
 }  // namespace

@@ -146,13 +146,13 @@ class Server:
     """`trireme serve` (or any command line that starts one) on a free port, or a given one."""
 
     def __init__(self, surroundings, *options, model="demo", prefix=(), port=None,
-                 scheme="http"):
+                 scheme="http", binary=BINARY):
         self.surroundings = surroundings
         self.port = port or free_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         name = f"{surroundings.temporary.name}-{uuid.uuid4().hex[:8]}.log"
         self.log = surroundings.temporary.parent / name
-        command = [*prefix, str(BINARY), "serve", str(model), "--port", str(self.port),
+        command = [*prefix, str(binary), "serve", str(model), "--port", str(self.port),
                    *(str(option) for option in options)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
