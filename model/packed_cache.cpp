@@ -111,12 +111,12 @@ bool is_usable(const fs::path& path, const PackedCacheOptions& options) {
 }
 
 // Packed files of the same format from an older source, and what a killed process left.
-void remove_stale(const fs::path& folder, const fs::path& keep, const std::string& format_suffix) {
+void remove_stale(const fs::path& folder, const std::string& format_suffix, const fs::path& used) {
   std::error_code code;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
     const std::string name = entry.path().filename().string();
     const bool temporary = name.find(format_suffix + ".tmp.") != std::string::npos;
-    if (temporary || (name.ends_with(format_suffix) && entry.path() != keep)) {
+    if (temporary || (name.ends_with(format_suffix) && entry.path() != used)) {
       fs::remove(entry.path(), code);
     }
   }
@@ -191,7 +191,7 @@ fs::path cached_packed_model(const fs::path& model_folder, WeightFormat format,
   }
   const FolderLock lock(folder / "lock");
   if (is_usable(file, {})) return file;  // made while this process waited
-  remove_stale(folder, file, names.format_suffix);
+  remove_stale(folder, names.format_suffix, options.keep);
   pack_model(names.source, file, format, options.on_progress);
   return file;
 }

@@ -76,6 +76,8 @@ void pack_model(const std::filesystem::path& model_folder, const std::filesystem
 struct PackedCacheOptions {
   // Where to pack when the cache cannot be written; empty: that is an error.
   std::filesystem::path fallback;
+  // A file that stays, though its source has changed since.
+  std::filesystem::path keep;
   std::function<void(uint64_t, uint64_t)> on_progress;
   std::function<void(const std::string&)> on_note;  // one line for the user
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -32,7 +33,13 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
     case State::kServing: break;
   }
   if (auto lost = watch_heartbeats(now_ms)) return std::move(*lost);
-  return state_ == State::kServing ? watch_steps(now_ms) : watch_launch(now_ms);
+  if (state_ != State::kServing) return watch_launch(now_ms);
+  SupervisorActions actions = watch_steps(now_ms);
+  if (preparing_) {
+    SupervisorActions more = watch_preparation(now_ms);
+    std::move(more.begin(), more.end(), std::back_inserter(actions));
+  }
+  return actions;
 }
 
 // While this process itself did not run, nobody could be heard. On a machine with too much to do
@@ -65,12 +72,15 @@ SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
         fmt::format(
             "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
             "reach the coordinator at {}",
-            missing_ranks(), spec_.deadlines.launch_ms / 1000.0, spec_.control_address),
+            name_ranks([](const Rank& r) { return !r.connected; }),
+            spec_.deadlines.launch_ms / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",
               fmt::format("{} made no progress loading for {:.1f} s: check the disk that holds {}",
-                          missing_ranks(), spec_.deadlines.load_ms / 1000.0, spec_.job.packed_path),
+                          name_ranks([](const Rank& r) { return !r.ready; }),
+                          spec_.deadlines.load_ms / 1000.0,
+                          launched_weights_.empty() ? "" : launched_weights_.back().path),
               Ending::kAtOnce);
 }
 

@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,8 +27,9 @@ struct SimulatedFaults {
   double dies_at_plan = 0.0;   // of a plan: a rank is killed while it is in flight,
   double stops_at_plan = 0.0;  // or stopped, or cut off,
   double deadlocks_at_plan = 0.0;
-  double kv_is_lost = 0.5;  // of a loss: the next launch finds no KV
-  int max_losses = 0;       // then nothing goes wrong any more
+  double kv_is_lost = 0.5;     // of a loss: the next launch finds no KV
+  double prepare_fails = 0.0;  // of further weights, on one rank
+  int max_losses = 0;          // then nothing goes wrong any more
   // A plan with this request's token at this position kills the group, always.
   RequestId poison = 0;
   int32_t poison_position = 0;
@@ -58,6 +61,8 @@ class SimulatedGroup final : public Group {
         events_(std::move(events)),
         supervisor_(spec) {}
 
+  size_t n_generations() const { return loaded_.size(); }
+
   // Losses for which a rank may be to blame.
   int n_blamed() const { return n_blamed_; }
 
@@ -74,9 +79,21 @@ class SimulatedGroup final : public Group {
   void send(StepPlan&& plan) override {
     if (supervisor_.status() != GroupStatus::kServing) return;
     plan.epoch = supervisor_.epoch();
+    EXPECT_EQ(loaded_.count(plan.generation), 1U) << "a plan of weights that are not loaded";
     supervisor_.on_plan_sent(clock_.now());
     plans_.push_back(std::move(plan));
     if (plans_.size() == 1) begin_plan();
+  }
+
+  // Orders go out at once, as ProcessGroup's.
+  void prepare(const WeightsFile& file) override {
+    for (const SupervisorAction& each : supervisor_.prepare(clock_.now(), file)) perform_one(each);
+  }
+  void commit(const WeightsFile& file) override {
+    for (const SupervisorAction& each : supervisor_.commit(file)) perform_one(each);
+  }
+  void drop(uint64_t generation) override {
+    for (const SupervisorAction& each : supervisor_.drop(generation)) perform_one(each);
   }
 
  private:
@@ -127,6 +144,9 @@ class SimulatedGroup final : public Group {
       case Kind::kKill: return kill();
       case Kind::kSendJob: return load(action.rank);
       case Kind::kSendStart: return start_ranks(action.keep_kv);
+      case Kind::kSendWeights: return obey(action.order);
+      case Kind::kReportPrepared:
+        return events_.on_prepared(action.order.file.generation, action.text);
       case Kind::kReportServing: return events_.on_serving(supervisor_.capacity());
       case Kind::kReportLost: return events_.on_lost(action.cause, action.text);
       case Kind::kReportBroken: return events_.on_broken(action.text);
@@ -135,6 +155,30 @@ class SimulatedGroup final : public Group {
       case Kind::kReportLoading:
       case Kind::kReportStopped: return;
     }
+  }
+
+  void obey(const WeightsOrder& order) {
+    const uint64_t generation = order.file.generation;
+    if (order.kind == WeightsOrder::Kind::kCommit) {
+      EXPECT_EQ(n_prepared_[generation], n_ranks()) << "not every rank has it ready";
+      loaded_.insert(generation);
+    } else if (order.kind == WeightsOrder::Kind::kDrop) {
+      loaded_.erase(generation);
+      for (const StepPlan& plan : plans_) EXPECT_NE(plan.generation, generation) << "in use";
+    } else {
+      for (int rank = 0; rank < n_ranks(); ++rank) prepare_rank(rank, order.file);
+    }
+  }
+
+  void prepare_rank(int rank, const WeightsFile& file) {
+    later(pick(1, 400), [this, rank, file](Epoch& epoch) {
+      if (!epoch.alive || !epoch.connected || epoch.silent) return;
+      WeightsPrepared prepared{
+          .generation = file.generation, .fingerprint = file.fingerprint, .numerics_id = "fake"};
+      if (chance(faults_.prepare_fails)) prepared.failure = "a leaf is damaged";
+      n_prepared_[file.generation] += prepared.failure.empty() ? 1 : 0;
+      perform(supervisor_.on_prepared(clock_.now(), epoch.number, rank, prepared));
+    });
   }
 
   int n_ranks() const { return spec_.job.layout.n_ranks(); }
@@ -202,6 +246,8 @@ class SimulatedGroup final : public Group {
     else
       model_.emplace(max_slots_, n_blocks_, max_batch_tokens_);
     kv_is_there_ = true;
+    loaded_.clear();
+    for (const WeightsFile& file : supervisor_.launched_weights()) loaded_.insert(file.generation);
   }
 
   // The oldest plan goes through the ranks, unless something happens to them meanwhile.
@@ -304,7 +350,9 @@ class SimulatedGroup final : public Group {
   std::shared_ptr<Epoch> epoch_ = std::make_shared<Epoch>();
   std::deque<StepPlan> plans_;  // not yet run; the first is under way
   std::optional<Ranks> model_;
-  bool kv_is_there_ = false;  // in memory that outlives the ranks
+  std::set<uint64_t> loaded_;           // generations
+  std::map<uint64_t, int> n_prepared_;  // ranks, by generation
+  bool kv_is_there_ = false;            // in memory that outlives the ranks
   int n_losses_ = 0;
   int n_blamed_ = 0;
   int64_t last_arrival_ms_ = 0;
