@@ -71,7 +71,7 @@ Session::Session(ClusterOptions options, ServingObserver observer)
                                   .config = config_,
                                   .encodings = encodings_text(packed->encodings()),
                                   .format = options_.format,
-                                  .path = packed->path(),
+                                  .packed = {packed->path()},
                                   .fallback = run_folder_.path(),
                                   .push_ms = options_.deadlines.push_ms});
 }

@@ -120,7 +120,7 @@ std::filesystem::path WeightsPush::pack(const std::filesystem::path& model,
   SlowTeller packing("packing the weights", tell);
   return cached_packed_model(place.folder, served_.format,
                              {.fallback = served_.fallback,
-                              .keep = served_.path,
+                              .keep = served_.packed,
                               .on_progress =
                                   [&](uint64_t done, uint64_t total) {
                                     check_ending();
@@ -141,7 +141,7 @@ std::string WeightsPush::push(const std::string& model, const Tell& tell) {
         "folder",
         file.path, found, served_.encodings));
   }
-  if (packed->path() == served_.path && id != core_.weights()->id) {
+  if (packed->path() == served_.packed.back() && id != core_.weights()->id) {
     throw EnvironmentError(fmt::format(
         "{}: is the file that is served, changed since; put the new one in another place",
         file.path));
@@ -157,7 +157,7 @@ std::string WeightsPush::push(const std::string& model, const Tell& tell) {
     preparing.update(outcome->bytes.first, outcome->bytes.second);
   }
   if (!outcome->failure.empty()) throw EnvironmentError(outcome->failure);
-  served_.path = packed->path();
+  served_.packed = {served_.packed.back(), packed->path()};
   const std::chrono::duration<double> seconds = Clock::now() - begin;
   const std::string done = fmt::format(
       "new requests are answered with {} (weights {}, {} before), ready in {:.1f} s", model, id,

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "coordinator/serving/inference_core.h"
 #include "kernels/weight.h"
@@ -24,9 +25,9 @@ class WeightsPush {
     ModelConfig config;
     std::string encodings;  // encodings_text()
     WeightFormat format = WeightFormat::kBF16;
-    std::filesystem::path path;      // the packed file
-    std::filesystem::path fallback;  // as of PackedCacheOptions
-    int32_t push_ms = 0;             // as of GroupDeadlines
+    std::vector<std::filesystem::path> packed;  // the file; then, the last two
+    std::filesystem::path fallback;             // as of PackedCacheOptions
+    int32_t push_ms = 0;                        // as of GroupDeadlines
   };
 
   WeightsPush(InferenceCore& core, Served served);
