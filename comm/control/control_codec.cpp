@@ -77,6 +77,18 @@ std::string encode_frame(const StepResult& result) {
   return with_header(frame);
 }
 
+std::string encode_frame(const WeightsOrder& order) {
+  wire::Frame frame;
+  detail::to_wire(order, *frame.mutable_weights_order());
+  return with_header(frame);
+}
+
+std::string encode_frame(const WeightsPrepared& prepared) {
+  wire::Frame frame;
+  detail::to_wire(prepared, *frame.mutable_weights_prepared());
+  return with_header(frame);
+}
+
 std::string encode_frame(const ControlFailure& failure) {
   wire::Frame frame;
   frame.mutable_failure()->set_message(failure.message.substr(0, kMaxFailureBytes));
@@ -108,6 +120,9 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
     case wire::Frame::kReady: return convert<RankReady>(frame.ready(), "ready");
     case wire::Frame::kPlan: return convert<StepPlan>(frame.plan(), "plan");
     case wire::Frame::kStep: return convert<StepResult>(frame.step(), "result");
+    case wire::Frame::kWeightsOrder: return convert<WeightsOrder>(frame.weights_order(), "order");
+    case wire::Frame::kWeightsPrepared:
+      return convert<WeightsPrepared>(frame.weights_prepared(), "prepared");
     case wire::Frame::kStart:
       if (frame.start().kv_blocks() < 1) {
         return Error{"start.kv_blocks is out of range", "kv_blocks"};

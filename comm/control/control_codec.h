@@ -24,8 +24,9 @@ struct ControlDrain {};
 struct ControlPing {};
 
 // One frame of the control connection.
-using ControlFrame = std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan,
-                                  StepResult, ControlFailure, ControlDrain, ControlPing>;
+using ControlFrame =
+    std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan, StepResult,
+                 WeightsOrder, WeightsPrepared, ControlFailure, ControlDrain, ControlPing>;
 
 // On the wire a frame is its payload's size (4 bytes, little endian), then the payload.
 constexpr size_t kFrameHeaderBytes = 4;
@@ -40,6 +41,8 @@ std::string encode_frame(const RankReady& ready);
 std::string encode_frame(const GroupStart& start);
 std::string encode_frame(const StepPlan& plan);
 std::string encode_frame(const StepResult& result);
+std::string encode_frame(const WeightsOrder& order);
+std::string encode_frame(const WeightsPrepared& prepared);
 std::string encode_frame(const ControlFailure& failure);
 std::string encode_frame(const ControlDrain& drain);
 std::string encode_frame(const ControlPing& ping);

@@ -65,7 +65,7 @@ struct RankLink::State {
   std::mutex mutex;                 // everything below
   std::condition_variable changed;  // between reader and main thread: plans, start, drain, end
   std::condition_variable ended;    // closing, for threads that plans do not concern
-  std::deque<StepPlan> plans;
+  std::deque<RankTask> tasks;
   GroupStart start;
   bool started = false;
   bool draining = false;
@@ -88,7 +88,7 @@ struct RankLink::State {
   void read_ended(std::string_view why);
   void take_frames();
   void take(ControlFrame&& frame);
-  void take_plan(StepPlan&& plan);
+  void take_task(RankTask&& task);
 };
 
 RankLink::State::~State() {
@@ -181,7 +181,8 @@ void RankLink::State::take_frames() {
 }
 
 void RankLink::State::take(ControlFrame&& frame) {
-  if (auto* plan = std::get_if<StepPlan>(&frame)) return take_plan(std::move(*plan));
+  if (auto* plan = std::get_if<StepPlan>(&frame)) return take_task(std::move(*plan));
+  if (auto* order = std::get_if<WeightsOrder>(&frame)) return take_task(std::move(*order));
   if (std::holds_alternative<ControlPing>(frame)) return;
   const std::lock_guard lock(mutex);
   if (const auto* told = std::get_if<GroupStart>(&frame)) {
@@ -198,14 +199,14 @@ void RankLink::State::take(ControlFrame&& frame) {
 }
 
 // A rank that is behind its peers lets the rest wait in the socket.
-void RankLink::State::take_plan(StepPlan&& plan) {
+void RankLink::State::take_task(RankTask&& task) {
   const size_t most = 2 * (static_cast<size_t>(job.max_plans_in_flight) + 1);
   std::unique_lock lock(mutex);
-  const auto has_room = [&] { return plans.size() < most || closing; };
+  const auto has_room = [&] { return tasks.size() < most || closing; };
   if (!changed.wait_for(lock, milliseconds(job.comm_timeout_ms), has_room)) {
     exit_orphaned(world_rank, "it does not keep up with the plans");
   }
-  plans.push_back(std::move(plan));
+  tasks.push_back(std::move(task));
   lock.unlock();  // whoever is woken may run at once, and would have to wait for it
   changed.notify_all();
 }
@@ -316,17 +317,19 @@ void RankLink::send_failure(const std::string& message) {
   state_->send(ControlFailure{.message = message});
 }
 
-bool RankLink::next_plan(StepPlan& plan) {
+bool RankLink::next_task(RankTask& task) {
   std::unique_lock lock(state_->mutex);
-  state_->changed.wait(lock, [this] { return !state_->plans.empty() || state_->draining; });
-  if (state_->plans.empty()) return false;
-  std::swap(plan, state_->plans.front());
-  state_->plans.pop_front();
+  state_->changed.wait(lock, [this] { return !state_->tasks.empty() || state_->draining; });
+  if (state_->tasks.empty()) return false;
+  task = std::move(state_->tasks.front());
+  state_->tasks.pop_front();
   lock.unlock();
   state_->changed.notify_all();
   return true;
 }
 
 void RankLink::send_result(const StepResult& result) { state_->send(result); }
+
+void RankLink::send_prepared(const WeightsPrepared& prepared) { state_->send(prepared); }
 
 }  // namespace trireme

@@ -47,6 +47,10 @@ bool is_same_user(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
 }
 
+void write(AdminLines& lines, const char* kind, const std::string& text) {
+  lines.write(Json{{kind, text}}.dump(-1, ' ', true, Json::error_handler_t::replace));
+}
+
 }  // namespace
 
 AdminServer::AdminServer(const std::filesystem::path& folder,
@@ -61,36 +65,46 @@ AdminServer::~AdminServer() {
 }
 
 void AdminServer::serve() {
+  std::thread command;
   for (;;) {
     UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket && (errno == EINTR || errno == ECONNABORTED)) continue;
-    if (!socket) return;
+    if (!socket) break;
     if (!is_same_user(socket.get())) continue;
     AdminLines lines(std::move(socket));
-    answer(lines);
+    std::optional<std::string> request =
+        lines.read(std::chrono::steady_clock::now() + kRequestDeadline);
+    if (!request) continue;
+    if (busy_.exchange(true)) {
+      write(lines, "error", "another command is under way; try again when it has ended");
+      continue;
+    }
+    if (command.joinable()) command.join();
+    command = std::thread([this, lines = std::move(lines),
+                           request = *std::move(request)]() mutable { answer(lines, request); });
   }
+  if (command.joinable()) command.join();
 }
 
-void AdminServer::answer(AdminLines& lines) const {
-  const std::optional<std::string> line =
-      lines.read(std::chrono::steady_clock::now() + kRequestDeadline);
-  if (!line) return;
-  const Json request = Json::parse(*line, nullptr, /*allow_exceptions=*/false);
-  const auto write = [&lines](const char* kind, const std::string& text) {
-    lines.write(Json{{kind, text}}.dump(-1, ' ', true, Json::error_handler_t::replace));
+void AdminServer::answer(AdminLines& lines, const std::string& request) {
+  // Before whoever hears of it can ask for the next.
+  const auto end = [&](const char* kind, const std::string& text) {
+    busy_ = false;
+    write(lines, kind, text);
   };
-  if (!request.is_object() || !request.contains("command") || !request["command"].is_string()) {
-    return write("error", "this is no command");
+  const Json read = Json::parse(request, nullptr, /*allow_exceptions=*/false);
+  if (!read.is_object() || !read.contains("command") || !read["command"].is_string()) {
+    return end("error", "this is no command");
   }
-  const auto found = handlers_.find(request["command"].get<std::string>());
-  if (found == handlers_.end()) return write("error", "this server knows no such command");
+  const auto found = handlers_.find(read["command"].get<std::string>());
+  if (found == handlers_.end()) return end("error", "this server knows no such command");
   try {
-    const Tell tell = [&write](const std::string& progress) { write("progress", progress); };
-    write("result", found->second(request.value("arguments", Json::object()), tell));
+    const Tell tell = [&](const std::string& progress) { write(lines, "progress", progress); };
+    end("result", found->second(read.value("arguments", Json::object()), tell));
   } catch (const EnvironmentError& error) {
-    write("error", error.what());
+    end("error", error.what());
   } catch (const Json::exception&) {
-    write("error", "the command's arguments are not those that this server knows");
+    end("error", "the command's arguments are not those that this server knows");
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -12,8 +13,8 @@
 namespace trireme {
 
 // Where commands of the same user on the same host (`trireme push`, `trireme upgrade`) reach a
-// server: a Unix socket in its run folder. They are carried out one after another, on a thread of
-// its own.
+// server: a Unix socket in its run folder. One at a time, on a thread of its own; another that
+// comes meanwhile is refused.
 class AdminServer {
  public:
   using Tell = std::function<void(const std::string& progress)>;
@@ -30,10 +31,11 @@ class AdminServer {
 
  private:
   void serve();
-  void answer(AdminLines& lines) const;
+  void answer(AdminLines& lines, const std::string& request);
 
   const std::map<std::string, Handler> handlers_;
   UniqueFd listener_;
+  std::atomic<bool> busy_ = false;
   std::thread thread_;
 };
 

@@ -104,8 +104,8 @@ void ApiSession::open() {
   const ModelInfo model{.id = served_name(options),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size,
-                        .weights = session_->weights_id()};
+                        .vocab_size = session_->config().vocab_size};
+  metrics_.set_weights(*session_->core().weights());
   warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,
                        .port = options.port,
@@ -132,6 +132,19 @@ void ApiSession::reload_access() {
   }
   api_->set_access(access_);
   say(stderr, "trireme: read keys and certificate again\n");
+}
+
+std::string ApiSession::push(const std::string& model, const WeightsPush::Tell& tell) {
+  try {
+    std::string done = session_->push(model, tell);
+    metrics_.set_weights(*session_->core().weights());
+    metrics_.count_push("done");
+    return done;
+  } catch (const EnvironmentError& error) {
+    metrics_.count_push("failed");
+    say(stderr, "trireme: the weights stay as they were: {}\n", error.what());
+    throw;
+  }
 }
 
 // A stage's time is that of its first rank in the first replica.

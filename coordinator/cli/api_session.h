@@ -24,6 +24,8 @@ class ApiSession {
   void open();
   // Reads the files of keys and certificate again; says so, or why the old ones stay.
   void reload_access();
+  // As of Session; counts it.
+  std::string push(const std::string& model, const WeightsPush::Tell& tell);
   // Gauges that are read, not told: from the ranks' last heartbeats.
   void update_metrics();
 

@@ -69,6 +69,7 @@ constexpr std::array kDeadlines = {
     Deadline{"stall_ms", &GroupDeadlines::stall_ms, 100},
     Deadline{"step_ms", &GroupDeadlines::step_ms, 100},
     Deadline{"stop_ms", &GroupDeadlines::stop_ms, 100},
+    Deadline{"push_ms", &GroupDeadlines::push_ms, 100},
     Deadline{"silence_ms", &GroupDeadlines::silence_ms, 500},
     Deadline{"comm_ms", &GroupDeadlines::comm_ms, 100},
     Deadline{"backoff_initial_ms", &GroupDeadlines::backoff_initial_ms, 1},

@@ -103,6 +103,7 @@ struct Arguments {
   PackOptions pack;
   std::string pack_format = "bfloat16";
   VerifyOptions verify;
+  PushOptions push;
   std::string verify_dtype = "bfloat16";
 };
 
@@ -259,6 +260,14 @@ void add_verify(CLI::App& app, Arguments& a) {
   verify.add_option("--dtype", a.verify_dtype, "of the file in the cache")->capture_default_str();
 }
 
+void add_push(CLI::App& app, Arguments& a) {
+  CLI::App& push = *app.add_subcommand(
+      "push", "change the weights of a running server: new requests get them, open streams do not");
+  push.add_option("MODEL", a.push.model, "a model of the same kind: folder, packed folder or file")
+      ->required();
+  push.add_option("--pid", a.push.pid, "process id of the server, where several run");
+}
+
 int dispatch(CLI::App& app, Arguments& a) {
   if (app.got_subcommand("serve")) return serve_command(resolve(a.serve));
   if (app.got_subcommand("run")) {
@@ -289,6 +298,7 @@ int dispatch(CLI::App& app, Arguments& a) {
     a.pack.format = parse_weight_format("--format", a.pack_format);
     return pack_command(a.pack);
   }
+  if (app.got_subcommand("push")) return push_command(a.push);
   if (app.got_subcommand("verify")) {
     a.verify.format = parse_weight_format("--dtype", a.verify_dtype);
     return verify_command(a.verify);
@@ -341,6 +351,7 @@ int command_line_main(int argc, char** argv) {
   add_diff(app, arguments);
   add_pack(app, arguments);
   add_verify(app, arguments);
+  add_push(app, arguments);
   try {
     app.parse(argc, argv);
     return dispatch(app, arguments);

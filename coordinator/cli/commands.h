@@ -72,6 +72,13 @@ struct VerifyOptions {
 };
 int verify_command(const VerifyOptions& options);
 
+struct PushOptions {
+  std::string model;
+  int64_t pid = 0;  // of the server; 0: the only one there is
+};
+// Has a server of this user on this host answer new requests with other weights.
+int push_command(const PushOptions& options);
+
 // One side of a comparison.
 struct DiffSide {
   Layout layout;

@@ -1,4 +1,6 @@
 #include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
 
 #include "coordinator/admin/admin_server.h"
 #include "coordinator/cli/api_session.h"
@@ -49,8 +51,13 @@ int serve_command(const ClusterOptions& options) {
   served.open();
   served.session().on_hopeless([&signals] { signals.wake(); });
   served.session().start();
-  const AdminServer admin(served.session().run_folder(), {});
-  if (!serve_until_ended(served, signals)) throw EnvironmentError(*served.session().hopeless());
+  const auto push = [&served](const nlohmann::json& arguments, const AdminServer::Tell& tell) {
+    return served.push(arguments.at("model").get<std::string>(), tell);
+  };
+  const AdminServer admin(served.session().run_folder(), {{"push", push}});
+  const bool asked_to_end = serve_until_ended(served, signals);
+  served.session().refuse_pushes();
+  if (!asked_to_end) throw EnvironmentError(*served.session().hopeless());
   drain(served.api(), signals);
   return 0;
 }

@@ -64,10 +64,20 @@ int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const
 Session::Session(ClusterOptions options, ServingObserver observer)
     : options_(std::move(options)), secret_(shared_secret()) {
   resolve_model_and_limits();
-  job_.packed_path = packed_file().string();
+  const auto packed = PackedModel::open(packed_file());
+  job_.weights = {
+      {.generation = 1, .path = packed->path().string(), .fingerprint = packed->fingerprint()}};
   served_.resize(static_cast<size_t>(options_.n_replicas));
   layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
   make_core(std::move(observer));
+  push_ = std::make_unique<WeightsPush>(
+      *core_, WeightsPush::Served{.model = place_.folder,
+                                  .config = config_,
+                                  .encodings = encodings_text(packed->encodings()),
+                                  .format = options_.format,
+                                  .packed = {packed->path()},
+                                  .fallback = run_folder_.path(),
+                                  .push_ms = options_.deadlines.push_ms});
 }
 
 Session::~Session() { stop(); }
@@ -225,6 +235,10 @@ ReplicaListener Session::listener() {
     changed_.notify_all();
     if (callback) callback();
   };
+  l.on_weights_dropped = [](const std::string& id) {
+    say(stderr, "trireme: no request is left that began on the weights {}; they are unmapped\n",
+        id);
+  };
   return l;
 }
 
@@ -251,6 +265,7 @@ void Session::make_core(ServingObserver observer) {
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.n_replicas = options_.n_replicas;
+  core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
@@ -261,9 +276,11 @@ void Session::make_core(ServingObserver observer) {
       std::move(observer), listener());
 }
 
-std::string Session::weights_id() const {
-  return fmt::format("{:016x}", PackedModel::open(job_.packed_path)->fingerprint());
+std::string Session::push(const std::string& model, const WeightsPush::Tell& tell) {
+  return push_->push(model, tell);
 }
+
+void Session::refuse_pushes() { push_->refuse("the server is shutting down"); }
 
 void Session::start() { core_->start(); }
 

@@ -11,6 +11,7 @@
 #include "coordinator/cli/cluster_options.h"
 #include "coordinator/cli/machine.h"
 #include "coordinator/cli/progress.h"
+#include "coordinator/cli/weights_push.h"
 #include "coordinator/serving/inference_core.h"
 #include "model/model_config.h"
 #include "model/packed_folder.h"
@@ -44,8 +45,13 @@ class Session {
   const ModelConfig& config() const { return config_; }
   const std::filesystem::path& run_folder() const { return run_folder_.path(); }
   int32_t context_length() const { return job_.context_length; }
-  // Tells the packed weights from all others.
-  std::string weights_id() const;
+
+  // Has new requests answered with another model of the same kind: packs its weights if need be,
+  // and returns, one line for people, when every rank has them in use. Throws EnvironmentError:
+  // nothing has changed. One at a time, from any thread.
+  std::string push(const std::string& model, const WeightsPush::Tell& tell);
+  // Ends a push that is under way, and refuses others.
+  void refuse_pushes();
 
   // Model, layout, rank -> host -> device, context length, KV capacity; lines ended by \n. For a
   // session that serves.
@@ -79,6 +85,7 @@ class Session {
   std::string error_;            // of the last replica that broke
   std::function<void()> on_hopeless_;
   std::unique_ptr<InferenceCore> core_;
+  std::unique_ptr<WeightsPush> push_;
 };
 
 }  // namespace trireme

@@ -58,12 +58,22 @@ class Group {
     std::function<void(const std::string& error)> on_broken;
     // Aggregated over ranks.
     std::function<void(uint64_t loaded_bytes, uint64_t total_bytes)> on_loading;
+    // Every rank has the weights of that generation ready, or `failure`, one line, says which rank
+    // has not and why.
+    std::function<void(uint64_t generation, const std::string& failure)> on_prepared;
   };
 
   virtual ~Group() = default;
   virtual void start() = 0;
   // Sends a plan to every rank. Only while serving; the epoch is filled in here.
   virtual void send(StepPlan&& plan) = 0;
+  // Further weights, while serving and while there is one generation: on_prepared follows, unless
+  // on_lost or drop() comes first.
+  virtual void prepare(const WeightsFile& file) = 0;
+  // Plans of weights that were prepared follow. Every later launch loads them.
+  virtual void commit(const WeightsFile& file) = 0;
+  // No plan of these weights follows, prepared or in use before; no later launch loads them.
+  virtual void drop(uint64_t generation) = 0;
   // Asks the ranks to end, waits for them up to a deadline, kills what is left, cleans up.
   virtual void stop(std::function<void()> on_stopped) = 0;
   virtual GroupStatus status() const = 0;

@@ -59,6 +59,19 @@ void ProcessGroup::send(StepPlan&& plan) {
   send_to_all(plan);
 }
 
+// Orders go out at once, not behind other actions: plans follow them.
+void ProcessGroup::prepare(const WeightsFile& file) {
+  for (const SupervisorAction& each : supervisor_.prepare(now_ms(), file)) perform_one(each);
+}
+
+void ProcessGroup::commit(const WeightsFile& file) {
+  for (const SupervisorAction& each : supervisor_.commit(file)) perform_one(each);
+}
+
+void ProcessGroup::drop(uint64_t generation) {
+  for (const SupervisorAction& each : supervisor_.drop(generation)) perform_one(each);
+}
+
 template <typename Frame>
 void ProcessGroup::send_to_all(const Frame& frame) {
   const auto bytes = std::make_shared<const std::string>(encode_frame(frame));
@@ -97,9 +110,13 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
     case Kind::kSendStart:
       return send_to_all(GroupStart{.kv_blocks = action.kv_blocks, .keep_kv = action.keep_kv});
     case Kind::kSendDrain: return send_to_all(ControlDrain{});
+    case Kind::kSendWeights: return send_to_all(action.order);
     case Kind::kReportLoading: return report_loading();
     case Kind::kReportServing:
       if (events_.on_serving) events_.on_serving(supervisor_.capacity());
+      return;
+    case Kind::kReportPrepared:
+      if (events_.on_prepared) events_.on_prepared(action.order.file.generation, action.text);
       return;
     case Kind::kReportLost:
       if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
@@ -127,6 +144,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
 // nobody here knows whether the last ones, which would still write to it, have ended.
 JobSpec ProcessGroup::job_of(int rank) {
   JobSpec job = launched_.job;
+  job.weights = supervisor_.launched_weights();
   if (spec_.launcher == LauncherKind::kExternal) return job;
   kv_memory_.resize(static_cast<size_t>(job.layout.n_ranks()));
   UniqueFd& fd = kv_memory_[static_cast<size_t>(rank)];
@@ -239,6 +257,9 @@ void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {
   if (auto* result = std::get_if<StepResult>(&frame)) return on_result(peer, std::move(*result));
   if (const auto* ready = std::get_if<RankReady>(&frame)) {
     return perform(supervisor_.on_ready(now, peer.epoch, peer.rank, *ready));
+  }
+  if (const auto* prepared = std::get_if<WeightsPrepared>(&frame)) {
+    return perform(supervisor_.on_prepared(now, peer.epoch, peer.rank, *prepared));
   }
   if (const auto* failure = std::get_if<ControlFailure>(&frame)) {
     return perform(supervisor_.on_failure(now, peer.epoch, peer.rank, failure->message));

@@ -16,7 +16,10 @@ using Kind = SupervisorAction::Kind;
 }  // namespace
 
 Supervisor::Supervisor(const LaunchSpec& spec)
-    : spec_(spec), regrouping_(spec), ranks_(static_cast<size_t>(spec.job.layout.n_ranks())) {}
+    : spec_(spec),
+      regrouping_(spec),
+      ranks_(static_cast<size_t>(spec.job.layout.n_ranks())),
+      weights_(spec.job.weights) {}
 
 SupervisorAction Supervisor::action(Kind kind) const {
   return {.kind = kind,
@@ -25,7 +28,8 @@ SupervisorAction Supervisor::action(Kind kind) const {
           .kv_blocks = 0,
           .keep_kv = false,
           .cause = {},
-          .text = {}};
+          .text = {},
+          .order = {}};
 }
 
 bool Supervisor::is_live(uint64_t epoch) const {
@@ -48,6 +52,7 @@ SupervisorActions Supervisor::launch(int64_t now_ms) {
   kill_sent_ = false;
   loss_reported_ = false;
   hopeless_ = false;
+  launched_weights_ = weights_;
   ranks_.assign(static_cast<size_t>(formation().choice.layout.n_ranks()), Rank{});
   for (size_t r = 0; r < ranks_.size(); ++r) ranks_[r].info.world_rank = static_cast<int>(r);
   return {action(Kind::kLaunch)};
@@ -107,7 +112,7 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   const RankState& last = r.info.last_state;
   const bool ticked = state.tick != last.tick;
   const bool loaded =
-      state.loaded_bytes > last.loaded_bytes || state.total_bytes > last.total_bytes;
+      state.loaded_bytes != last.loaded_bytes || state.total_bytes != last.total_bytes;
   if (ticked || state.activity != last.activity) r.same_since_ms = now_ms;
   if (ticked) last_progress_ms_ = now_ms;
   if ((ticked || loaded) && state_ == State::kLoading) {
@@ -116,7 +121,7 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   on_heard(now_ms, epoch, rank);
   r.last_state_ms = now_ms;
   r.info.last_state = state;
-  if (loaded && state_ != State::kServing) return {action(Kind::kReportLoading)};
+  if (loaded && (state_ != State::kServing || preparing_)) return {action(Kind::kReportLoading)};
   return {};
 }
 
@@ -166,7 +171,14 @@ SupervisorActions Supervisor::all_ready(int64_t now_ms) {
   SupervisorAction start = action(Kind::kSendStart);
   start.kv_blocks = all.kv_blocks;
   start.keep_kv = all.kv_kept;
-  return {start, action(Kind::kReportServing)};
+  SupervisorActions actions = {start};
+  // What was needed no more while they loaded it.
+  for (const WeightsFile& file : launched_weights_) {
+    if (std::find(weights_.begin(), weights_.end(), file) == weights_.end())
+      actions.push_back(order(WeightsOrder::Kind::kDrop, file));
+  }
+  actions.push_back(action(Kind::kReportServing));
+  return actions;
 }
 
 SupervisorActions Supervisor::on_failure(int64_t now_ms, uint64_t epoch, int rank,
@@ -235,6 +247,7 @@ SupervisorActions Supervisor::lose(int64_t now_ms, const std::string& cause,
   losses_ms_.push_back(now_ms);
   ++n_losses_in_row_;
   n_plans_in_flight_ = 0;
+  preparing_.reset();
   state_ = State::kDying;
   if (served) {
     regrouping_.on_lost(now_ms, cause == "heartbeat");
@@ -380,16 +393,15 @@ std::string Supervisor::rank_name(int rank) const {
   return fmt::format("rank {} (host {}, pid {})", rank, info.host, info.pid);
 }
 
-std::string Supervisor::missing_ranks() const {
+std::string Supervisor::name_ranks(bool (*is_one)(const Rank&)) const {
   constexpr size_t kMostNamed = 8;
-  std::vector<int> missing;
-  size_t n_missing = 0;
+  std::vector<int> named;
+  size_t n = 0;
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    if (state_ == State::kLaunching ? ranks_[r].connected : ranks_[r].ready) continue;
-    if (++n_missing <= kMostNamed) missing.push_back(static_cast<int>(r));
+    if (is_one(ranks_[r]) && ++n <= kMostNamed) named.push_back(static_cast<int>(r));
   }
-  return fmt::format("{} of {} ranks ({}{})", n_missing, ranks_.size(), fmt::join(missing, ", "),
-                     n_missing > kMostNamed ? ", ..." : "");
+  return fmt::format("{} of {} ranks ({}{})", n, ranks_.size(), fmt::join(named, ", "),
+                     n > kMostNamed ? ", ..." : "");
 }
 
 }  // namespace trireme

@@ -16,18 +16,20 @@ namespace trireme {
 // What the supervisor wants done, in order.
 struct SupervisorAction {
   enum class Kind : uint8_t {
-    kLaunch,     // start the ranks of `epoch`, in formation()
-    kAskHosts,   // whether they could start ranks; on_hosts_asked must follow
-    kTerminate,  // SIGTERM to the processes of `epoch`
-    kKill,       // close the connections of `epoch` and SIGKILL its processes
-    kSendJob,    // the job to `rank`
-    kSendStart,  // `kv_blocks` and `keep_kv` to every rank
-    kSendDrain,  // drain to every connected rank
+    kLaunch,       // start the ranks of `epoch`, in formation()
+    kAskHosts,     // whether they could start ranks; on_hosts_asked must follow
+    kTerminate,    // SIGTERM to the processes of `epoch`
+    kKill,         // close the connections of `epoch` and SIGKILL its processes
+    kSendJob,      // the job to `rank`
+    kSendStart,    // `kv_blocks` and `keep_kv` to every rank
+    kSendDrain,    // drain to every connected rank
+    kSendWeights,  // `order` to every rank
     kReportServing,
     kReportLost,    // `cause`, `text`
     kReportBroken,  // `text`
     kReportLoading,
     kReportStopped,
+    kReportPrepared,  // `order.file`: every rank has it ready, or `text` says why not
   };
   Kind kind;
   uint64_t epoch = 0;
@@ -36,6 +38,7 @@ struct SupervisorAction {
   bool keep_kv = false;
   std::string cause;
   std::string text;
+  WeightsOrder order;
 };
 
 using SupervisorActions = std::vector<SupervisorAction>;
@@ -88,6 +91,18 @@ class Supervisor {
   // Those that answered.
   SupervisorActions on_hosts_asked(int64_t now_ms, const std::vector<std::string>& hosts);
 
+  // Weights besides those that the group computes with, while it serves. kReportPrepared comes
+  // unless the group is lost or the file dropped before.
+  SupervisorActions prepare(int64_t now_ms, const WeightsFile& file);
+  SupervisorActions on_prepared(int64_t now_ms, uint64_t epoch, int rank,
+                                const WeightsPrepared& prepared);
+  // They were prepared: plans of them follow, and from now on every launch loads them.
+  SupervisorActions commit(const WeightsFile& file);
+  // No plan of them follows, and no launch loads them.
+  SupervisorActions drop(uint64_t generation);
+  // What the present launch was told to load.
+  const std::vector<WeightsFile>& launched_weights() const { return launched_weights_; }
+
   void on_plan_sent(int64_t now_ms);
   // False: the result belongs to no plan in flight and must be dropped.
   bool on_result(int64_t now_ms, uint64_t epoch, int rank);
@@ -127,6 +142,7 @@ class Supervisor {
     int32_t kv_blocks = 0;
     int32_t kv_kept = 0;
     std::string numerics_id;
+    bool prepared = false;      // of the preparation under way
     int64_t last_heard_ms = 0;  // anything: a slow large result is a sign of life, too
     int64_t forgiven_ms = 0;    // silence since then in which this process did not listen
     int64_t last_state_ms = 0;  // last heartbeat
@@ -155,11 +171,14 @@ class Supervisor {
   std::optional<SupervisorActions> watch_heartbeats(int64_t now_ms);
   SupervisorActions watch_formation(int64_t now_ms);
   SupervisorActions regroup(int64_t now_ms);
+  SupervisorActions watch_preparation(int64_t now_ms);
+  SupervisorActions end_preparation(const std::string& failure);
+  SupervisorAction order(WeightsOrder::Kind kind, const WeightsFile& file) const;
   SupervisorActions watch_dying(int64_t now_ms);
   SupervisorActions watch_stopping(int64_t now_ms);
   void forgive_own_pauses(int64_t now_ms);
   std::string rank_name(int rank) const;
-  std::string missing_ranks() const;
+  std::string name_ranks(bool (*is_one)(const Rank&)) const;
   SupervisorAction action(SupervisorAction::Kind kind) const;
 
   const LaunchSpec spec_;
@@ -173,6 +192,11 @@ class Supervisor {
   int n_plans_in_flight_ = 0;
   bool ever_served_ = false;
   bool kill_sent_ = false;  // in kDying and kTerminating
+
+  std::vector<WeightsFile> weights_;  // that a launch loads, oldest first
+  std::vector<WeightsFile> launched_weights_;
+  std::optional<WeightsFile> preparing_;
+  int64_t preparation_deadline_ms_ = 0;
 
   bool hung_ = false;           // the last group that served
   bool hopeless_ = false;       // no launch would mend what was lost

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -35,9 +36,13 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
     case State::kServing: break;
   }
   if (auto lost = watch_heartbeats(now_ms)) return std::move(*lost);
-  SupervisorActions actions =
-      state_ == State::kServing ? watch_steps(now_ms) : watch_launch(now_ms);
-  return actions.empty() ? watch_formation(now_ms) : actions;
+  if (state_ != State::kServing) {
+    SupervisorActions actions = watch_launch(now_ms);
+    return actions.empty() ? watch_formation(now_ms) : actions;
+  }
+  SupervisorActions actions = watch_steps(now_ms);
+  if (!actions.empty()) return actions;
+  return preparing_ ? watch_preparation(now_ms) : watch_formation(now_ms);
 }
 
 SupervisorActions Supervisor::watch_formation(int64_t now_ms) {
@@ -105,12 +110,15 @@ SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
         fmt::format(
             "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
             "reach the coordinator at {}",
-            missing_ranks(), regrouping_.launch_ms() / 1000.0, spec_.control_address),
+            name_ranks([](const Rank& r) { return !r.connected; }),
+            regrouping_.launch_ms() / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",
               fmt::format("{} made no progress loading for {:.1f} s: check the disk that holds {}",
-                          missing_ranks(), spec_.deadlines.load_ms / 1000.0, spec_.job.packed_path),
+                          name_ranks([](const Rank& r) { return !r.ready; }),
+                          spec_.deadlines.load_ms / 1000.0,
+                          launched_weights_.empty() ? "" : launched_weights_.back().path),
               Ending::kAtOnce);
 }
 

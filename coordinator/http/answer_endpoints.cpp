@@ -46,10 +46,17 @@ const GenerationKind* kind_of(const std::string& endpoint) {
   return nullptr;
 }
 
-// The request as it was understood when it came.
-ParsedCall parse_again(const ApiContext& context, const JournaledRequest& request) {
+// Whether the text layer of this server is that of a request with such weights.
+bool reads_answers_of(const ServedWeights& now, const std::string& weights) {
+  return weights == now.id ||
+         std::find(now.before.begin(), now.before.end(), weights) != now.before.end();
+}
+
+// The request as it was understood when it came; `readable`: by a server with the text layer of
+// this one.
+ParsedCall parse_again(const ApiContext& context, const JournaledRequest& request, bool readable) {
   const GenerationKind* kind = kind_of(request.endpoint);
-  if (kind == nullptr || request.weights != context.model.weights) {
+  if (kind == nullptr || !readable) {
     return server_error(
         "the answer was begun with other weights than this server has; send the "
         "request again",
@@ -86,12 +93,13 @@ void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr&
                                         kMaxResumes),
                             "generation_failed"));
   }
-  ParsedCall parsed = parse_again(*context, request);
+  const auto weights = context->service.weights();
+  ParsedCall parsed = parse_again(*context, request, request.weights == weights->id);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return end(*error);
   auto& call = std::get<GenerationCall>(parsed);
   auto format =
       make_format(*context, *kind_of(request.endpoint), call, request.id, request.created);
-  make_job(context, std::move(format), std::move(call), nullptr,
+  make_job(context, std::move(format), std::move(call), weights, nullptr,
            GenerationJob::Kept{context->keeper, entry})
       ->start();
 }
@@ -104,7 +112,8 @@ void reply_stored(const ApiContext& context, const GenerationKind& kind,
   const JournaledRequest& request = answer.request;
   const bool whole = answer.end.error.empty();
   if (!streams && !whole) return responder->reply(error_of(answer.end));
-  ParsedCall parsed = parse_again(context, request);
+  ParsedCall parsed =
+      parse_again(context, request, reads_answers_of(*context.service.weights(), request.weights));
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
   const auto& call = std::get<GenerationCall>(parsed);
   Result<StreamPosition> from =

@@ -14,6 +14,7 @@ Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& contex
                                                         const GenerationKind& kind,
                                                         const GenerationCall& call,
                                                         const std::string& id, int64_t created,
+                                                        const std::string& weights,
                                                         const HttpRequest& request) {
   if (context.keeper == nullptr || !call.stream) return std::optional<GenerationJob::Kept>();
   std::vector<std::vector<int32_t>> prompts;
@@ -22,7 +23,7 @@ Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& contex
       context.keeper->journal().create({.id = id,
                                         .endpoint = kind.path,
                                         .key_name = request.key_name,
-                                        .weights = context.model.weights,
+                                        .weights = weights,
                                         .body = request.body,
                                         .prompts = std::move(prompts),
                                         .created = created,
@@ -49,10 +50,12 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   auto& call = std::get<GenerationCall>(parsed);
   const std::string id = draw_answer_id(kind.id_prefix);
   const auto created = static_cast<int64_t>(std::time(nullptr));
-  auto kept = keep_request(*context, kind, call, id, created, request);
+  const auto weights = context->service.weights();
+  auto kept = keep_request(*context, kind, call, id, created, weights->id, request);
   if (!kept) return refuse(submit_refusal(*context, kept.error()));
   auto format = make_format(*context, kind, call, id, created);
-  make_job(context, std::move(format), std::move(call), responder, *std::move(kept))->start();
+  make_job(context, std::move(format), std::move(call), weights, responder, *std::move(kept))
+      ->start();
 }
 
 Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
@@ -123,12 +126,15 @@ std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
 
 std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
                                         std::shared_ptr<const ReplyFormat> format,
-                                        GenerationCall call, ResponderPtr responder,
+                                        GenerationCall call,
+                                        std::shared_ptr<const ServedWeights> weights,
+                                        ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept) {
   GenerationJob::Parts parts{
       .service = context->service,
       .codec = context->codec,
       .pool = context->pool,
+      .weights = std::move(weights),
       .responder = std::move(responder),
       .format = std::move(format),
       .refusal = [context](const Error& error) { return submit_refusal(*context, error); },

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -76,15 +77,19 @@ void GenerationJob::submit_all() {
                    .from = {}}));
   listen_to_client();
   if (parts_.kept) keep();
+  // From then on the choices hold them, as long as they are drawn.
+  const auto weights = std::exchange(parts_.weights, nullptr);
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
-    if (!choices_[i].done && !submit(i)) return;
+    if (!choices_[i].done && !submit(i, weights)) return;
   }
 }
 
 // False: it was refused, and the whole request failed.
-bool GenerationJob::submit(int index) {
+bool GenerationJob::submit(int index, const std::shared_ptr<const ServedWeights>& weights) {
+  GenerateRequest request = make_request(index);
+  request.weights = weights;
   const Result<RequestId> id = parts_.service.submit(
-      make_request(index), [self = shared_from_this(), index](GenerateEvent&& event) {
+      std::move(request), [self = shared_from_this(), index](GenerateEvent&& event) {
         self->post([self, index, event = std::move(event)]() mutable {
           self->on_event(index, std::move(event));
         });

@@ -36,7 +36,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     InferenceService& service;
     const TextCodec& codec;
     std::shared_ptr<TaskPool> pool;
-    ResponderPtr responder;  // null: nobody listens yet
+    std::shared_ptr<const ServedWeights> weights;  // until all choices are submitted
+    ResponderPtr responder;                        // null: nobody listens yet
     std::shared_ptr<const ReplyFormat> format;
     // How a refusal of the service is said in HTTP.
     std::function<ApiError(const Error&)> refusal;
@@ -70,7 +71,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void run_tasks();
 
   void submit_all();
-  bool submit(int index);
+  bool submit(int index, const std::shared_ptr<const ServedWeights>& weights);
   GenerateRequest make_request(int index) const;
   void listen_to_client();
   void client_went(int client);

@@ -35,7 +35,9 @@ std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
 
 std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
                                         std::shared_ptr<const ReplyFormat> format,
-                                        GenerationCall call, ResponderPtr responder,
+                                        GenerationCall call,
+                                        std::shared_ptr<const ServedWeights> weights,
+                                        ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept);
 
 }  // namespace trireme

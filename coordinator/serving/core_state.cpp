@@ -30,6 +30,10 @@ InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver ser
     replicas.push_back(std::make_unique<Replica>(options.scheduler));
     replicas.back()->index = i;
   }
+  last_generation = options.weights.generation;
+  weights = std::make_shared<ServedWeights>(
+      ServedWeights{.generation = last_generation, .id = weights_id(options.weights.fingerprint)});
+  gate.weights = weights;
   gate.status.context_length = options.scheduler.context_length;
   gate.status.vocab_size = options.scheduler.vocab_size;
   gate.status.problem = problem;
@@ -49,7 +53,11 @@ Group::Events InferenceCore::Impl::group_events(Replica& replica) {
   group_events.on_broken = [this, &replica](const std::string& error) {
     group_broken(replica, error);
   };
+  group_events.on_prepared = [this, &replica](uint64_t generation, const std::string& failure) {
+    group_prepared(replica, generation, failure);
+  };
   group_events.on_loading = [this, &replica](uint64_t loaded_bytes, uint64_t total_bytes) {
+    if (push) return group_preparing(replica, loaded_bytes, total_bytes);
     replica.loaded_bytes = loaded_bytes;
     replica.total_bytes = total_bytes;
     if (listener.on_loading) listener.on_loading(replica.index, loaded_bytes, total_bytes);
@@ -82,6 +90,7 @@ void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
   problem = (cause == kRegroupCause ? "the ranks are being started again: "
                                     : "the ranks were lost and are being started again: ") +
             detail;
+  fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + detail);
   if (replica.scheduler.serving()) {
     const int32_t n_replayed = replica.scheduler.group_lost(events, cause == kRegroupCause);
     if (n_replayed > 0 && observer.on_replayed) observer.on_replayed(n_replayed);
@@ -95,6 +104,7 @@ void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
 void InferenceCore::Impl::group_broken(Replica& replica, const std::string& error) {
   problem = error;
   replica.broken = true;
+  fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + error);
   if (replica.scheduler.serving()) replica.scheduler.group_lost(events);
   if (listener.on_broken) listener.on_broken(replica.index, error);
   rehome(replica);
@@ -166,6 +176,7 @@ void InferenceCore::Impl::settle() {
     // The ranks first: they work while clients are told.
     for (const std::unique_ptr<Replica>& replica : replicas) pump(*replica);
     for (SequenceEvent& event : std::exchange(events, {})) deliver(std::move(event));
+    drop_old_weights();
   } while (settle_again || !events.empty());
   publish();
   settling = false;

@@ -55,6 +55,25 @@ void InferenceCore::cancel(RequestId id, FinishReason counted_as) {
                         [impl = impl_.get(), id, counted_as] { impl->cancelled(id, counted_as); });
 }
 
+std::shared_ptr<const ServedWeights> InferenceCore::weights() const {
+  const std::lock_guard lock(impl_->gate.mutex);
+  return impl_->gate.weights;
+}
+
+void InferenceCore::push(WeightsFile file, PushListener push_listener) {
+  boost::asio::post(impl_->io, [impl = impl_.get(), file = std::move(file),
+                                push_listener = std::move(push_listener)]() mutable {
+    impl->begin_push(std::move(file), std::move(push_listener));
+  });
+}
+
+void InferenceCore::refuse_pushes(const std::string& why) {
+  boost::asio::post(impl_->io, [impl = impl_.get(), why] {
+    impl->no_pushes = why;
+    impl->fail_push(why);
+  });
+}
+
 ServiceStatus InferenceCore::status() const {
   const std::lock_guard lock(impl_->gate.mutex);
   return impl_->gate.status;
@@ -135,6 +154,7 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
   records.emplace(id, std::make_shared<Record>(
                           Record{std::move(handler), nullptr, RequestTimes(now, n_prompt), false}));
+  if (request.weights == nullptr) request.weights = weights;
   if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
     Replica* replica = choose(*sequence, nullptr);
@@ -159,6 +179,8 @@ void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
 
 void InferenceCore::Impl::end_all(const std::string& error) {
   ended_because = error;
+  no_pushes = error;
+  fail_push(error);
   for (const auto& [id, record] : records) {
     if (record->replica != nullptr) record->replica->scheduler.cancel(id);
     end_with_error(id);

@@ -16,6 +16,7 @@ namespace trireme {
 struct InferenceCoreOptions {
   SchedulerConfig scheduler;  // of each replica
   int32_t n_replicas = 1;
+  WeightsFile weights;        // that the groups launch with
   int32_t max_waiting = 256;  // live requests beyond those that the slots of all replicas hold
   int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
 };
@@ -27,6 +28,16 @@ struct ReplicaListener {
   std::function<void(int replica, const GroupCapacity& capacity)> on_serving;
   std::function<void(int replica, const std::string& cause, const std::string& detail)> on_lost;
   std::function<void(int replica, const std::string& error)> on_broken;
+  // The last request of these weights has ended, and the ranks unmap them.
+  std::function<void(const std::string& id)> on_weights_dropped;
+};
+
+// How a change of weights goes. Called on the service's thread; must not block.
+struct PushListener {
+  std::function<void(uint64_t loaded_bytes, uint64_t total_bytes)> on_progress;  // of all ranks
+  // Once, at the end. `failure`: why nothing has changed; empty: new requests get the new weights,
+  // and `n_before` requests go on with those before.
+  std::function<void(const std::string& failure, int32_t n_before)> on_end;
 };
 
 // One replica as it is now.
@@ -64,6 +75,14 @@ class InferenceCore final : public InferenceService {
   Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
   void cancel(RequestId id, FinishReason counted_as) override;
   ServiceStatus status() const override;
+  std::shared_ptr<const ServedWeights> weights() const override;
+
+  // From any thread. New requests get the weights of another packed file, once every rank of every
+  // replica has it ready; else none does. Those that began before go on with theirs. Whether the
+  // model is alike is the caller's to check. The file's generation is given here.
+  void push(WeightsFile file, PushListener push_listener);
+  // From any thread. Ends a push that is under way, and refuses others.
+  void refuse_pushes(const std::string& why);
 
   // From any thread. Refuses new requests from now on; calls back on the service's thread once the
   // last one has ended (at once when there is none).

@@ -64,6 +64,8 @@ struct StepOutcome {
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
 // are not made while there is a prompt to compute, which would have to wait for them.
+//
+// A plan is of one generation of weights; while there are sequences of two, plans take turns.
 class Scheduler {
  public:
   explicit Scheduler(SchedulerConfig config);
@@ -114,6 +116,8 @@ class Scheduler {
   // While down: of the last group, 0 before the first.
   int32_t n_blocks() const { return blocks_.n_blocks(); }
   int32_t n_free_blocks() const { return blocks_.n_free(); }
+  // Sequences of a generation of weights.
+  int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }
   const SchedulerConfig& config() const { return config_; }
 
@@ -132,6 +136,9 @@ class Scheduler {
 
   void perturb();
   bool prompts_wait() const;
+  std::vector<uint64_t> generations_in_turn() const;
+  void plan_generation(StepPlan& plan, bool pipeline_is_full);
+  bool takes(const StepPlan& plan, const Sequence& sequence) const;
   void plan_running(StepPlan& plan);
   void plan_prompts(StepPlan& plan);
   void plan_ahead(StepPlan& plan);
@@ -159,6 +166,7 @@ class Scheduler {
   void settle_suspect(Sequence& sequence);
   void end(Sequence& sequence);
   void remove(Sequence& sequence);
+  void forget_generation(const Sequence& sequence);
 
   SchedulerConfig config_;
   BlockManager blocks_{0};
@@ -173,6 +181,11 @@ class Scheduler {
   std::map<RequestId, Sequence*> running_;  // has a slot
   std::deque<Sequence*> ready_;             // running and not in flight, longest idle first
   std::deque<PlanInFlight> in_flight_;
+
+  std::map<uint64_t, int32_t> n_of_;  // sequences by generation; none without any
+  uint64_t last_generation_ = 0;      // of the last plan, suspects' aside
+  // Whose sequence waits for a block of one in flight of another generation: its turn is next.
+  std::optional<uint64_t> starving_;
 
   int32_t n_suspects_ = 0;
   bool suspect_had_turn_ = false;

@@ -129,7 +129,13 @@ void Scheduler::remove(Sequence& sequence) {
   if (sequence.kv.slot >= 0) wait_again(sequence);
   forget_kv(sequence);
   waiting_.erase(sequence.id);
+  forget_generation(sequence);
   sequences_.erase(sequence.id);
+}
+
+void Scheduler::forget_generation(const Sequence& sequence) {
+  const auto found = n_of_.find(sequence.generation());
+  if (--found->second == 0) n_of_.erase(found);
 }
 
 }  // namespace trireme

@@ -178,8 +178,9 @@ void go_from_hello_to_drain(bool tls) {
                                           .kv_bytes = 0})
                   .kv_blocks,
               6);
-    StepPlan plan;
-    while (link->next_plan(plan)) {
+    RankTask task;
+    while (link->next_task(task)) {
+      const auto& plan = std::get<StepPlan>(task);
       StepResult result;
       result.step_id = plan.step_id;
       link->send_result(result);
@@ -267,8 +268,8 @@ class ControlRankLinkDeathTest : public testing::Test {
       }
     });
     const auto link = RankLink::connect(options_for(listener.address()));
-    StepPlan plan;
-    while (link->next_plan(plan)) {
+    RankTask task;
+    while (link->next_task(task)) {
     }
     coordinator.join();
   }

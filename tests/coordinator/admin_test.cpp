@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "coordinator/admin/admin_client.h"
 #include "coordinator/admin/admin_server.h"
@@ -79,6 +81,26 @@ TEST_F(Admin, SaysWhichServerToName) {
   EXPECT_THAT(refusal("say", 1), HasSubstr("no server with the process id 1 of this user"));
   const AdminServer two(new_folder("trireme-run-2"), handlers());
   EXPECT_THAT(refusal("say"), HasSubstr("more than one server runs: name one with --pid, of"));
+}
+
+TEST_F(Admin, OneCommandAtATime) {
+  std::promise<void> begun;
+  std::promise<void> go_on;
+  auto all = handlers();
+  all["wait"] = [&](const Json&, const AdminServer::Tell&) {
+    begun.set_value();
+    go_on.get_future().wait_for(std::chrono::seconds(20));
+    return std::string("waited");
+  };
+  const AdminServer server(new_folder("trireme-run-1"), all);
+  std::string answer;
+  std::thread first([&] { answer = ask("wait", Json::object()); });
+  begun.get_future().wait_for(std::chrono::seconds(20));
+  EXPECT_EQ(refusal("say"), "another command is under way; try again when it has ended");
+  go_on.set_value();
+  first.join();
+  EXPECT_EQ(answer, "waited");
+  EXPECT_EQ(ask("say", {{"word", "x"}}), "x");
 }
 
 TEST_F(Admin, OddWordsHurtNobody) {

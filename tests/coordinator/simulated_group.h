@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +31,7 @@ struct SimulatedFaults {
   double deadlocks_at_plan = 0.0;
   double host_goes_at_plan = 0.0;  // of a plan: a host is gone for a while, if there are several
   double kv_is_lost = 0.5;         // of a loss: the next launch finds no KV
+  double prepare_fails = 0.0;      // of further weights, on one rank
   int max_losses = 0;              // then nothing goes wrong any more
   // A plan with this request's token at this position kills the group, always.
   RequestId poison = 0;
@@ -63,6 +66,8 @@ class SimulatedGroup final : public Group {
         events_(std::move(events)),
         supervisor_(spec) {}
 
+  size_t n_generations() const { return loaded_.size(); }
+
   // Losses for which a rank may be to blame.
   int n_blamed() const { return n_blamed_; }
 
@@ -79,11 +84,23 @@ class SimulatedGroup final : public Group {
   void send(StepPlan&& plan) override {
     if (supervisor_.status() != GroupStatus::kServing) return;
     plan.epoch = supervisor_.epoch();
+    EXPECT_EQ(loaded_.count(plan.generation), 1U) << "a plan of weights that are not loaded";
     supervisor_.on_plan_sent(clock_.now());
     EXPECT_LE(supervisor_.n_plans_in_flight(),
               in_formation(spec_, supervisor_.formation()).job.max_plans_in_flight);
     plans_.push_back(std::move(plan));
     if (plans_.size() == 1) begin_plan();
+  }
+
+  // Orders go out at once, as ProcessGroup's.
+  void prepare(const WeightsFile& file) override {
+    for (const SupervisorAction& each : supervisor_.prepare(clock_.now(), file)) perform_one(each);
+  }
+  void commit(const WeightsFile& file) override {
+    for (const SupervisorAction& each : supervisor_.commit(file)) perform_one(each);
+  }
+  void drop(uint64_t generation) override {
+    for (const SupervisorAction& each : supervisor_.drop(generation)) perform_one(each);
   }
 
  private:
@@ -135,6 +152,9 @@ class SimulatedGroup final : public Group {
       case Kind::kKill: return kill();
       case Kind::kSendJob: return load(action.rank);
       case Kind::kSendStart: return start_ranks(action.keep_kv);
+      case Kind::kSendWeights: return obey(action.order);
+      case Kind::kReportPrepared:
+        return events_.on_prepared(action.order.file.generation, action.text);
       case Kind::kReportServing: blames_ = false; return events_.on_serving(supervisor_.capacity());
       case Kind::kReportLost:
         blames_ |= action.cause != kRegroupCause;
@@ -175,6 +195,30 @@ class SimulatedGroup final : public Group {
     n_blamed_ += std::exchange(kv_is_there_, false) && blames_ ? 1 : 0;
     last_formation_ = now;
   }
+  void obey(const WeightsOrder& order) {
+    const uint64_t generation = order.file.generation;
+    if (order.kind == WeightsOrder::Kind::kCommit) {
+      EXPECT_EQ(n_prepared_[generation], n_ranks()) << "not every rank has it ready";
+      loaded_.insert(generation);
+    } else if (order.kind == WeightsOrder::Kind::kDrop) {
+      loaded_.erase(generation);
+      for (const StepPlan& plan : plans_) EXPECT_NE(plan.generation, generation) << "in use";
+    } else {
+      for (int rank = 0; rank < n_ranks(); ++rank) prepare_rank(rank, order.file);
+    }
+  }
+
+  void prepare_rank(int rank, const WeightsFile& file) {
+    later(pick(1, 400), [this, rank, file](Epoch& epoch) {
+      if (!epoch.alive || !epoch.connected || epoch.silent) return;
+      WeightsPrepared prepared{
+          .generation = file.generation, .fingerprint = file.fingerprint, .numerics_id = "fake"};
+      if (chance(faults_.prepare_fails)) prepared.failure = "a leaf is damaged";
+      n_prepared_[file.generation] += prepared.failure.empty() ? 1 : 0;
+      perform(supervisor_.on_prepared(clock_.now(), epoch.number, rank, prepared));
+    });
+  }
+
 
   void launch(uint64_t number) {
     note_formation();
@@ -243,6 +287,8 @@ class SimulatedGroup final : public Group {
     else
       model_.emplace(max_slots_, n_blocks(), max_batch_tokens_);
     kv_is_there_ = true;
+    loaded_.clear();
+    for (const WeightsFile& file : supervisor_.launched_weights()) loaded_.insert(file.generation);
   }
 
   // The oldest plan goes through the ranks, unless something happens to them meanwhile.
@@ -359,7 +405,9 @@ class SimulatedGroup final : public Group {
   std::string gone_host_;
   int64_t gone_until_ms_ = 0;
   bool blames_ = false;       // the loss before the present launch was not wanted
-  bool kv_is_there_ = false;  // in memory that outlives the ranks
+  std::set<uint64_t> loaded_;           // generations
+  std::map<uint64_t, int> n_prepared_;  // ranks, by generation
+  bool kv_is_there_ = false;            // in memory that outlives the ranks
   int n_losses_ = 0;
   int n_blamed_ = 0;
   int64_t last_arrival_ms_ = 0;
