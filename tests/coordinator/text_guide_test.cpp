@@ -58,6 +58,34 @@ TEST_F(TextGuide, LowestAllowedTokensMakeValidJson) {
   EXPECT_LE(json["legs"], 4);
 }
 
+// What a lost group costs: the guide is made again and taken through the tokens that were given,
+// which may end inside a string, an escape or a character of several tokens.
+TEST_F(TextGuide, GoesOnTheSameFromATokenLog) {
+  constexpr std::string_view kGrammar =
+      R"({"type": "object", "properties": {"name": {"type": "string"}, "of": {"type": "array",
+          "items": {"enum": ["K\u00f6nig", "\u20ac", 17]}, "minItems": 2}},
+          "required": ["name", "of"], "additionalProperties": false})";
+  const std::vector<int32_t> log =
+      *tokenizer_.encode("{\"name\": \"a\\\"b ü€\", \"of\": [\"König\", 17, \"€\"]}", false);
+  std::vector<std::vector<int32_t>> masks;
+  Guide undisturbed = make("json_schema", kGrammar);
+  for (const int32_t id : log) {
+    masks.push_back(allowed(undisturbed));
+    ASSERT_TRUE(undisturbed.push(id).ok());
+  }
+  EXPECT_EQ(allowed(undisturbed), (std::vector<int32_t>{0, 3})) << "all of it was a whole object";
+  int n_inside_a_character = 0;
+  for (size_t lost_at = 0; lost_at < log.size(); ++lost_at) {
+    Guide again = make("json_schema", kGrammar);
+    for (size_t i = 0; i < lost_at; ++i) ASSERT_TRUE(again.push(log[i]).ok());
+    EXPECT_EQ(allowed(again), masks[lost_at]) << "lost after " << lost_at << " tokens";
+    EXPECT_TRUE(again.push(log[lost_at]).ok());
+    const std::vector<int32_t> so_far(log.begin(), log.begin() + static_cast<long>(lost_at));
+    n_inside_a_character += tokenizer_.decode(so_far, true).ends_with("\xEF\xBF\xBD") ? 1 : 0;
+  }
+  EXPECT_GE(n_inside_a_character, 5);
+}
+
 TEST_F(TextGuide, TakesEndTokensButNothingElseAfterTheEnd) {
   Guide guide = make("regex", "yes");
   bool ended = false;
