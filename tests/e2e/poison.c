@@ -1,4 +1,4 @@
-// Preloaded into the ranks by test_poison.py: a rank that is sent certain bytes crashes by a fault
+// Preloaded into ranks (faults.py, poison_ranks): a rank that is sent certain bytes crashes by a fault
 // of its own, as one with a bug would that only this request meets.
 #define _GNU_SOURCE
 #include <dlfcn.h>
