@@ -1,5 +1,5 @@
-"""A request that crashes whatever rank computes it: it ends with an error after the second time, and
-everybody else's streams go on."""
+"""A request that crashes whatever rank computes it: it ends with an error after the second time,
+and everybody else's streams go on."""
 
 import pytest
 from faults import POISON_IDS, poison_ranks

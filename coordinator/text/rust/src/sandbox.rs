@@ -111,8 +111,7 @@ fn read_by(deadline: Instant, reader: &mut File, answer: &mut Vec<u8>) -> bool {
     let mut chunk = [0; 1 << 16];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut waiting =
-            libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut waiting = libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid entry.
         let ready = unsafe { libc::poll(&mut waiting, 1, left.as_millis() as i32) };
         if ready == 0 {

@@ -1,5 +1,5 @@
-//! Chat templates: Jinja as transformers runs it, bounded in time, in memory and in the size of what
-//! it writes.
+//! Chat templates: Jinja as transformers runs it, bounded in time, memory and the size of what it
+//! writes.
 
 use std::ffi::CString;
 use std::io::{self, Write};
