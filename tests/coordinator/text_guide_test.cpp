@@ -121,6 +121,46 @@ TEST_F(TextGuide, RefusesBadAndHugeGrammars) {
   }
 }
 
+// Whatever they ask for, a guide either is not made, or says what may come next, or fails for good:
+// it never lets everything through.
+TEST_F(TextGuide, GrammarBombsEndInARefusal) {
+  const std::string open(60'000, '(');
+  const std::string close(60'000, ')');
+  std::string deep = "1";
+  for (int i = 0; i < 5'000; ++i) deep = R"({"items":)" + deep + "}";
+  for (const auto& [tag, grammar] : std::vector<std::pair<std::string, std::string>>{
+           {"regex", open},
+           {"regex", open + "a" + close},
+           {"regex", "a{1,1000000000}"},
+           {"regex", "((((a{1,99}){1,99}){1,99}){1,99}){1,99}"},
+           {"regex", "(a|b|ab|ba){1000}(.{1,1000}){1,1000}"},
+           {"json_schema", R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"},
+                               "b": {"$ref": "#/$defs/a"}}})"},
+           {"json_schema", R"({"type": "string", "maxLength": 1000000000, "minLength": 999999999})"},
+           {"json_schema", R"({"type": "array", "minItems": 1000000000})"},
+           {"json_schema", deep},
+           {"lark", "start: start start"},
+           {"lark", "start: " + open + "\"a\"" + close}}) {
+    Result<Guide> guide = factory_->make(tag, grammar);
+    if (!guide.ok()) {
+      EXPECT_THAT(guide.error().message, HasSubstr("the grammar")) << grammar.substr(0, 60);
+      EXPECT_LT(guide.error().message.size(), 2000U);
+      continue;
+    }
+    std::vector<uint32_t> words((kPaddedVocabSize + 31) / 32);
+    bool failed = false;
+    for (int n_tokens = 0; n_tokens < 20 && !failed; ++n_tokens) {
+      failed = !guide->mask(words).ok();
+      if (failed) break;
+      const std::vector<int32_t> next = allowed(*guide);
+      ASSERT_FALSE(next.empty()) << grammar.substr(0, 60);
+      EXPECT_LT(next.size(), size_t{4096}) << grammar.substr(0, 60);
+      failed = !guide->push(next.front()).ok();
+    }
+    EXPECT_TRUE(!failed || !guide->mask(words).ok()) << grammar.substr(0, 60);
+  }
+}
+
 TEST_F(TextGuide, RefusesAVocabularySmallerThanTheTokenizer) {
   EXPECT_FALSE(GuideFactory::create(tokenizer_, 100, kEndTokens).ok());
   const int32_t outside[] = {5000};

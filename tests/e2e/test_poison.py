@@ -29,7 +29,6 @@ def test_a_request_that_crashes_its_ranks(start_server, surroundings, server, po
     assert [stream.error for stream in streams] == [None] * len(streams)
     assert [stream.text() for stream in streams] == [text for _, text in wanted]
     assert disturbed.metric("trireme_group_restarts_total") == 2, disturbed.output()
-    assert disturbed.output().count("signal 11") >= 2, disturbed.output()
     # Whoever comes after it is served, on the ranks of the second restart.
     wait_until(disturbed.is_ready, READY_DEADLINE_S, "ready again")
     status, answer = http_post(disturbed.url + "/v1/completions",
