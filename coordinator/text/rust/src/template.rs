@@ -290,7 +290,7 @@ mod tests {
                         {% set n.l = n.l + [('x' ~ i) * 9999999] %}{% endfor %}{{ n.l | length }}";
         let captured = "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}\
                         {% set s %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = s %}{% endfor %}";
-        let replaced = "{{ ('x' * 99999 | replace('x', 'x' * 99999)) | length }}";
+        let replaced = "{{ ('x' * 99999) | replace('x', 'x' * 99999) | length }}";
         for source in [doubled, repeated, captured, replaced] {
             let error = template(source).render(request("", false)).unwrap_err().to_string();
             assert_eq!(error, "the chat template takes more than 256 MiB of memory", "{source}");
