@@ -1,7 +1,9 @@
 #include "comm/control/control_stream.h"
 
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -102,6 +104,11 @@ ControlStream::Received ControlStream::receive(FrameReader& reader, milliseconds
   }
   const bool going_on = read == TlsChannel::Read::kBytes || read == TlsChannel::Read::kNeedMore;
   return going_on ? Received::kBytes : Received::kEnd;
+}
+
+size_t ControlStream::n_unconfirmed_bytes() const {
+  int n_bytes = 0;
+  return ioctl(fd_.get(), SIOCOUTQ, &n_bytes) == 0 ? static_cast<size_t>(n_bytes) : 0;
 }
 
 void ControlStream::end_sending() { shutdown(fd_.get(), SHUT_WR); }

@@ -30,6 +30,8 @@ class ControlStream {
   // kBytes also for those that are not yet enough to give any to the reader. The reader's frames
   // must be taken before the next call.
   Received receive(FrameReader& reader, std::chrono::milliseconds timeout);
+  // Of what was sent, as the network carries it: bytes that the other end's host has not confirmed.
+  size_t n_unconfirmed_bytes() const;
   // What was sent still arrives. Wakes a thread that is stuck in send().
   void end_sending();
 

@@ -83,6 +83,7 @@ struct RankLink::State {
   }
 
   RankState snapshot() const;
+  void send_heartbeat();
   void heartbeat_loop();
   void read_loop();
   void read_ended(std::string_view why);
@@ -120,11 +121,19 @@ RankState RankLink::State::snapshot() const {
   return state;
 }
 
+// Not while two are on their way: with more, Linux doubles the time after which it sends again what
+// was lost, and a short gap in the network becomes a long silence.
+void RankLink::State::send_heartbeat() {
+  constexpr size_t kTlsBytes = 22;
+  const std::string frame = encode_frame(snapshot());
+  if (stream->n_unconfirmed_bytes() <= frame.size() + kTlsBytes) stream->send(frame);
+}
+
 void RankLink::State::heartbeat_loop() {
   std::unique_lock lock(mutex);
   while (!closing) {
     lock.unlock();
-    send(snapshot());
+    send_heartbeat();
     lock.lock();
     ended.wait_for(lock, milliseconds(job.heartbeat_ms), [this] { return closing; });
   }

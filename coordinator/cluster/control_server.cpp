@@ -15,6 +15,7 @@
 #include <utility>
 #include <variant>
 
+#include "comm/control/dial.h"
 #include "comm/control/frame_reader.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
@@ -58,6 +59,7 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   void start() {
     error_code ignored;
     socket_.set_option(tcp::no_delay(true), ignored);
+    resend_steadily(socket_.native_handle());
     hello_deadline_.expires_after(std::chrono::milliseconds(server_->options_.hello_timeout_ms));
     hello_deadline_.async_wait([self = shared_from_this()](const error_code& error) {
       if (!error && !self->known_) self->fail("no hello in time");

@@ -191,6 +191,11 @@ class Server:
         workers = [pid for pid, words in others.items() if "worker" in words[1:2]]
         return sorted(workers or others)
 
+    def children(self):
+        """Of the coordinator, the ended ones that it has not taken note of too."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return sorted(pid for task in tasks for pid in read_bytes(task).split())
+
     def resident_bytes(self):
         """Of the coordinator."""
         return self._status_bytes("VmRSS")

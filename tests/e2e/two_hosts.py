@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 from trireme_process import REPO
@@ -64,3 +65,10 @@ def let_through(subnet, host, all_or_nothing):
     port_state = "3" if all_or_nothing else "0"  # forwarding, disabled
     subprocess.run(["bridge", "link", "set", "dev", f"tv{host}{subnet.replace('.', '')}", "state",
                     port_state], check=True, timeout=SCRIPT_DEADLINE_S)
+
+
+def blip(subnet, host, seconds):
+    """Nothing passes for so long."""
+    let_through(subnet, host, False)
+    time.sleep(seconds)
+    let_through(subnet, host, True)
