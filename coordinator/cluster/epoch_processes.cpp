@@ -149,7 +149,7 @@ bool EpochProcesses::starts_sessions() const {
 void EpochProcesses::kill() {
   killing_ = true;
   signal(SIGKILL);
-  if (starts_sessions()) signal_epoch_processes(spec_.secret, epoch_, SIGKILL);
+  if (starts_sessions()) signal_processes_with(launch_environment(spec_, epoch_), SIGKILL);
 }
 
 bool EpochProcesses::poll_gone() {
@@ -160,7 +160,8 @@ bool EpochProcesses::poll_gone() {
     gone = gone && process.ended();
   }
   if (!gone || !starts_sessions()) return gone;
-  const int n_left = signal_epoch_processes(spec_.secret, epoch_, killing_ ? SIGKILL : 0);
+  const int n_left =
+      signal_processes_with(launch_environment(spec_, epoch_), killing_ ? SIGKILL : 0);
   n_empty_looks_ = n_left == 0 ? n_empty_looks_ + 1 : 0;
   return n_empty_looks_ >= 2;
 }

@@ -14,10 +14,9 @@ std::vector<LaunchCommand> srun_commands(const LaunchSpec& spec, const LaunchCon
                         .argv = {"srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n",
                                  std::to_string(spec.job.layout.n_ranks()), "--distribution=block",
                                  "--cpu-bind=none", "--export=ALL"},
-                        .environment = {{"TRIREME_SECRET", spec.secret},
-                                        {"TRIREME_EPOCH", std::to_string(context.epoch)},
-                                        {"OMPI_MCA_mpi_yield_when_idle", "1"}},
+                        .environment = launch_environment(spec, context.epoch),
                         .death_signal = SIGTERM};
+  command.environment.emplace_back("OMPI_MCA_mpi_yield_when_idle", "1");
   std::vector<std::string>& argv = command.argv;
   if (!spec.hosts.empty()) {
     argv.push_back(fmt::format("--nodelist={}", fmt::join(spec.hosts, ",")));

@@ -19,6 +19,12 @@ std::string own_host_name() {
 
 }  // namespace
 
+Environment launch_environment(const LaunchSpec& spec, uint64_t epoch) {
+  return {{"TRIREME_SECRET", spec.secret},
+          {"TRIREME_REPLICA", std::to_string(spec.job.replica)},
+          {"TRIREME_EPOCH", std::to_string(epoch)}};
+}
+
 HostSlots parse_host(const std::string& entry) {
   const size_t colon = entry.rfind(':');
   if (colon == std::string::npos || entry.find(':') != colon) return {entry, 0};

@@ -9,13 +9,18 @@
 
 namespace trireme {
 
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
 // A program to start, without a shell.
 struct LaunchCommand {
-  std::string name;                                              // "rank 1", "mpirun": for people
-  std::vector<std::string> argv;                                 // argv[0] is looked up in PATH
-  std::vector<std::pair<std::string, std::string>> environment;  // on top of this process's own
-  int death_signal = 0;  // what it gets when the coordinator dies
+  std::string name;               // "rank 1", "mpirun": for people
+  std::vector<std::string> argv;  // argv[0] is looked up in PATH
+  Environment environment;        // on top of this process's own
+  int death_signal = 0;           // what it gets when the coordinator dies
 };
+
+// What the processes of one launch carry in their environment, and those of no other.
+Environment launch_environment(const LaunchSpec& spec, uint64_t epoch);
 
 // What one launch has of its own.
 struct LaunchContext {

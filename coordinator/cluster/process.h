@@ -43,9 +43,9 @@ class Process {
   bool ended_ = false;
 };
 
-// Sends `signal` (0: none) to every process of this machine that carries this secret and epoch in
-// its environment, which finds what a launcher started in sessions of its own. Returns how many it
+// Sends `signal` (0: none) to every process of this machine that carries all these entries in its
+// environment, which finds what a launcher started in sessions of its own. Returns how many it
 // found; one that is in the middle of an exec is missed, so that only a second look makes sure.
-int signal_epoch_processes(const std::string& secret, uint64_t epoch, int signal);
+int signal_processes_with(const Environment& entries, int signal);
 
 }  // namespace trireme

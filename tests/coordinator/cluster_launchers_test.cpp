@@ -76,7 +76,8 @@ TEST(ClusterLaunchers, LocalStartsOneProcessPerRank) {
   EXPECT_EQ(commands[1].name, "rank 1");
   EXPECT_EQ(commands[1].death_signal, SIGKILL);
   EXPECT_THAT(commands[1].environment,
-              ElementsAre(std::pair("TRIREME_SECRET", "s3cret"), std::pair("TRIREME_EPOCH", "7")));
+              ElementsAre(std::pair("TRIREME_SECRET", "s3cret"), std::pair("TRIREME_REPLICA", "0"),
+                          std::pair("TRIREME_EPOCH", "7")));
 }
 
 TEST(ClusterLaunchers, MpirunPlacesRanksAndKeepsTheSecretOffTheCommandLine) {
