@@ -159,7 +159,7 @@ TEST_F(WeightsLoaderTest, SaysWhyItCannot) {
   wrong.path += ".none";
   EXPECT_THAT(prepare(wrong).failure, HasSubstr("new.trireme.none: cannot be opened"));
   EXPECT_THAT(
-      prepare(pack(TRIREME_SOURCE_DIR "/tests/golden/llama", "int8", WeightFormat::kInt8)).failure,
+      prepare(pack(TRIREME_SOURCE_DIR "/tests/golden/llama", "int8", WeightFormat::kI8)).failure,
       HasSubstr("weights of int8/256, not bfloat16"));
   EXPECT_THAT(
       prepare(pack(TRIREME_SOURCE_DIR "/tests/golden/qwen3", "qwen", WeightFormat::kBF16)).failure,
