@@ -85,7 +85,8 @@ void AdminServer::answer(AdminLines& lines) const {
   const auto found = handlers_.find(request["command"].get<std::string>());
   if (found == handlers_.end()) return write("error", "this server knows no such command");
   try {
-    const Tell tell = [&write](const std::string& progress) { write("progress", progress); };
+    const Tell tell{.write = [&write](const std::string& progress) { write("progress", progress); },
+                    .asker = lines.fd()};
     write("result", found->second(request.value("arguments", Json::object()), tell));
   } catch (const EnvironmentError& error) {
     write("error", error.what());

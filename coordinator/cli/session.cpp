@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "coordinator/cli/say.h"
+#include "coordinator/handover/handover_state.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -63,7 +64,17 @@ Session::Session(ClusterOptions options, ServingObserver observer)
   resolve_model_and_limits();
   job_.packed_path = packed_file().string();
   served_.resize(static_cast<size_t>(options_.n_replicas));
-  make_core(std::move(observer));
+  make_core(std::move(observer), nullptr);
+}
+
+Session::Session(ClusterOptions options, ServingObserver observer, HandoverState& taken)
+    : options_(std::move(options)),
+      run_folder_(taken.run_folder, UniqueFd(taken.run_folder_lock)),
+      secret_(taken.secret) {
+  resolve_model_and_limits();
+  job_.packed_path = taken.packed_path;
+  served_.resize(static_cast<size_t>(options_.n_replicas));
+  make_core(std::move(observer), &taken);
 }
 
 Session::~Session() { stop(); }
@@ -187,7 +198,7 @@ ReplicaListener Session::listener() {
   return l;
 }
 
-void Session::make_core(ServingObserver observer) {
+void Session::make_core(ServingObserver observer, HandoverState* taken) {
   InferenceCoreOptions core;
   core.scheduler.max_slots = job_.max_slots;
   core.scheduler.max_batch_tokens = job_.max_batch_tokens;
@@ -203,10 +214,14 @@ void Session::make_core(ServingObserver observer) {
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,
-      [this](boost::asio::io_context& io, int replica, Group::Events events) {
-        return make_process_group(io, launch_spec(replica), std::move(events));
+      [this, taken](boost::asio::io_context& io, int replica, Group::Events events) {
+        const GroupState* group =
+            taken == nullptr ? nullptr
+                             : &taken->core.replicas.at(static_cast<size_t>(replica)).group;
+        return make_process_group(io, launch_spec(replica), std::move(events), group);
       },
       std::move(observer), listener());
+  if (taken != nullptr) core_->restore(std::move(taken->core));
 }
 
 std::string Session::weights_id() const {
@@ -214,6 +229,14 @@ std::string Session::weights_id() const {
 }
 
 void Session::start() { core_->start(); }
+void Session::run() { core_->run(); }
+
+void Session::describe(HandoverState& state) const {
+  state.secret = secret_;
+  state.run_folder = run_folder_.path().string();
+  state.run_folder_lock = run_folder_.lock();
+  state.packed_path = job_.packed_path;
+}
 
 void Session::on_hopeless(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);

@@ -24,6 +24,7 @@ struct GroupDeadlines {
   int32_t backoff_max_ms = 10000;
   int32_t crash_window_ms = 60000;
   int32_t max_crashes = 5;  // in crash_window_ms: no further tries
+  bool operator==(const GroupDeadlines&) const = default;
 };
 
 // Everything needed to start one group of ranks and start it again.

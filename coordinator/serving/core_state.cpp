@@ -177,7 +177,9 @@ void InferenceCore::Impl::settle_soon() {
 }
 
 void InferenceCore::Impl::pump(Replica& replica) {
-  while (std::optional<StepPlan> plan = replica.scheduler.plan_step()) {
+  while (!holding) {
+    std::optional<StepPlan> plan = replica.scheduler.plan_step();
+    if (!plan) break;
     const auto now = std::chrono::steady_clock::now();
     for (const SequencePlan& part : plan->sequences) {
       if (part.reset_slot) records.at(part.request_id)->times.planned(now, observer);

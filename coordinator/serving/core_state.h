@@ -2,6 +2,7 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,7 +22,9 @@ struct CoreGate {
   RequestId last_id = 0;
   int64_t n_live = 0;     // accepted and not ended
   int32_t kv_blocks = 0;  // of the largest replica; 0: not known yet
+  bool running = false;   // the service's thread
   bool stopped = false;
+  std::condition_variable ended;
   std::vector<ReplicaSnapshot> replicas;  // as of the last call of InferenceCore::replicas
 };
 
@@ -90,6 +93,7 @@ struct InferenceCore::Impl {
   std::vector<SequenceEvent> events;  // not yet delivered
   std::string problem = "the model is being loaded";
   std::string ended_because;  // set once by stop
+  bool holding = false;       // no more plans
   bool settling = false;
   bool settle_again = false;
   bool settle_posted = false;
