@@ -107,6 +107,12 @@ std::string encode_frame(const ControlPing&) {
   return with_header(frame);
 }
 
+std::string encode_frame(const ControlRenew&) {
+  wire::Frame frame;
+  frame.mutable_renew();
+  return with_header(frame);
+}
+
 Result<ControlFrame> decode_frame(std::span<const char> payload) {
   wire::Frame frame;
   if (payload.size() > kMaxFrameBytes ||
@@ -134,6 +140,7 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
           ControlFailure{.message = frame.failure().message().substr(0, kMaxFailureBytes)});
     case wire::Frame::kDrain: return ControlFrame(ControlDrain{});
     case wire::Frame::kPing: return ControlFrame(ControlPing{});
+    case wire::Frame::kRenew: return ControlFrame(ControlRenew{});
     case wire::Frame::BODY_NOT_SET: break;
   }
   return Error{"a control frame of an unknown kind", ""};

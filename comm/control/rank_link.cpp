@@ -52,6 +52,7 @@ uint64_t pack_activity(RankActivity activity, int32_t op, int32_t peer) {
 struct RankLink::State {
   std::unique_ptr<ControlStream> stream;
   int world_rank = 0;
+  std::string secret;
   JobSpec job;
   FrameReader reader{kMaxFrameBytes};
 
@@ -91,6 +92,7 @@ struct RankLink::State {
   void take_frames();
   void take(ControlFrame&& frame);
   void take_task(RankTask&& task);
+  void renew();
 };
 
 RankLink::State::~State() {
@@ -196,6 +198,7 @@ void RankLink::State::take(ControlFrame&& frame) {
   if (auto* plan = std::get_if<StepPlan>(&frame)) return take_task(std::move(*plan));
   if (auto* order = std::get_if<WeightsOrder>(&frame)) return take_task(std::move(*order));
   if (std::holds_alternative<ControlPing>(frame)) return;
+  if (std::holds_alternative<ControlRenew>(frame)) return renew();
   const std::lock_guard lock(mutex);
   if (const auto* told = std::get_if<GroupStart>(&frame)) {
     start = *told;
@@ -208,6 +211,12 @@ void RankLink::State::take(ControlFrame&& frame) {
     exit_orphaned(world_rank, "the coordinator sent a frame that only ranks send");
   }
   changed.notify_all();
+}
+
+void RankLink::State::renew() {
+  const auto deadline = Clock::now() + milliseconds(job.silence_ms);
+  if (!stream->renew(encode_frame(ControlRenew{}), secret, deadline))
+    exit_orphaned(world_rank, "the coordinator asked for a new TLS session and began none");
 }
 
 // A rank that is behind its peers lets the rest wait in the socket.
@@ -270,6 +279,7 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
       state->stream = std::move((*greeting).stream);
       state->job = std::move((*greeting).job);
       state->world_rank = options.hello.world_rank;
+      state->secret = options.hello.secret;
       auto link = std::unique_ptr<RankLink>(new RankLink(std::move(state)));
       State& s = *link->state_;
       s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });

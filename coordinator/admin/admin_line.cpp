@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <nlohmann/json.hpp>
 
 namespace trireme {
 namespace {
@@ -51,6 +52,11 @@ bool AdminLines::write(const std::string& line) {
     n_sent += static_cast<size_t>(n);
   }
   return true;
+}
+
+std::string admin_result(const std::string& text) {
+  return nlohmann::json{{"result", text}}.dump(-1, ' ', true,
+                                               nlohmann::json::error_handler_t::replace);
 }
 
 std::string admin_socket_path(const UniqueFd& folder) {

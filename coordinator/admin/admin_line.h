@@ -30,6 +30,9 @@ class AdminLines {
   std::string pending_;
 };
 
+// {"result": ...}, the last line of an answer.
+std::string admin_result(const std::string& text);
+
 // A socket in a folder, by a path that is never too long for the system: "/proc/self/fd/N/admin",
 // which means something as long as `folder` (of O_PATH) is open.
 std::string admin_socket_path(const UniqueFd& folder);

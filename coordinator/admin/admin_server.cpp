@@ -99,7 +99,9 @@ void AdminServer::answer(AdminLines& lines, const std::string& request) {
   const auto found = handlers_.find(read["command"].get<std::string>());
   if (found == handlers_.end()) return end("error", "this server knows no such command");
   try {
-    const Tell tell = [&](const std::string& progress) { write(lines, "progress", progress); };
+    const Tell tell{
+        .write = [&](const std::string& progress) { write(lines, "progress", progress); },
+        .asker = lines.fd()};
     end("result", found->second(read.value("arguments", Json::object()), tell));
   } catch (const EnvironmentError& error) {
     end("error", error.what());

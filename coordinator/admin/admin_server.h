@@ -17,7 +17,12 @@ namespace trireme {
 // comes meanwhile is refused.
 class AdminServer {
  public:
-  using Tell = std::function<void(const std::string& progress)>;
+  // Tells the one who asked how it goes.
+  struct Tell {
+    std::function<void(const std::string& progress)> write;
+    int asker = -1;  // the connection
+    void operator()(const std::string& progress) const { write(progress); }
+  };
   // Returns the result, one line. An EnvironmentError is what the command says instead. It has a
   // deadline of its own; that the one who asked is gone does not end it.
   using Handler = std::function<std::string(const nlohmann::json& arguments, const Tell& tell)>;

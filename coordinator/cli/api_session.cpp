@@ -10,6 +10,7 @@
 #include "comm/control/build_id.h"
 #include "coordinator/cli/say.h"
 #include "coordinator/cluster/launchers.h"
+#include "coordinator/handover/handover_state.h"
 #include "coordinator/http/request_log.h"
 #include "coordinator/http/secret_file.h"
 #include "coordinator/http/tokenizer_codec.h"
@@ -85,18 +86,28 @@ void warn_of_open_address(const std::string& host, const HttpAccess& access) {
 
 }  // namespace
 
-ApiSession::ApiSession(const ClusterOptions& options)
+ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
     // First of all, so that what is wrong with it shows before anything is loaded.
-    : environment_key_(take_environment_key()),
+    : taken_(taken),
+      environment_key_(taken == nullptr ? take_environment_key() : taken->environment_key),
       access_(read_access(options, environment_key_)),
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
-      session_(std::make_unique<Session>(options, metrics_.observer())) {}
+      session_(taken == nullptr ? std::make_unique<Session>(options, metrics_.observer())
+                                : std::make_unique<Session>(options, metrics_.observer(), *taken)) {
+}
 
-ApiSession::~ApiSession() {
+ApiSession::~ApiSession() { close(); }
+
+void ApiSession::close() {
   if (api_) api_->stop();
   session_->stop();
+}
+
+void ApiSession::describe(HandoverState& state) const {
+  session_->describe(state);
+  state.environment_key = environment_key_;
 }
 
 void ApiSession::open() {
@@ -106,7 +117,7 @@ void ApiSession::open() {
                         .context_length = session_->context_length(),
                         .vocab_size = session_->config().vocab_size};
   metrics_.set_weights(*session_->core().weights());
-  warn_of_open_address(options.host, access_);
+  if (taken_ == nullptr) warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,
                        .port = options.port,
                        .access = access_,
@@ -120,7 +131,12 @@ void ApiSession::open() {
     };
   }
   api_ = std::make_unique<ApiServer>(session_->core(), *codec_, model, metrics_, std::move(api));
-  api_->start();
+  if (taken_ == nullptr) return api_->start();
+  InferenceCore& core = session_->core();
+  api_->take_over(taken_->api, [&core](RequestId id, InferenceService::EventHandler on_event) {
+    return core.listen(id, std::move(on_event));
+  });
+  core.cancel_unheard();
 }
 
 void ApiSession::reload_access() {

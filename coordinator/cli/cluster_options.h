@@ -18,6 +18,7 @@ struct JournalSettings {
   int32_t retention_s = 600;
   int32_t grace_s = 30;
   int32_t mib = 256;
+  bool operator==(const JournalSettings&) const = default;
 };
 
 // Whether the connections between coordinator and ranks are under TLS.
@@ -63,6 +64,7 @@ struct ClusterOptions {
   int32_t request_timeout_ms = 30000;  // for a client to send a whole request
   int32_t write_timeout_ms = 30000;    // for a client to take a byte of its answer
   int32_t max_waiting = 256;           // requests beyond those being computed; more are refused
+  bool operator==(const ClusterOptions&) const = default;
 };
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the

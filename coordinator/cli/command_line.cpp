@@ -105,6 +105,8 @@ struct Arguments {
   VerifyOptions verify;
   PushOptions push;
   std::string verify_dtype = "bfloat16";
+  UpgradeOptions upgrade;
+  std::vector<std::string> all;  // the command line
 };
 
 void add_journal_options(CLI::App& serve, JournalSettings& o) {
@@ -268,8 +270,18 @@ void add_push(CLI::App& app, Arguments& a) {
   push.add_option("--pid", a.push.pid, "process id of the server, where several run");
 }
 
+void add_upgrade(CLI::App& app, Arguments& a) {
+  CLI::App& upgrade = *app.add_subcommand(
+      "upgrade", "have a running server go on as this program, with its ranks and streams");
+  upgrade.add_option("--pid", a.upgrade.pid, "process id of the server, where several run");
+  upgrade.add_option("--wait", a.upgrade.wait_s, "seconds for answers to HTTPS clients to end")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+}
+
 int dispatch(CLI::App& app, Arguments& a) {
-  if (app.got_subcommand("serve")) return serve_command(resolve(a.serve));
+  if (app.got_subcommand("serve")) return serve_command(resolve(a.serve), a.all);
+  if (app.got_subcommand("upgrade")) return upgrade_command(a.upgrade);
   if (app.got_subcommand("run")) {
     a.run_options.cluster = resolve(a.run);
     a.run_options.serve_api = app.get_subcommand("run")->count("--port") > 0;
@@ -337,6 +349,20 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
 
 }  // namespace
 
+ClusterOptions read_serve_options(const std::vector<std::string>& arguments) {
+  CLI::App app;
+  Arguments parsed;
+  add_serve(app, parsed);
+  std::vector<const char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  try {
+    app.parse(static_cast<int>(argv.size()), argv.data());
+  } catch (const CLI::ParseError& error) {
+    throw EnvironmentError(error.what());
+  }
+  return resolve(parsed.serve);
+}
+
 int command_line_main(int argc, char** argv) {
   CLI::App app{"Trireme runs one large language model over many processes and machines."};
   app.name("trireme");
@@ -352,6 +378,8 @@ int command_line_main(int argc, char** argv) {
   add_pack(app, arguments);
   add_verify(app, arguments);
   add_push(app, arguments);
+  add_upgrade(app, arguments);
+  arguments.all.assign(argv, argv + argc);
   try {
     app.parse(argc, argv);
     return dispatch(app, arguments);

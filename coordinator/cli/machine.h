@@ -19,10 +19,14 @@ std::filesystem::path run_folder_base();
 class TemporaryFolder {
  public:
   TemporaryFolder();  // throws EnvironmentError
+  // One that another coordinator made in this process, and its lock.
+  TemporaryFolder(std::filesystem::path path, UniqueFd lock)
+      : path_(std::move(path)), lock_(std::move(lock)) {}
   ~TemporaryFolder();
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   const std::filesystem::path& path() const { return path_; }
+  int lock() const { return lock_.get(); }
 
  private:
   std::filesystem::path path_;

@@ -8,6 +8,7 @@
 
 #include "coordinator/cli/say.h"
 #include "coordinator/cluster/formation.h"
+#include "coordinator/handover/handover_state.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -67,17 +68,17 @@ Session::Session(ClusterOptions options, ServingObserver observer)
   const auto packed = PackedModel::open(packed_file());
   job_.weights = {
       {.generation = 1, .path = packed->path().string(), .fingerprint = packed->fingerprint()}};
-  served_.resize(static_cast<size_t>(options_.n_replicas));
-  layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
-  make_core(std::move(observer));
-  push_ = std::make_unique<WeightsPush>(
-      *core_, WeightsPush::Served{.model = place_.folder,
-                                  .config = config_,
-                                  .encodings = encodings_text(packed->encodings()),
-                                  .format = options_.format,
-                                  .packed = {packed->path()},
-                                  .fallback = run_folder_.path(),
-                                  .push_ms = options_.deadlines.push_ms});
+  make_core(std::move(observer), *packed, nullptr);
+}
+
+Session::Session(ClusterOptions options, ServingObserver observer, HandoverState& taken)
+    : options_(std::move(options)),
+      run_folder_(taken.run_folder, UniqueFd(taken.run_folder_lock)),
+      secret_(taken.secret) {
+  resolve_model_and_limits();
+  job_.weights = {taken.core.weights};
+  const auto packed = PackedModel::open(taken.core.weights.path);
+  make_core(std::move(observer), *packed, &taken);
 }
 
 Session::~Session() { stop(); }
@@ -253,7 +254,10 @@ std::string Session::layout_line(int replica, const GroupCapacity& capacity) con
                      capacity.layout.n_ranks(), options_.layout.n_ranks());
 }
 
-void Session::make_core(ServingObserver observer) {
+void Session::make_core(ServingObserver observer, const PackedModel& packed,
+                        HandoverState* taken) {
+  served_.resize(static_cast<size_t>(options_.n_replicas));
+  layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
   InferenceCoreOptions core;
   core.scheduler.max_slots = job_.max_slots;
   core.scheduler.max_batch_tokens = job_.max_batch_tokens;
@@ -270,10 +274,22 @@ void Session::make_core(ServingObserver observer) {
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,
-      [this](boost::asio::io_context& io, int replica, Group::Events events) {
-        return make_process_group(io, launch_spec(replica), std::move(events));
+      [this, taken](boost::asio::io_context& io, int replica, Group::Events events) {
+        const GroupState* group =
+            taken == nullptr ? nullptr
+                             : &taken->core.replicas.at(static_cast<size_t>(replica)).group;
+        return make_process_group(io, launch_spec(replica), std::move(events), group);
       },
       std::move(observer), listener());
+  if (taken != nullptr) core_->restore(std::move(taken->core));
+  push_ = std::make_unique<WeightsPush>(
+      *core_, WeightsPush::Served{.model = place_.folder,
+                                  .config = config_,
+                                  .encodings = encodings_text(packed.encodings()),
+                                  .format = options_.format,
+                                  .packed = {packed.path()},
+                                  .fallback = run_folder_.path(),
+                                  .push_ms = options_.deadlines.push_ms});
 }
 
 std::string Session::push(const std::string& model, const WeightsPush::Tell& tell) {
@@ -283,6 +299,13 @@ std::string Session::push(const std::string& model, const WeightsPush::Tell& tel
 void Session::refuse_pushes() { push_->refuse("the server is shutting down"); }
 
 void Session::start() { core_->start(); }
+void Session::run() { core_->run(); }
+
+void Session::describe(HandoverState& state) const {
+  state.secret = secret_;
+  state.run_folder = run_folder_.path().string();
+  state.run_folder_lock = run_folder_.lock();
+}
 
 void Session::on_hopeless(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);

@@ -18,12 +18,16 @@
 
 namespace trireme {
 
+struct HandoverState;
+
 // A model made ready and its groups of ranks, as every command that computes needs them: checks,
 // packs, launches, waits, ends.
 class Session {
  public:
   // Checks the model and the layout and packs the weights. Throws EnvironmentError.
   Session(ClusterOptions options, ServingObserver observer);
+  // Goes on with the ranks and requests of another coordinator in this process.
+  Session(ClusterOptions options, ServingObserver observer, HandoverState& taken);
   // Ends the ranks and removes the run folder.
   ~Session();
   Session(const Session&) = delete;
@@ -31,6 +35,10 @@ class Session {
 
   // Launches the groups; returns at once.
   void start();
+  // The same, and serves them on this thread until stop().
+  void run();
+  // Run folder and secret, for another coordinator.
+  void describe(HandoverState& state) const;
   // Waits until every replica serves; throws EnvironmentError when one never will.
   void wait_serving();
   // Called once, from the service's thread, when no replica is left that could serve.
@@ -65,7 +73,7 @@ class Session {
   LaunchSpec launch_spec(int replica) const;
   ReplicaListener listener();
   std::string layout_line(int replica, const GroupCapacity& capacity) const;
-  void make_core(ServingObserver observer);
+  void make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken);
 
   ClusterOptions options_;
   ModelPlace place_;

@@ -16,6 +16,8 @@ class io_context;
 
 namespace trireme {
 
+struct GroupState;
+
 // Where one rank of a running group is.
 struct RankInfo {
   int world_rank = 0;
@@ -80,10 +82,20 @@ class Group {
   virtual uint64_t epoch() const = 0;
   virtual int n_ranks_alive() const = 0;
   virtual std::vector<RankInfo> ranks() const = 0;
+
+  // A handover of the group, with its ranks, to another coordinator (coordinator/handover). Why it
+  // cannot be handed over now; empty when it can.
+  virtual std::string handover_problem() const { return "its ranks cannot be handed over"; }
+  // Only while serving, with no plan in flight: nothing more is sent or read, until go_on().
+  virtual void hold() {}
+  virtual bool is_held() const { return false; }
+  virtual void go_on() {}
+  virtual GroupState state();
 };
 
-// A group of real processes, started by the launcher that `spec` names.
+// A group of real processes, started by the launcher that `spec` names. `taken`: what start() goes
+// on with instead of launching; null for none. Throws EnvironmentError when that was another job.
 std::unique_ptr<Group> make_process_group(boost::asio::io_context& io, LaunchSpec spec,
-                                          Group::Events events);
+                                          Group::Events events, const GroupState* taken = nullptr);
 
 }  // namespace trireme

@@ -27,6 +27,7 @@ struct GroupDeadlines {
   int32_t max_crashes = 5;    // in crash_window_ms: no further tries
   int32_t probe_ms = 3000;    // for hosts that are asked whether they can start ranks
   int32_t return_ms = 60000;  // on a smaller layout, before a larger one is tried
+  bool operator==(const GroupDeadlines&) const = default;
 };
 
 // A layout that a group may be launched with.

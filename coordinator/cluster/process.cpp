@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/handover/group_state.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -154,6 +155,15 @@ Result<Process> Process::start(const LaunchCommand& command, int output_fd, int 
     return cannot(n == sizeof(error) ? error : pidfd_error);
   }
   return Process(command.name, pid, std::move(pidfd));
+}
+
+Process Process::take_over(const ProcessState& state) {
+  return {state.name, static_cast<pid_t>(state.pid), UniqueFd(state.pidfd)};
+}
+
+ProcessState Process::state() const {
+  TRIREME_CHECK(!ended_);
+  return {.name = name_, .pid = pid_, .pidfd = pidfd_.get()};
 }
 
 Process::Process(std::string name, pid_t pid, UniqueFd pidfd)

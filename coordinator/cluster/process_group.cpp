@@ -23,26 +23,40 @@ using Kind = SupervisorAction::Kind;
 
 constexpr std::chrono::milliseconds kTimerPeriod{20};
 
-int64_t now_ms() {
+}  // namespace
+
+int64_t ProcessGroup::now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
-}  // namespace
-
-ProcessGroup::ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events)
+ProcessGroup::ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events,
+                           const GroupState* taken)
     : io_(io),
       spec_(std::move(spec)),
       launched_(spec_),
       events_(std::move(events)),
       supervisor_(spec_),
-      timer_(io) {}
+      timer_(io) {
+  if (taken == nullptr) return;
+  if (taken->serving && taken->job != job_shape()) {
+    throw EnvironmentError(
+        "the ranks that run have another layout or other limits than these options and this "
+        "model give");
+  }
+  taken_ = *taken;
+}
 
 ProcessGroup::~ProcessGroup() { *alive_ = false; }
 
 void ProcessGroup::start() {
   arm_timer();
+  if (taken_) {
+    const GroupState taken = *std::exchange(taken_, std::nullopt);
+    if (taken.serving) return resume(taken);
+    supervisor_.start_after(taken.epoch);
+  }
   perform(supervisor_.start(now_ms()));
 }
 
@@ -167,30 +181,8 @@ void ProcessGroup::launch(uint64_t epoch) {
   try {
     const std::string problem = launch_spec_problem(launched_);
     if (!problem.empty()) throw EnvironmentError(problem);
-    if (!server_) {
-      const bool local = spec_.launcher == LauncherKind::kLocal;
-      server_ = std::make_unique<ControlServer>(
-          io_,
-          ControlServer::Options{
-              .address = local ? "127.0.0.1" : spec_.control_address,
-              .port = spec_.control_port,
-              .secret = spec_.secret,
-              .build = std::string(build_id()),
-              .tls = spec_.control_tls ? TlsContext::server_by_secret(spec_.secret) : nullptr,
-              .max_strangers = 64 + static_cast<size_t>(spec_.job.layout.n_ranks())},
-          ControlServer::Handlers{
-              .on_hello = [this](ConnectionId id,
-                                 const RankHello& hello) { return on_hello(id, hello); },
-              .on_bytes = [this](ConnectionId id) { on_bytes(id); },
-              .on_frame = [this](ConnectionId id,
-                                 ControlFrame&& frame) { on_frame(id, std::move(frame)); },
-              .on_closed = [this](ConnectionId id,
-                                  const std::string& why) { on_closed(id, why); }});
-    }
-    processes_ = std::make_unique<EpochProcesses>(
-        io_, launched_, epoch, [this, epoch](const std::string& what) {
-          perform(supervisor_.on_process_exit(now_ms(), epoch, what));
-        });
+    if (!server_) open_server(-1);
+    processes_ = std::make_unique<EpochProcesses>(io_, launched_, epoch, on_exit(epoch));
     const Result<size_t> started = processes_->launch(server_->port());
     if (!started) throw EnvironmentError(started.error().message);
     if (spec_.launcher == LauncherKind::kExternal && !spec_.ranks_are_coming) {
@@ -202,6 +194,34 @@ void ProcessGroup::launch(uint64_t epoch) {
   } catch (const EnvironmentError& error) {
     perform(supervisor_.on_launch_failed(now_ms(), epoch, error.what()));
   }
+}
+
+// On its own port, or on a socket that listens already.
+void ProcessGroup::open_server(int listener) {
+  const bool local = spec_.launcher == LauncherKind::kLocal;
+  server_ = std::make_unique<ControlServer>(
+      io_,
+      ControlServer::Options{
+          .address = local ? "127.0.0.1" : spec_.control_address,
+          .port = spec_.control_port,
+          .secret = spec_.secret,
+          .build = std::string(build_id()),
+          .tls = spec_.control_tls ? TlsContext::server_by_secret(spec_.secret) : nullptr,
+          .max_strangers = 64 + static_cast<size_t>(spec_.job.layout.n_ranks()),
+          .listener = listener},
+      ControlServer::Handlers{
+          .on_hello = [this](ConnectionId id,
+                             const RankHello& hello) { return on_hello(id, hello); },
+          .on_bytes = [this](ConnectionId id) { on_bytes(id); },
+          .on_frame = [this](ConnectionId id,
+                             ControlFrame&& frame) { on_frame(id, std::move(frame)); },
+          .on_closed = [this](ConnectionId id, const std::string& why) { on_closed(id, why); }});
+}
+
+EpochProcesses::OnExit ProcessGroup::on_exit(uint64_t epoch) {
+  return [this, epoch](const std::string& what) {
+    perform(supervisor_.on_process_exit(now_ms(), epoch, what));
+  };
 }
 
 void ProcessGroup::kill(uint64_t epoch) {
@@ -292,6 +312,7 @@ void ProcessGroup::arm_timer() {
 
 void ProcessGroup::on_timer() {
   const int64_t now = now_ms();
+  if (holding_) return arm_timer();
   check_gone(now);
   look_after_probe(now);
   ping(now);
@@ -329,8 +350,8 @@ std::string ProcessGroup::with_output(const std::string& text) {
 }
 
 std::unique_ptr<Group> make_process_group(boost::asio::io_context& io, LaunchSpec spec,
-                                          Group::Events events) {
-  return std::make_unique<ProcessGroup>(io, std::move(spec), std::move(events));
+                                          Group::Events events, const GroupState* taken) {
+  return std::make_unique<ProcessGroup>(io, std::move(spec), std::move(events), taken);
 }
 
 }  // namespace trireme

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "coordinator/cluster/group.h"
 #include "coordinator/cluster/host_probe.h"
 #include "coordinator/cluster/supervisor.h"
+#include "coordinator/handover/group_state.h"
 
 namespace trireme {
 
@@ -23,7 +25,8 @@ namespace trireme {
 // the callbacks of Group::Events.
 class ProcessGroup final : public Group {
  public:
-  ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events);
+  ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events,
+               const GroupState* taken);
   // Kills what still runs. Not from inside a callback of Events.
   ~ProcessGroup() override;
 
@@ -37,6 +40,11 @@ class ProcessGroup final : public Group {
   uint64_t epoch() const override { return supervisor_.epoch(); }
   int n_ranks_alive() const override { return supervisor_.n_connected(); }
   std::vector<RankInfo> ranks() const override { return supervisor_.ranks(); }
+  std::string handover_problem() const override;
+  void hold() override;
+  bool is_held() const override;
+  void go_on() override;
+  GroupState state() override;
 
  private:
   struct Peer {
@@ -45,11 +53,17 @@ class ProcessGroup final : public Group {
   };
   using ConnectionId = ControlServer::ConnectionId;
 
+  static int64_t now_ms();
+
   // Carries out what the supervisor asks. Callbacks may call back into this object: their actions
   // queue up behind the present ones.
   void perform(SupervisorActions&& actions);
   void perform_one(const SupervisorAction& action);
   JobSpec job_of(int rank);
+  std::string job_shape() const;
+  void resume(const GroupState& taken);
+  void open_server(int listener);
+  EpochProcesses::OnExit on_exit(uint64_t epoch);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
   void look_after_probe(int64_t now_ms);
@@ -85,6 +99,8 @@ class ProcessGroup final : public Group {
   bool performing_ = false;
   boost::asio::steady_timer timer_;
   int64_t last_ping_ms_ = 0;
+  std::optional<GroupState> taken_;  // until start()
+  bool holding_ = false;
   std::vector<std::function<void()>> on_stopped_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers
 };

@@ -13,6 +13,8 @@
 
 namespace trireme {
 
+struct SupervisorState;
+
 // What the supervisor wants done, in order.
 struct SupervisorAction {
   enum class Kind : uint8_t {
@@ -106,6 +108,14 @@ class Supervisor {
   void on_plan_sent(int64_t now_ms);
   // False: the result belongs to no plan in flight and must be dropped.
   bool on_result(int64_t now_ms, uint64_t epoch, int rank);
+
+  // For a handover (coordinator/handover): of a group that serves. resume() instead of start().
+  SupervisorState state() const;
+  void resume(int64_t now_ms, uint64_t epoch, const SupervisorState& state);
+  // Epochs go on after this one.
+  void start_after(uint64_t epoch) { epoch_ = epoch; }
+  // While nobody listened to the ranks, none of them was silent.
+  void forgive_all(int64_t now_ms);
 
   GroupStatus status() const;
   // Waiting for on_all_gone.

@@ -39,13 +39,6 @@ ApiError ending() {
           .retry_after_seconds = 1};
 }
 
-const GenerationKind* kind_of(const std::string& endpoint) {
-  for (const GenerationKind& kind : kGenerationKinds) {
-    if (endpoint == kind.path) return &kind;
-  }
-  return nullptr;
-}
-
 // Whether the text layer of this server is that of a request with such weights.
 bool reads_answers_of(const ServedWeights& now, const std::string& weights) {
   return weights == now.id ||
@@ -81,7 +74,9 @@ bool may_ask(const HttpRequest& request, const JournaledRequest& kept) {
   return request.key_name.empty() || request.key_name == kept.key_name;
 }
 
-void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry) {
+}  // namespace
+
+void resume_answer(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry) {
   const JournaledRequest& request = entry->request();
   const auto end = [&](const ApiError& error) {
     spdlog::warn("the answer {} cannot go on: {}", request.id, error.message);
@@ -97,12 +92,12 @@ void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr&
   ParsedCall parsed = parse_again(*context, request, request.weights == weights->id);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return end(*error);
   auto& call = std::get<GenerationCall>(parsed);
-  auto format =
-      make_format(*context, *kind_of(request.endpoint), call, request.id, request.created);
-  make_job(context, std::move(format), std::move(call), weights, nullptr,
-           GenerationJob::Kept{context->keeper, entry})
+  make_job(context, {.endpoint = request.endpoint, .id = request.id, .created = request.created},
+           std::move(call), weights, nullptr, GenerationJob::Kept{context->keeper, entry})
       ->start();
 }
+
+namespace {
 
 // An answer that has ended, from the file.
 void reply_stored(const ApiContext& context, const GenerationKind& kind,
@@ -163,7 +158,7 @@ void handle_answer(const std::shared_ptr<ApiContext>& context, const GenerationK
 void resume_answers(const std::shared_ptr<ApiContext>& context) {
   if (context->keeper == nullptr) return;
   for (const Journal::EntryPtr& entry : context->keeper->journal().take_unfinished())
-    resume(context, entry);
+    resume_answer(context, entry);
 }
 
 std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context) {

@@ -4,6 +4,7 @@
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
+#include "kernels/check.h"
 
 namespace trireme {
 namespace {
@@ -53,8 +54,8 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   const auto weights = context->service.weights();
   auto kept = keep_request(*context, kind, call, id, created, weights->id, request);
   if (!kept) return refuse(submit_refusal(*context, kept.error()));
-  auto format = make_format(*context, kind, call, id, created);
-  make_job(context, std::move(format), std::move(call), weights, responder, *std::move(kept))
+  make_job(context, {.endpoint = kind.path, .id = id, .created = created}, std::move(call), weights,
+           responder, *std::move(kept))
       ->start();
 }
 
@@ -112,6 +113,13 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
   return bad_request(error);
 }
 
+const GenerationKind* kind_of(const std::string& path) {
+  for (const GenerationKind& kind : kGenerationKinds) {
+    if (path == kind.path) return &kind;
+  }
+  return nullptr;
+}
+
 std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
                                                const GenerationKind& kind,
                                                const GenerationCall& call, std::string id,
@@ -124,23 +132,27 @@ std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
                           context.codec);
 }
 
-std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
-                                        std::shared_ptr<const ReplyFormat> format,
+std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,
                                         GenerationCall call,
                                         std::shared_ptr<const ServedWeights> weights,
                                         ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept) {
+  const GenerationKind* kind = kind_of(name.endpoint);
+  TRIREME_CHECK(kind != nullptr);
+  auto format = make_format(*context, *kind, call, name.id, name.created);
   GenerationJob::Parts parts{
       .service = context->service,
       .codec = context->codec,
       .pool = context->pool,
       .weights = std::move(weights),
       .responder = std::move(responder),
+      .name = std::move(name),
       .format = std::move(format),
       .refusal = [context](const Error& error) { return submit_refusal(*context, error); },
       .kept = std::move(kept)};
   auto job = std::make_shared<GenerationJob>(std::move(call), parts);
   if (parts.kept) parts.kept->keeper->add(parts.kept->entry->request().id, job);
+  context->jobs.add(job);
   return job;
 }
 

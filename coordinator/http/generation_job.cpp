@@ -88,12 +88,7 @@ void GenerationJob::submit_all() {
 bool GenerationJob::submit(int index, const std::shared_ptr<const ServedWeights>& weights) {
   GenerateRequest request = make_request(index);
   request.weights = weights;
-  const Result<RequestId> id = parts_.service.submit(
-      std::move(request), [self = shared_from_this(), index](GenerateEvent&& event) {
-        self->post([self, index, event = std::move(event)]() mutable {
-          self->on_event(index, std::move(event));
-        });
-      });
+  const Result<RequestId> id = parts_.service.submit(std::move(request), handler(index));
   if (id) {
     choices_[index].request_id = *id;
     return true;
@@ -101,6 +96,14 @@ bool GenerationJob::submit(int index, const std::shared_ptr<const ServedWeights>
   for (size_t k = static_cast<size_t>(index); k < choices_.size(); ++k) choices_[k].done = true;
   fail(parts_.refusal(id.error()));
   return false;
+}
+
+InferenceService::EventHandler GenerationJob::handler(int index) {
+  return [self = shared_from_this(), index](GenerateEvent&& event) {
+    self->post([self, index, event = std::move(event)]() mutable {
+      self->on_event(index, std::move(event));
+    });
+  };
 }
 
 void GenerationJob::listen_to_client() {
@@ -120,6 +123,11 @@ void GenerationJob::client_went(int client) {
   parts_.responder.reset();
   writer_->mute();
   parts_.kept->keeper->begin_grace(parts_.kept->entry->request().id);
+}
+
+// What a choice got so far.
+const ChoiceLog& GenerationJob::log(int index) const {
+  return parts_.kept ? parts_.kept->entry->log(index) : choices_[index].log;
 }
 
 // ---- events ----
@@ -142,7 +150,11 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
                  .code = "shutting_down",
                  .retry_after_seconds = 1});
   }
-  if (parts_.kept) parts_.kept->keeper->journal().append(parts_.kept->entry, index, event);
+  if (parts_.kept) {
+    parts_.kept->keeper->journal().append(parts_.kept->entry, index, event);
+  } else {
+    append_event(choice.log, event, call_.n_logprobs != kNoLogprobs);
+  }
   if (choice.told) write(index, event);
 }
 

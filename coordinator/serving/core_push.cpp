@@ -92,6 +92,7 @@ void InferenceCore::Impl::commit_push() {
     gate.weights = next;
   }
   weights = std::move(next);
+  weights_file = done.file;
   done.listener.on_end("", n_requests_of(old_weights->generation));
   watch_old_weights();
   settle();

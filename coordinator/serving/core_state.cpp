@@ -30,7 +30,8 @@ InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver ser
     replicas.push_back(std::make_unique<Replica>(options.scheduler));
     replicas.back()->index = i;
   }
-  last_generation = options.weights.generation;
+  weights_file = options.weights;
+  last_generation = weights_file.generation;
   weights = std::make_shared<ServedWeights>(
       ServedWeights{.generation = last_generation, .id = weights_id(options.weights.fingerprint)});
   gate.weights = weights;
@@ -192,7 +193,9 @@ void InferenceCore::Impl::settle_soon() {
 }
 
 void InferenceCore::Impl::pump(Replica& replica) {
-  while (std::optional<StepPlan> plan = replica.scheduler.plan_step()) {
+  while (!holding) {
+    std::optional<StepPlan> plan = replica.scheduler.plan_step();
+    if (!plan) break;
     const auto now = std::chrono::steady_clock::now();
     for (const SequencePlan& part : plan->sequences) {
       if (part.reset_slot) records.at(part.request_id)->times.planned(now, observer);

@@ -3,6 +3,7 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,7 +26,9 @@ struct CoreGate {
   int64_t n_live = 0;                            // accepted and not ended
   int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
   std::shared_ptr<const ServedWeights> weights;  // of new requests
+  bool running = false;                          // the service's thread
   bool stopped = false;
+  std::condition_variable ended;
   std::vector<ReplicaSnapshot> replicas;  // as of the last call of InferenceCore::replicas
 };
 
@@ -117,12 +120,14 @@ struct InferenceCore::Impl {
   std::vector<SequenceEvent> events;  // not yet delivered
   std::string problem = "the model is being loaded";
   std::string ended_because;                     // set once by stop
-  std::shared_ptr<const ServedWeights> weights;  // of new requests
+  WeightsFile weights_file;                      // of new requests
+  std::shared_ptr<const ServedWeights> weights;  // the same
   std::optional<OldWeights> old_weights;         // until nobody holds them
   std::optional<Push> push;                      // under way
   uint64_t last_generation = 0;
   std::string no_pushes;  // why, or empty
   boost::asio::steady_timer old_weights_timer{io};
+  bool holding = false;  // no more plans
   bool settling = false;
   bool settle_again = false;
   bool settle_posted = false;

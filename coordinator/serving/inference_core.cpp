@@ -32,11 +32,23 @@ InferenceCore::~InferenceCore() { stop(); }
 
 void InferenceCore::start() {
   TRIREME_CHECK(!impl_->thread.joinable());
+  impl_->thread = std::thread([this] { run(); });
+}
+
+void InferenceCore::run() {
+  {
+    const std::lock_guard lock(impl_->gate.mutex);
+    if (impl_->gate.stopped) return;
+    impl_->gate.running = true;
+  }
   boost::asio::post(impl_->io, [impl = impl_.get()] {
     for (const std::unique_ptr<Impl::Replica>& replica : impl->replicas) replica->group->start();
     impl->settle();
   });
-  impl_->thread = std::thread([impl = impl_.get()] { impl->io.run(); });
+  impl_->io.run();
+  const std::lock_guard lock(impl_->gate.mutex);
+  impl_->gate.running = false;
+  impl_->gate.ended.notify_all();
 }
 
 Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on_event) {
@@ -92,14 +104,18 @@ void InferenceCore::drain(std::function<void()> on_drained) {
 }
 
 void InferenceCore::stop() {
-  if (!impl_->thread.joinable()) return;
-  TRIREME_CHECK_MSG(std::this_thread::get_id() != impl_->thread.get_id(),
+  TRIREME_CHECK_MSG(!impl_->io.get_executor().running_in_this_thread(),
                     "the service cannot stop itself");
   {
-    const std::lock_guard lock(impl_->gate.mutex);
-    impl_->gate.stopped = true;
+    std::unique_lock lock(impl_->gate.mutex);
+    const bool first = !std::exchange(impl_->gate.stopped, true);
     impl_->gate.status.draining = true;
     impl_->gate.status.ready = false;
+    if (!first || !impl_->gate.running) {
+      lock.unlock();
+      if (impl_->thread.joinable()) impl_->thread.join();
+      return;
+    }
   }
   const auto stopped = std::make_shared<std::promise<void>>();
   boost::asio::post(impl_->io, [impl = impl_.get(), stopped] {
@@ -108,7 +124,11 @@ void InferenceCore::stop() {
   });
   stopped->get_future().wait_for(std::chrono::milliseconds(impl_->options.stop_timeout_ms));
   impl_->io.stop();
-  impl_->thread.join();
+  {
+    std::unique_lock lock(impl_->gate.mutex);
+    impl_->gate.ended.wait(lock, [this] { return !impl_->gate.running; });
+  }
+  if (impl_->thread.joinable()) impl_->thread.join();
 }
 
 std::vector<ReplicaSnapshot> InferenceCore::replicas() const {

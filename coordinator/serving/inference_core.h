@@ -1,8 +1,10 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,8 @@
 #include "coordinator/serving/serving_observer.h"
 
 namespace trireme {
+
+struct CoreState;
 
 struct InferenceCoreOptions {
   SchedulerConfig scheduler;  // of each replica
@@ -69,8 +73,11 @@ class InferenceCore final : public InferenceService {
                 ServingObserver observer, ReplicaListener listener);
   ~InferenceCore() override;  // stops
 
-  // Starts the thread and the groups.
+  // Starts the groups on a thread of its own.
   void start();
+  // The same on the calling thread, until another one calls stop(). Ranks die with the thread that
+  // started them, and only the main thread outlives an exec.
+  void run();
 
   Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
   void cancel(RequestId id, FinishReason counted_as) override;
@@ -95,7 +102,30 @@ class InferenceCore final : public InferenceService {
   // From any thread.
   std::vector<ReplicaSnapshot> replicas() const;
 
+  // ---- a handover to another program in this process (coordinator/handover) ----
+  // From any thread but the service's.
+
+  // Runs `task` on the service's thread; returns when it has run.
+  void on_service(const std::function<void()>& task);
+  // Makes no more plans and waits for those in flight. Why that cannot be, or "". To be followed
+  // by go_on() unless the process execs.
+  std::string hold_plans(std::chrono::milliseconds deadline);
+  // And then holds the groups.
+  std::string hold_groups(std::chrono::milliseconds deadline);
+  void go_on();
+  // After hold_groups(), on the service's thread. Nothing when a group was lost meanwhile.
+  std::optional<CoreState> state();
+
+  // Before start() or run(): as another service was.
+  void restore(CoreState&& state);
+  // The handler of a restored request. False: there is no such request.
+  bool listen(RequestId id, EventHandler on_event);
+  // Ends those that nobody listens to.
+  void cancel_unheard();
+
  private:
+  std::string wait_held(std::chrono::milliseconds deadline, const std::function<bool()>& done);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -82,8 +82,8 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
   }
   judge_suspects(kv_kept, events);
   serving_ = true;
-  epoch_ = epoch;
-  last_step_id_ = 0;
+  // The same one again where another coordinator served it before.
+  if (std::exchange(epoch_, epoch) != epoch) last_step_id_ = 0;
   for (Sequence* sequence : waiting()) {
     if (const std::optional<Error> error = refuse(config_, n_blocks(), sequence->log.request)) {
       events.push_back(

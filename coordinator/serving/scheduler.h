@@ -16,6 +16,8 @@
 
 namespace trireme {
 
+struct SchedulerState;
+
 // Makes the schedule worse on purpose, repeatably, to show that the tokens do not depend on it.
 struct TestPerturbation {
   uint64_t seed = 0;                 // 0: none of this
@@ -102,6 +104,13 @@ class Scheduler {
   std::optional<StepPlan> plan_step();
 
   StepOutcome apply(StepResult&& result, std::vector<SequenceEvent>& events);
+
+  // For a handover (coordinator/handover), with no plan in flight: running sequences wait again,
+  // with what they have in KV; nothing is forgotten.
+  void rest();
+  SchedulerState state() const;
+  // Of a new scheduler: as another one was that rested, and whose group is still to come up.
+  void restore(SchedulerState&& state);
 
   // Oldest first.
   std::vector<Sequence*> waiting() const;

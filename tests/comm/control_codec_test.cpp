@@ -173,6 +173,7 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_EQ(round_trip(ControlFailure{.message = "no\nroom"}).message, "no\nroom");
   round_trip(ControlDrain{});
   round_trip(ControlPing{});
+  round_trip(ControlRenew{});
 }
 
 TEST(ControlCodec, PlanComesBack) {

@@ -126,9 +126,9 @@ class Surroundings:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
-def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_S):
+def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_S, binary=BINARY):
     """A trireme command that ends by itself: subprocess.CompletedProcess with text."""
-    command = [str(BINARY), *(str(argument) for argument in arguments)]
+    command = [str(binary), *(str(argument) for argument in arguments)]
     process = subprocess.Popen(
         command, env=surroundings.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True)
