@@ -19,6 +19,7 @@
 namespace trireme {
 
 struct HandoverState;
+class PackedModel;
 
 // A model made ready and its groups of ranks, as every command that computes needs them: checks,
 // packs, launches, waits, ends.

@@ -229,10 +229,10 @@ TEST(ControlRankLink, GoesOnInANewTlsSession) {
   });
   {
     const auto link = RankLink::connect(options_for("tls://" + listener.address()));
-    StepPlan plan;
-    while (link->next_plan(plan)) {
+    RankTask task;
+    while (link->next_task(task)) {
       StepResult result;
-      result.step_id = plan.step_id;
+      result.step_id = std::get<StepPlan>(task).step_id;
       link->send_result(result);
     }
   }
