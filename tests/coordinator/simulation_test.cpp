@@ -220,8 +220,8 @@ class Simulation {
   void check() {
     EXPECT_EQ(n_pushes_open_, 0) << "a push never ended";
     for (const SimulatedGroup* group : groups_) {
-      if (group->status() == GroupStatus::kServing)
-        EXPECT_EQ(group->n_generations(), 1U) << "weights that nobody needs are kept";
+      if (group->status() != GroupStatus::kServing) continue;
+      EXPECT_EQ(group->n_generations(), 1U) << "weights that nobody needs are kept";
     }
     bool any_broken = false;
     for (const SimulatedGroup* group : groups_)
