@@ -67,6 +67,7 @@ class Session {
   void make_core(ServingObserver observer, HandoverState* taken);
 
   ClusterOptions options_;
+  std::filesystem::path model_path_;  // absolute
   ModelPlace place_;
   TemporaryFolder run_folder_;
   ModelConfig config_;
