@@ -108,6 +108,7 @@ void ApiSession::close() {
 void ApiSession::describe(HandoverState& state) const {
   session_->describe(state);
   state.environment_key = environment_key_;
+  state.served_name = served_name(session_->options());
 }
 
 void ApiSession::open() {

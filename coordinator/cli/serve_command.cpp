@@ -101,7 +101,12 @@ int serve_command(const ClusterOptions& options, const std::vector<std::string>&
   std::optional<HandoverState> taken = take_handover();
   // Who may use the server can change while it runs; without keys and TLS, SIGHUP ends it.
   EndSignals signals(/*hangups=*/!options.api_keys.empty() || !options.tls_cert.empty());
-  ApiSession served(options, taken ? &*taken : nullptr);
+  ClusterOptions present = options;
+  if (taken) {  // 'demo' may mean another folder to another program
+    present.model = taken->model;
+    present.served_name = taken->served_name;
+  }
+  ApiSession served(present, taken ? &*taken : nullptr);
   served.open();
   served.session().on_hopeless([&signals] { signals.wake(); });
   std::exception_ptr failure;

@@ -85,7 +85,8 @@ Session::~Session() { stop(); }
 
 // Reads the config: of a packed model, from its packed file.
 void Session::resolve_model() {
-  place_ = model_place(trireme::resolve_model(options_.model));
+  model_path_ = std::filesystem::absolute(trireme::resolve_model(options_.model));
+  place_ = model_place(model_path_);
   if (place_.packed.empty()) {
     config_ = read_model_config(place_.folder);
     return;
@@ -305,6 +306,7 @@ void Session::describe(HandoverState& state) const {
   state.secret = secret_;
   state.run_folder = run_folder_.path().string();
   state.run_folder_lock = run_folder_.lock();
+  state.model = model_path_.string();
 }
 
 void Session::on_hopeless(std::function<void()> callback) {

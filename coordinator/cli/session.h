@@ -77,6 +77,7 @@ class Session {
   void make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken);
 
   ClusterOptions options_;
+  std::filesystem::path model_path_;  // absolute
   ModelPlace place_;
   TemporaryFolder run_folder_;
   ModelConfig config_;

@@ -52,8 +52,8 @@ TRIREME_FIELDS(AnswerState, endpoint, id, created, call, choices, connection, st
                sent, kept, in_grace, request)
 TRIREME_FIELDS(ApiState, listener, connections, answers)
 
-TRIREME_FIELDS(HandoverState, secret, environment_key, run_folder, run_folder_lock,
-               asker, held_at_ms, core, api)
+TRIREME_FIELDS(HandoverState, secret, environment_key, run_folder, run_folder_lock, model,
+               served_name, asker, held_at_ms, core, api)
 
 #undef TRIREME_FIELDS
 

@@ -14,6 +14,8 @@ struct HandoverState {
   std::string environment_key;  // TRIREME_API_KEY, which the process no longer has
   std::string run_folder;
   int run_folder_lock = -1;
+  std::string model;  // where it was found
+  std::string served_name;
   int asker = -1;           // the connection that is told how it went
   int64_t held_at_ms = 0;   // steady clock: since then no plan was made
   CoreState core;

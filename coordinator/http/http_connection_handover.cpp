@@ -53,7 +53,8 @@ ConnectionState HttpConnection::state() const {
                 : state_ == State::kAnswering ? ConnectionState::Phase::kAnswering
                                               : ConnectionState::Phase::kLingering;
   state.unread.assign(static_cast<const char*>(buffer_.data().data()), buffer_.size());
-  state.unsent = writing_.substr(written_) + queued_;
+  if (!writing_.empty()) state.unsent = writing_.substr(written_);
+  state.unsent += queued_;
   state.route_label = route_label_;
   state.key_name = key_name_;
   state.keep_alive = keep_alive_;

@@ -51,6 +51,8 @@ AnswerState some_answer() {
 HandoverState some_state() {
   HandoverState state{.secret = "s", .environment_key = "k", .run_folder = "/tmp/f"};
   state.run_folder_lock = 20;
+  state.model = "/tmp/m";
+  state.served_name = "n";
   state.packed_path = "/tmp/p";
   state.asker = 21;
   state.api.listener = 22;

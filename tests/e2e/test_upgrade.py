@@ -20,6 +20,19 @@ from trireme_process import (BINARY, READY_DEADLINE_S, http_get, http_post, run_
 ADMIN_DEADLINE_S = 60
 
 
+@pytest.fixture
+def start_upgradable(start_server, tmp_path):
+    """A function that starts a server that takes no slow moment of a busy machine for a fault, which
+    would have an upgrade refused."""
+    options = tmp_path / "patient.yaml"
+    options.write_text("deadlines: {heartbeat_ms: 5000, stall_ms: 10000, silence_ms: 30000}\n")
+
+    def start(*arguments, **keywords):
+        return start_server("--config", options, *arguments, **keywords)
+
+    return start
+
+
 def upgrade(surroundings, *options):
     done = run_command(surroundings, "upgrade", *options)
     assert done.returncode == 0, done.stderr
@@ -70,12 +83,12 @@ WHOLE = dict(model=MODEL, prompt=PROMPT, max_tokens=900, temperature=1.0, seed=5
 @pytest.mark.parametrize("options", (("--tp", 2), ("--pp", 2), ("--launcher", "mpirun", "--tp", 2),
                                      ("--replicas", 2), ("--control-tls", "on", "--tp", 2), ("--journal",)),
                          ids=lambda o: "".join(map(str, o)))
-def test_streams_go_on_over_upgrades(start_server, surroundings, server, undisturbed, options,
+def test_streams_go_on_over_upgrades(start_upgradable, surroundings, server, undisturbed, options,
                                      tmp_path):
     expected = whole(server.url + COMPLETIONS, WHOLE)
     if options == ("--journal",):
         options += (tmp_path / "journal",)
-    upgraded = start_server(*options)
+    upgraded = start_upgradable(*options)
     ranks = upgraded.rank_pids()
     streams = start_event_streams(upgraded, undisturbed[0])
     other = WholeAnswer(upgraded, WHOLE)
@@ -94,8 +107,8 @@ def test_streams_go_on_over_upgrades(start_server, surroundings, server, undistu
     surroundings.assert_nothing_left()
 
 
-def test_a_rank_lost_after_an_upgrade_comes_back(start_server, surroundings, undisturbed):
-    server = start_server("--tp", 2)
+def test_a_rank_lost_after_an_upgrade_comes_back(start_upgradable, surroundings, undisturbed):
+    server = start_upgradable("--tp", 2)
     streams = start_event_streams(server, undisturbed[0])
     for _ in range(2):
         wait_until_more(streams)
@@ -110,8 +123,8 @@ def test_a_rank_lost_after_an_upgrade_comes_back(start_server, surroundings, und
     surroundings.assert_nothing_left()
 
 
-def test_another_program_takes_over(start_server, surroundings, undisturbed, tmp_path):
-    server = start_server("--tp", 2)
+def test_another_program_takes_over(start_upgradable, surroundings, undisturbed, tmp_path):
+    server = start_upgradable("--tp", 2)
     streams = start_event_streams(server, undisturbed[0])
     wait_until_more(streams)
     copy = tmp_path / BINARY.name
@@ -130,8 +143,8 @@ def test_another_program_takes_over(start_server, surroundings, undisturbed, tmp
     assert server.stop() == 0, server.output()
 
 
-def test_refused_upgrades_change_nothing(start_server, surroundings, undisturbed, tmp_path):
-    server = start_server("--tp", 2)
+def test_refused_upgrades_change_nothing(start_upgradable, surroundings, undisturbed, tmp_path):
+    server = start_upgradable("--tp", 2)
     streams = start_event_streams(server, undisturbed[0])
     wait_until_more(streams)
     ranks = server.rank_pids()
@@ -165,15 +178,15 @@ def test_changed_options_are_refused(start_server, surroundings, tmp_path):
     assert server.is_ready()
 
 
-def test_a_program_that_cannot_take_over_leaves_no_rank(start_server, surroundings):
-    server = start_server("--tp", 2)
+def test_a_program_that_cannot_take_over_leaves_no_rank(start_upgradable, surroundings):
+    server = start_upgradable("--tp", 2)
     assert ask(surroundings, program="/bin/false") == {}
     assert server.wait_ended() == 1
     wait_until(lambda: not surroundings.processes(), READY_DEADLINE_S, "end of every process")
 
 
-def test_connections_between_requests_go_on(start_server, surroundings):
-    server = start_server()
+def test_connections_between_requests_go_on(start_upgradable, surroundings):
+    server = start_upgradable()
     head = b"Host: x\r\nContent-Type: application/json\r\n"
     idle, half = dial(server), dial(server)
     for connection in (idle, half):
@@ -188,8 +201,8 @@ def test_connections_between_requests_go_on(start_server, surroundings):
     assert server.stop() == 0, server.output()
 
 
-def test_https_streams_are_waited_for(start_server, surroundings, certificate):  # noqa: F811
-    server = start_server("--tls-cert", certificate[0], "--tls-key", certificate[1],
+def test_https_streams_are_waited_for(start_upgradable, surroundings, certificate):  # noqa: F811
+    server = start_upgradable("--tls-cert", certificate[0], "--tls-key", certificate[1],
                           scheme="https")
     answer = WholeAnswer(server, WHOLE)
     wait_until(lambda: server.metric("vllm:num_requests_running") > 0, READY_DEADLINE_S, "a request")
@@ -202,9 +215,9 @@ def test_https_streams_are_waited_for(start_server, surroundings, certificate): 
     assert server.stop() == 0, server.output()
 
 
-def test_the_environments_key_is_kept(start_server, surroundings):
+def test_the_environments_key_is_kept(start_upgradable, surroundings):
     surroundings.environment["TRIREME_API_KEY"] = "the-key-of-the-environment"
-    server = start_server()
+    server = start_upgradable()
     upgrade(surroundings)
     assert http_get(server.url + "/v1/models")[0] == 401
     for name in ("environ", "cmdline"):
