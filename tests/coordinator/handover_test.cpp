@@ -53,7 +53,8 @@ HandoverState some_state() {
   state.run_folder_lock = 20;
   state.model = "/tmp/m";
   state.served_name = "n";
-  state.packed_path = "/tmp/p";
+  state.core.weights = {.generation = 3, .path = "/tmp/p", .fingerprint = 77};
+  state.core.weights_before = {"00000000000000ab"};
   state.asker = 21;
   state.api.listener = 22;
   state.api.connections = {{.fd = 23,

@@ -48,6 +48,7 @@ struct CheckRanges {
   void operator()(const ControlFailure&) const {}
   void operator()(const ControlDrain&) const {}
   void operator()(const ControlPing&) const {}
+  void operator()(const ControlRenew&) const {}
 };
 
 std::string encode(const ControlFrame& frame) {
