@@ -22,8 +22,8 @@ ADMIN_DEADLINE_S = 60
 
 @pytest.fixture
 def start_upgradable(start_server, tmp_path):
-    """A function that starts a server that takes no slow moment of a busy machine for a fault, which
-    would have an upgrade refused."""
+    """A function that starts a server that takes no slow moment of a busy machine for a fault:
+    that would have an upgrade refused."""
     options = tmp_path / "patient.yaml"
     options.write_text("deadlines: {heartbeat_ms: 5000, stall_ms: 10000, silence_ms: 30000}\n")
 
