@@ -13,7 +13,7 @@ from faults import kill
 from raw_http import dial
 from requests_under_test import MODEL, PROMPT
 from test_access import certificate, make_certificate  # noqa: F401 (a fixture)
-from test_journal import COMPLETIONS, assert_same, requests_of, stop_string_of, undisturbed  # noqa: F401
+from test_journal import COMPLETIONS, assert_same, undisturbed  # noqa: F401 (a fixture)
 from trireme_process import (BINARY, READY_DEADLINE_S, http_get, http_post, run_command,
                              wait_until)
 
@@ -22,8 +22,8 @@ ADMIN_DEADLINE_S = 60
 
 @pytest.fixture
 def start_upgradable(start_server, tmp_path):
-    """A function that starts a server that takes no slow moment of a busy machine for a fault, which
-    would have an upgrade refused."""
+    """A function that starts a server that takes no slow moment of a busy machine for a fault:
+    that would have an upgrade refused."""
     options = tmp_path / "patient.yaml"
     options.write_text("deadlines: {heartbeat_ms: 5000, stall_ms: 10000, silence_ms: 30000}\n")
 
@@ -81,7 +81,8 @@ WHOLE = dict(model=MODEL, prompt=PROMPT, max_tokens=900, temperature=1.0, seed=5
 
 
 @pytest.mark.parametrize("options", (("--tp", 2), ("--pp", 2), ("--launcher", "mpirun", "--tp", 2),
-                                     ("--replicas", 2), ("--control-tls", "on", "--tp", 2), ("--journal",)),
+                                     ("--replicas", 2), ("--control-tls", "on", "--tp", 2),
+                                     ("--journal",)),
                          ids=lambda o: "".join(map(str, o)))
 def test_streams_go_on_over_upgrades(start_upgradable, surroundings, server, undisturbed, options,
                                      tmp_path):
@@ -205,7 +206,8 @@ def test_https_streams_are_waited_for(start_upgradable, surroundings, certificat
     server = start_upgradable("--tls-cert", certificate[0], "--tls-key", certificate[1],
                           scheme="https")
     answer = WholeAnswer(server, WHOLE)
-    wait_until(lambda: server.metric("vllm:num_requests_running") > 0, READY_DEADLINE_S, "a request")
+    wait_until(lambda: server.metric("vllm:num_requests_running") > 0, READY_DEADLINE_S,
+               "a request")
     refused = run_command(surroundings, "upgrade", "--wait", 0)
     assert refused.returncode == 1 and "HTTPS" in refused.stderr, refused.stderr
     upgrade(surroundings, "--wait", ADMIN_DEADLINE_S)
