@@ -10,7 +10,7 @@ import time
 import pytest
 from event_streams import join_streams, start_event_streams, wait_until_events
 from faults import kill
-from raw_http import dial
+from raw_http import dial, read_to_end
 from requests_under_test import MODEL, PROMPT
 from test_access import certificate, make_certificate  # noqa: F401 (a fixture)
 from test_journal import COMPLETIONS, assert_same, undisturbed  # noqa: F401 (a fixture)
@@ -226,3 +226,43 @@ def test_the_environments_key_is_kept(start_upgradable, surroundings):
         with open(f"/proc/{server.process.pid}/{name}", "rb") as file:
             assert b"TRIREME_API_KEY" not in file.read() or name == "environ"
     assert server.stop() == 0, server.output()
+
+
+def test_a_client_that_does_not_read_loses_nothing(start_upgradable, surroundings, server):
+    """What neither it nor the system has taken (of 3 MB) is handed over."""
+    body = json.dumps(dict(model=MODEL, prompt=PROMPT, max_tokens=900, temperature=1.0, seed=4, n=8,
+                           logprobs=5, ignore_eos=True, stream=True)).encode()
+    request = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+               b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    upgraded = start_upgradable()
+    slow, quick = dial(upgraded, receive_buffer_bytes=4096), dial(server)
+    slow.sendall(request)
+    n_running = lambda: upgraded.metric("vllm:num_requests_running")  # noqa: E731
+    wait_until(lambda: n_running() > 0, READY_DEADLINE_S, "a request that runs")
+    upgrade(surroundings)
+    wait_until(lambda: n_running() == 0, READY_DEADLINE_S, "its last token")
+    for _ in range(2):
+        upgrade(surroundings)
+    quick.sendall(request)
+    assert choices_of(read_to_end(slow)) == choices_of(read_to_end(quick))
+    assert upgraded.stop() == 0, upgraded.output()
+
+
+def choices_of(response):
+    """{choice: its parts} of a stream's bytes, which must be whole."""
+    head, chunks = response.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 200"), head
+    data = b""
+    while (size := int(chunks[:chunks.index(b"\r\n")], 16)) > 0:
+        begin = chunks.index(b"\r\n") + 2
+        data += chunks[begin:begin + size]
+        assert chunks[begin + size:begin + size + 2] == b"\r\n"
+        chunks = chunks[begin + size + 2:]
+    assert chunks == b"0\r\n\r\n"
+    assert data.endswith(b"data: [DONE]\n\n")
+    parts = {}
+    for line in data.decode().splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                parts.setdefault(choice["index"], []).append(choice)
+    return parts
