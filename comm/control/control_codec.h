@@ -30,10 +30,9 @@ struct ControlRenew {};
 constexpr char kRenewByte = 'R';
 
 // One frame of the control connection.
-using ControlFrame =
-    std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan, StepResult,
-                 WeightsOrder, WeightsPrepared, ControlFailure, ControlDrain, ControlPing,
-                 ControlRenew>;
+using ControlFrame = std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan,
+                                  StepResult, WeightsOrder, WeightsPrepared, ControlFailure,
+                                  ControlDrain, ControlPing, ControlRenew>;
 
 // On the wire a frame is its payload's size (4 bytes, little endian), then the payload.
 constexpr size_t kFrameHeaderBytes = 4;

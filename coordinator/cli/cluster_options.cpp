@@ -154,9 +154,9 @@ constexpr std::array kFileKeys = {
     FileKey{"journal_mib", "--journal-mib",
             [](const YAML::Node& n, ClusterOptions& o) { o.journal.mib = n.as<int>(); }},
     FileKey{"control_tls", "--control-tls",
-            [](const YAML::Node& n, ClusterOptions& o) {
-              o.control_tls = parse_control_tls("control_tls", n.as<std::string>());
-            }},
+            [](const YAML::Node& n,
+               ClusterOptions&
+                   o) { o.control_tls = parse_control_tls("control_tls", n.as<std::string>()); }},
     FileKey{"api_keys", "--api-keys",
             [](const YAML::Node& n, ClusterOptions& o) { o.api_keys = n.as<std::string>(); }},
     FileKey{"protect_metrics", "--protect-metrics",

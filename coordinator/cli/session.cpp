@@ -255,8 +255,7 @@ std::string Session::layout_line(int replica, const GroupCapacity& capacity) con
                      capacity.layout.n_ranks(), options_.layout.n_ranks());
 }
 
-void Session::make_core(ServingObserver observer, const PackedModel& packed,
-                        HandoverState* taken) {
+void Session::make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken) {
   served_.resize(static_cast<size_t>(options_.n_replicas));
   layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
   InferenceCoreOptions core;

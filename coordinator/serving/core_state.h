@@ -71,6 +71,9 @@ struct InferenceCore::Impl {
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
        ReplicaListener replica_listener);
 
+  bool begin();
+  void serve();
+
   Group::Events group_events(Replica& replica);
   void group_serving(Replica& replica, const GroupCapacity& capacity);
   void group_result(Replica& replica, StepResult&& result);

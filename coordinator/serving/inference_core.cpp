@@ -32,23 +32,33 @@ InferenceCore::~InferenceCore() { stop(); }
 
 void InferenceCore::start() {
   TRIREME_CHECK(!impl_->thread.joinable());
-  impl_->thread = std::thread([this] { run(); });
+  // Before the thread, so that a stop() meanwhile waits for it.
+  if (impl_->begin()) impl_->thread = std::thread([impl = impl_.get()] { impl->serve(); });
 }
 
 void InferenceCore::run() {
+  if (impl_->begin()) impl_->serve();
+}
+
+// False: it was stopped before.
+bool InferenceCore::Impl::begin() {
   {
-    const std::lock_guard lock(impl_->gate.mutex);
-    if (impl_->gate.stopped) return;
-    impl_->gate.running = true;
+    const std::lock_guard lock(gate.mutex);
+    if (gate.stopped) return false;
+    gate.running = true;
   }
-  boost::asio::post(impl_->io, [impl = impl_.get()] {
-    for (const std::unique_ptr<Impl::Replica>& replica : impl->replicas) replica->group->start();
-    impl->settle();
+  boost::asio::post(io, [this] {
+    for (const std::unique_ptr<Replica>& replica : replicas) replica->group->start();
+    settle();
   });
-  impl_->io.run();
-  const std::lock_guard lock(impl_->gate.mutex);
-  impl_->gate.running = false;
-  impl_->gate.ended.notify_all();
+  return true;
+}
+
+void InferenceCore::Impl::serve() {
+  io.run();
+  const std::lock_guard lock(gate.mutex);
+  gate.running = false;
+  gate.ended.notify_all();
 }
 
 Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on_event) {

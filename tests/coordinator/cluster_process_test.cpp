@@ -121,7 +121,8 @@ TEST_F(ClusterProcess, FindsWhatLeftForASessionOfItsOwn) {
   EXPECT_EQ(signal_processes_with(with_epoch(secret_ + "x", "3"), SIGKILL), 0);
   // It may be in the middle of its exec, where its environment cannot be read.
   EXPECT_TRUE(wait_until([&] { return signal_processes_with(with_epoch(secret_, "3"), 0) == 1; }));
-  EXPECT_TRUE(wait_until([&] { return signal_processes_with(with_epoch(secret_, "3"), SIGKILL) == 1; }));
+  EXPECT_TRUE(
+      wait_until([&] { return signal_processes_with(with_epoch(secret_, "3"), SIGKILL) == 1; }));
   EXPECT_EQ(written(), "");  // ends when it does
 }
 

@@ -46,7 +46,7 @@ TEST(ClusterSupervisor, KeepsNoKvOfRanksThatHung) {
   Drive d;
   d.bring_up();
   d.supervisor.on_plan_sent(d.now);
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 100; ++i) {
     d.now += 20;
     for (int rank = 0; rank < 2; ++rank) {
       RankState state;

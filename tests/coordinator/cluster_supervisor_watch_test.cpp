@@ -49,7 +49,7 @@ TEST(ClusterSupervisor, SilenceCountsOnlyWhileThisProcessRuns) {
     EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
     pass_in_steps_of_100_ms(1, true);
   }
-  pass_in_steps_of_100_ms(11, false);
+  pass_in_steps_of_100_ms(13, false);
   EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
 }
 
@@ -93,7 +93,7 @@ TEST(ClusterSupervisor, AllWaitingIsADeadlockOneComputingIsNot) {
     d.pass(200, {state_of(RankActivity::kWaiting, tick), state_of(RankActivity::kWaiting, 7)});
   }
   EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
-  d.pass(1000, {waiting, waiting});
+  d.pass(1200, {waiting, waiting});
   EXPECT_EQ(d.last(Kind::kReportLost)->cause, "stalled");
 }
 

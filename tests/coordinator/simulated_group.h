@@ -219,7 +219,6 @@ class SimulatedGroup final : public Group {
     });
   }
 
-
   void launch(uint64_t number) {
     note_formation();
     epoch_ = std::make_shared<Epoch>(Epoch{.number = number});
@@ -404,7 +403,7 @@ class SimulatedGroup final : public Group {
   Formation last_formation_ = whole_formation(spec_);
   std::string gone_host_;
   int64_t gone_until_ms_ = 0;
-  bool blames_ = false;       // the loss before the present launch was not wanted
+  bool blames_ = false;                 // the loss before the present launch was not wanted
   std::set<uint64_t> loaded_;           // generations
   std::map<uint64_t, int> n_prepared_;  // ranks, by generation
   bool kv_is_there_ = false;            // in memory that outlives the ranks
