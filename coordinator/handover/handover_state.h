@@ -14,7 +14,7 @@ struct HandoverState {
   std::string environment_key;  // TRIREME_API_KEY, which the process no longer has
   std::string run_folder;
   int run_folder_lock = -1;
-  std::string model;        // where it was found
+  std::string model;  // where it was found
   std::string served_name;
   std::string packed_path;  // of the weights that the ranks have mapped
   int asker = -1;           // the connection that is told how it went
