@@ -70,8 +70,13 @@ def pushed(server, model):
 def refusal(server, model):
     result = push(server, model)
     assert result.returncode == 1, result.stdout
-    lines = [line for line in result.stderr.splitlines() if line.startswith("trireme: ")]
-    assert len(lines) == 1, result.stderr
+    return refusal_in(result.stderr)
+
+
+def refusal_in(errors):
+    """The one line, after those that tell how far it got."""
+    lines = [line for line in errors.splitlines() if line.startswith("trireme: ")]
+    assert len(lines) == 1, errors
     return lines[0]
 
 
@@ -205,8 +210,7 @@ def test_a_rank_killed_meanwhile_changes_nothing(start_server, surroundings, tmp
     kill(pids[1:])
     output, errors = client.communicate(timeout=READY_DEADLINE_S)
     assert client.returncode == 1, output
-    assert "replica 0 was lost meanwhile: " in errors
-    assert errors.count("\n") == 1
+    assert "replica 0 was lost meanwhile: " in refusal_in(errors)
     assert_answers(streams, on_old)
     assert one_file(server) == before
     assert server.metric("trireme_group_restarts_total") == 1
@@ -275,3 +279,25 @@ def test_the_journal_knows_each_answers_weights(start_server, surroundings, tmp_
     for stream in new:
         assert "begun with other weights" in str(stream.failed)
     assert again.stop() == 0
+
+
+def test_another_coordinator_goes_on_with_pushed_weights(start_server, surroundings, other_model,
+                                                         on_old, on_new):
+    server = start_server("--tp", 2)
+    old_streams = begin(server, on_old)
+    pushed(server, other_model)
+    refused = run_command(surroundings, "upgrade")
+    if refused.returncode != 0:  # else the streams had ended
+        assert "requests still run on the weights before the last push" in refused.stderr
+    assert_answers(old_streams, on_old)
+    new = one_file(server)
+    new_streams = begin(server, on_new)
+    upgraded = run_command(surroundings, "upgrade")
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert_answers(new_streams, on_new)
+    kill(server.rank_pids()[1:])
+    assert_answers(begin(server, on_new), on_new)
+    assert one_file(server) == new
+    pushed(server, REPO / "demo" / "model")
+    assert_answers(begin(server, on_old), on_old)
+    end(server, surroundings)
