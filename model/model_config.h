@@ -47,4 +47,8 @@ struct ModelConfig {
   int32_t bos_token_id = -1;
 };
 
+// The first thing in which two models are not alike, with both values ("hidden_size is 64, not
+// 128"), or "": then the weights of one can stand in for those of the other.
+std::string config_difference(const ModelConfig& config, const ModelConfig& wanted);
+
 }  // namespace trireme

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -111,12 +112,14 @@ bool is_usable(const fs::path& path, const PackedCacheOptions& options) {
 }
 
 // Packed files of the same format from an older source, and what a killed process left.
-void remove_stale(const fs::path& folder, const fs::path& keep, const std::string& format_suffix) {
+void remove_stale(const fs::path& folder, const std::string& format_suffix,
+                  const std::vector<fs::path>& used) {
   std::error_code code;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
     const std::string name = entry.path().filename().string();
     const bool temporary = name.find(format_suffix + ".tmp.") != std::string::npos;
-    if (temporary || (name.ends_with(format_suffix) && entry.path() != keep)) {
+    if (temporary || (name.ends_with(format_suffix) &&
+                      std::find(used.begin(), used.end(), entry.path()) == used.end())) {
       fs::remove(entry.path(), code);
     }
   }
@@ -166,7 +169,7 @@ fs::path fallback_file(const CacheNames& names, const fs::path& cache, const std
         "{}; packing the weights to {} for this run only (set TRIREME_CACHE to keep them)", problem,
         options.fallback.string()));
   }
-  return options.fallback / names.file;
+  return options.fallback / (names.folder + "-" + names.file);
 }
 
 }  // namespace
@@ -191,7 +194,7 @@ fs::path cached_packed_model(const fs::path& model_folder, WeightFormat format,
   }
   const FolderLock lock(folder / "lock");
   if (is_usable(file, {})) return file;  // made while this process waited
-  remove_stale(folder, file, names.format_suffix);
+  remove_stale(folder, names.format_suffix, options.keep);
   pack_model(names.source, file, format, options.on_progress);
   return file;
 }

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/weight.h"
 #include "model/model_config.h"
@@ -76,6 +77,8 @@ void pack_model(const std::filesystem::path& model_folder, const std::filesystem
 struct PackedCacheOptions {
   // Where to pack when the cache cannot be written; empty: that is an error.
   std::filesystem::path fallback;
+  // Files that stay, though their source has changed since.
+  std::vector<std::filesystem::path> keep;
   std::function<void(uint64_t, uint64_t)> on_progress;
   std::function<void(const std::string&)> on_note;  // one line for the user
 };

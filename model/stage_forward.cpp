@@ -59,7 +59,7 @@ StageForward::StageForward(const StageParts& parts)
       embed_tree_(one_leaf_per_rank(parts.shard->layout.tp)),
       plain_graph_(make_stage_graph(graph_options(parts, false))),
       graph_(make_stage_graph(graph_options(parts, parts.fuse))),
-      workspace_(make_workspace(parts)) {
+      workspace_(parts.workspace ? parts.workspace : make_workspace(parts)) {
   TRIREME_CHECK(parts.max_tokens > 0 && parts.max_logit_rows > 0);
   TRIREME_CHECK(static_cast<int32_t>(parts.weights->layers.size()) == parts.shard->layers.size());
   qkv_blocks_.reserve(parts.weights->layers.size());

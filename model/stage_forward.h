@@ -43,6 +43,8 @@ struct StageParts {
   int32_t max_tokens = 0;      // in one step
   int32_t max_logit_rows = 0;  // in one call of logits()
   bool fuse = true;            // the same bits either way
+  // Of another one of the same shape that never runs at the same time; null: its own.
+  std::shared_ptr<StageWorkspace> workspace;
 };
 
 // The layers of one pipeline stage on one rank: receives the residual stream (or embeds), runs its
@@ -61,6 +63,7 @@ class StageForward {
   Tensor logits(const int32_t* rows, int32_t n_rows, TraceSink* trace);
 
   Stream stream() const { return parts_.stream; }
+  const std::shared_ptr<StageWorkspace>& workspace() const { return workspace_; }
 
   // Bytes of workspace a rank needs, for plans and reports.
   static uint64_t workspace_bytes(const ModelConfig& config, const ShardPlan& shard,

@@ -9,10 +9,11 @@ namespace {
 
 constexpr int32_t kMaxHeadRows = 16;  // logit rows computed at a time
 
-StageParts stage_parts(const EngineParts& parts, const KvPool& kv, ThreadPool& pool) {
+StageParts stage_parts(const EngineParts& parts, const StageWeights& weights, const KvPool& kv,
+                       ThreadPool& pool, std::shared_ptr<StageWorkspace> workspace) {
   return {.config = &parts.config,
           .shard = &parts.shard,
-          .weights = &parts.weights,
+          .weights = &weights,
           .kernels = parts.kernels,
           .kv = &kv,
           .tp = parts.comms.tp.get(),
@@ -22,7 +23,8 @@ StageParts stage_parts(const EngineParts& parts, const KvPool& kv, ThreadPool& p
           .context_length = parts.context_length,
           .max_tokens = parts.max_batch_tokens,
           .max_logit_rows = kMaxHeadRows,
-          .fuse = parts.fuse};
+          .fuse = parts.fuse,
+          .workspace = std::move(workspace)};
 }
 
 }  // namespace
@@ -37,14 +39,46 @@ Engine::Engine(EngineParts parts)
     : parts_(std::move(parts)),
       pool_(parts_.n_threads, parts_.cpus),
       kv_(parts_.config, parts_.shard, parts_.kv_dtype, parts_.kv_blocks, {}, parts_.kv_file),
-      forward_(stage_parts(parts_, kv_, pool_)),
       batch_(parts_.max_slots, parts_.max_batch_tokens, parts_.context_length, parts_.kv_blocks),
       feed_(parts_.shard, parts_.comms, parts_.max_slots, parts_.max_plans_in_flight),
       sampler_(*parts_.kernels, parts_.config.vocab_size) {
+  add(make_generation(parts_.generation, std::move(parts_.weights)));
+  workspace_ = generations_.front()->forward->workspace();
   head_rows_.reserve(static_cast<size_t>(parts_.max_batch_tokens));
   row_ids_.resize(kMaxHeadRows);
   log_sum_exp_.resize(kMaxHeadRows);
   sampled_.reserve(static_cast<size_t>(parts_.max_slots));
+}
+
+std::unique_ptr<Engine::Generation> Engine::make_generation(uint64_t number, StageWeights weights) {
+  auto made = std::make_unique<Generation>(
+      Generation{.number = number, .weights = std::move(weights), .forward = nullptr});
+  made->forward =
+      std::make_unique<StageForward>(stage_parts(parts_, made->weights, kv_, pool_, workspace_));
+  return made;
+}
+
+void Engine::add(std::unique_ptr<Generation> generation) {
+  TRIREME_CHECK(generations_.size() < kMaxGenerations);
+  generations_.push_back(std::move(generation));
+}
+
+std::unique_ptr<Engine::Generation> Engine::remove(uint64_t number) {
+  for (auto it = generations_.begin(); it != generations_.end(); ++it) {
+    if ((*it)->number != number) continue;
+    std::unique_ptr<Generation> removed = std::move(*it);
+    generations_.erase(it);
+    return removed;
+  }
+  return nullptr;
+}
+
+StageForward& Engine::forward_of(uint64_t generation) const {
+  for (const std::unique_ptr<Generation>& each : generations_) {
+    if (each->number == generation) return *each->forward;
+  }
+  TRIREME_CHECK_MSG(false, "a plan of weights that are not loaded");
+  return *generations_.front()->forward;
 }
 
 bool Engine::step(const StepPlan& plan, StepResult& result) {
@@ -58,7 +92,8 @@ bool Engine::step(const StepPlan& plan, StepResult& result) {
 
   if (parts_.shard.is_first_stage()) feed_.before_step(plan, batch_);
   batch_.assign(plan);
-  forward_.run(batch_.tokens(), trace);
+  forward_ = &forward_of(plan.generation);
+  forward_->run(batch_.tokens(), trace);
   sampled_.clear();
   if (parts_.shard.is_last_stage()) run_head(plan, result, trace);
   feed_.after_step(plan, sampled_, batch_);
@@ -100,9 +135,9 @@ void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace
     for (int32_t i = 0; i < n; ++i) {
       row_ids_[static_cast<size_t>(i)] = head_rows_[begin + static_cast<size_t>(i)].row;
     }
-    const Tensor logits = forward_.logits(row_ids_.data(), n, trace);
+    const Tensor logits = forward_->logits(row_ids_.data(), n, trace);
     if (!answers) continue;
-    parts_.kernels->log_sum_exp(forward_.stream(),
+    parts_.kernels->log_sum_exp(forward_->stream(),
                                 make_tensor(log_sum_exp_.data(), DType::kF32, {n}), logits);
     for (int32_t i = 0; i < n; ++i) {
       const HeadRow& row = head_rows_[begin + static_cast<size_t>(i)];

@@ -22,6 +22,7 @@ namespace trireme {
 struct EngineParts {
   ModelConfig config;
   ShardPlan shard;
+  uint64_t generation = 0;  // of the weights (WeightsFile)
   StageWeights weights;
   WeightFormat format = WeightFormat::kBF16;
   const KernelTable* kernels = nullptr;
@@ -42,19 +43,39 @@ struct EngineParts {
 // allocates nothing but what its answer holds (logits, traces).
 class Engine {
  public:
+  // Weights and what computes with them.
+  struct Generation {
+    uint64_t number = 0;
+    StageWeights weights;
+    std::unique_ptr<StageForward> forward;  // refers to `weights`
+  };
+
   explicit Engine(EngineParts parts);
+
+  // Other weights of the same shape and encodings, of this rank's shard. From any thread, while
+  // the engine lives; a step may be under way.
+  std::unique_ptr<Generation> make_generation(uint64_t number, StageWeights weights);
+  // Plans may name it from now on.
+  void add(std::unique_ptr<Generation> generation);
+  // Plans name it no more. Null: there is none of that number.
+  std::unique_ptr<Generation> remove(uint64_t number);
 
   // Collective over the group: every rank steps the same plans in the same order. `result` is
   // overwritten; returns whether there is anything in it for the coordinator.
   bool step(const StepPlan& plan, StepResult& result);
 
-  const StageWeights& weights() const { return parts_.weights; }
+  const std::vector<std::unique_ptr<Generation>>& generations() const { return generations_; }
+  const ModelConfig& config() const { return parts_.config; }
   const ShardPlan& shard() const { return parts_.shard; }
   uint64_t kv_bytes() const { return kv_.size_bytes(); }
 
   // Build, backend, instruction set, weight encodings and KV type: equal ids give equal bits.
   static std::string numerics_id(const KernelTable& kernels, const PackedEncodings& encodings,
                                  DType kv_dtype);
+  // Of an engine like this one with such weights.
+  std::string numerics_id(const PackedEncodings& encodings) const {
+    return numerics_id(*parts_.kernels, encodings, parts_.kv_dtype);
+  }
 
  private:
   // A row of the residual stream whose logits are wanted.
@@ -68,10 +89,13 @@ class Engine {
   void answer_row(const SequencePlan& plan, const HeadRow& row, std::span<const float> logits,
                   float log_sum_exp, SequenceResult& result);
 
+  StageForward& forward_of(uint64_t generation) const;
   EngineParts parts_;
   ThreadPool pool_;
   KvPool kv_;
-  StageForward forward_;
+  std::vector<std::unique_ptr<Generation>> generations_;  // at most kMaxGenerations
+  std::shared_ptr<StageWorkspace> workspace_;             // of all of them
+  StageForward* forward_ = nullptr;                       // of the step under way
   StepBatch batch_;
   TokenFeed feed_;
   Sampler sampler_;

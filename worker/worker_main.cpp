@@ -11,7 +11,6 @@
 #include <limits>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "comm/control/build_id.h"
@@ -27,7 +26,8 @@
 #include "worker/engine.h"
 #include "worker/kv_memory.h"
 #include "worker/monitored_communicator.h"
-#include "worker/weight_verifier.h"
+#include "worker/rank_tasks.h"
+#include "worker/weights_loader.h"
 #include "worker/worker_options.h"
 
 namespace trireme {
@@ -35,8 +35,6 @@ namespace {
 
 constexpr int kExitBadStart = 1;
 constexpr int kExitLostPeer = 76;
-constexpr int kVerifyDelayMs = 2000;
-constexpr std::chrono::seconds kDeathGrace{1};
 constexpr int kDialTimeoutMs = 10'000;
 constexpr int kJoinTimeoutMs = 1'800'000;  // a coordinator that joins a job may have to pack first
 
@@ -108,11 +106,11 @@ RankThreads rank_threads(const JobSpec& job, CpuShare in_job) {
   return {.n_threads = n, .cpus = cpus_of_share(cpus, limit, share, n)};
 }
 
-// What the content of a rank's KV pool depends on, but for the number of blocks.
-std::string kv_content(const std::string& numerics_id, const PackedModel& file, Layout layout,
-                       int rank) {
-  return numerics_id + "/" + std::to_string(file.fingerprint()) + "/" + std::to_string(layout.tp) +
-         "x" + std::to_string(layout.pp) + "/" + std::to_string(rank);
+// What the content of a rank's KV pool depends on, but for the number of blocks and the weights:
+// each block belongs to a sequence, which has one generation of weights for good.
+std::string kv_content(const std::string& numerics_id, Layout layout, int rank) {
+  return numerics_id + "/" + std::to_string(layout.tp) + "x" + std::to_string(layout.pp) + "/" +
+         std::to_string(rank);
 }
 
 struct LoadedRank {
@@ -128,42 +126,47 @@ LoadedRank load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi, int
     throw EnvironmentError("TRIREME_KERNELS=" + options.kernels +
                            " cannot run on this machine: unset it to use the best that can");
   }
-  const auto file = PackedModel::open(job.packed_path);
+  TRIREME_CHECK(!job.weights.empty());
+  const auto file = open_weights(job.weights.front());
   const Result<ShardPlan> shard = make_shard_plan(file->config(), job.layout, rank);
   if (!shard) throw EnvironmentError(shard.error().message);
   const RankThreads threads =
       rank_threads(job, mpi != nullptr ? mpi->cpu_share() : CpuShare{rank, options.world});
-  EngineParts parts{
-      .config = file->config(),
-      .shard = *shard,
-      .weights = map_stage_weights(
-          file, *shard, [&](uint64_t done, uint64_t total) { link.set_loaded(done, total); }),
-      .format = file->format(),
-      .kernels = kernels,
-      .comms = make_comms(options, job, mpi, rank),
-      .n_threads = threads.n_threads,
-      .cpus = threads.cpus,
-      .context_length = job.context_length,
-      .max_slots = job.max_slots,
-      .max_batch_tokens = job.max_batch_tokens,
-      .max_plans_in_flight = job.max_plans_in_flight,
-      .kv_dtype = job.kv_dtype,
-      .fuse = job.fuse};
+  const auto on_progress = [&](uint64_t done, uint64_t total) { link.set_loaded(done, total); };
+  EngineParts parts{.config = file->config(),
+                    .shard = *shard,
+                    .generation = job.weights.front().generation,
+                    .weights = map_stage_weights(file, *shard, on_progress),
+                    .format = file->format(),
+                    .kernels = kernels,
+                    .comms = make_comms(options, job, mpi, rank),
+                    .n_threads = threads.n_threads,
+                    .cpus = threads.cpus,
+                    .context_length = job.context_length,
+                    .max_slots = job.max_slots,
+                    .max_batch_tokens = job.max_batch_tokens,
+                    .max_plans_in_flight = job.max_plans_in_flight,
+                    .kv_dtype = job.kv_dtype,
+                    .fuse = job.fuse};
   parts.comms.tp = monitor(std::move(parts.comms.tp), link);
   parts.comms.pp = monitor(std::move(parts.comms.pp), link);
+  std::optional<StageWeights> newer;
+  if (job.weights.size() > 1) {
+    newer = map_stage_weights(open_weights(job.weights.back()), *shard, on_progress);
+  }
   const int32_t capacity = kv_capacity(job, parts.config, parts.shard);
   const uint64_t block = KvPool::block_bytes(parts.config, parts.shard, parts.kv_dtype);
   const std::string numerics_id = Engine::numerics_id(*kernels, file->encodings(), parts.kv_dtype);
   const bool is_near = job.kv_host == this_host();
   auto kv_memory = std::make_unique<KvMemory>(is_near ? job.kv_memory : MemoryAddress{},
-                                              kv_content(numerics_id, *file, job.layout, rank));
+                                              kv_content(numerics_id, job.layout, rank));
   const GroupStart start = link.ready_and_wait_start(
       {.kv_blocks = capacity,
        .kv_kept = kv_memory->n_kept_blocks(),
        .numerics_id = numerics_id,
        .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(threads.n_threads) +
                  (threads.n_threads == 1 ? " thread" : " threads"),
-       .weight_bytes = parts.weights.size_bytes,
+       .weight_bytes = parts.weights.size_bytes + (newer ? newer->size_bytes : 0),
        .kv_bytes = block * static_cast<uint64_t>(capacity)});
   TRIREME_CHECK(start.kv_blocks > 0 && start.kv_blocks <= capacity);
   parts.kv_blocks = start.kv_blocks;
@@ -171,34 +174,11 @@ LoadedRank load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi, int
       KvPool::pool_bytes(parts.config, parts.shard, parts.kv_dtype, start.kv_blocks);
   const int fd = kv_memory->prepare(pool, start.kv_blocks, start.keep_kv);
   if (fd >= 0) parts.kv_file = {.fd = fd, .offset = KvMemory::kOffset};
-  return {std::move(kv_memory), std::make_unique<Engine>(std::move(parts))};
-}
-
-// Ends the rank for good: the coordinator kills the group as soon as it hears of it.
-[[noreturn]] void end_for_damage(RankLink& link, const std::string& damage) {
-  link.send_failure(damage);
-  std::this_thread::sleep_for(kDeathGrace);
-  std::fprintf(stderr, "trireme worker: %s\n", damage.c_str());
-  _exit(kExitBadStart);
-}
-
-void serve_plans(RankLink& link, Engine& engine, WeightVerifier& verifier) {
-  StepPlan plan;
-  StepResult result;
-  link.set_activity(RankActivity::kIdle);
-  while (link.next_plan(plan)) {
-    const auto begin = std::chrono::steady_clock::now();
-    link.set_activity(RankActivity::kComputing);
-    verifier.set_busy(true);
-    const bool answers = engine.step(plan, result);
-    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(
-        std::chrono::steady_clock::now() - begin);
-    link.add_busy_us(static_cast<uint64_t>(us.count()));
-    link.tick();
-    verifier.set_busy(false);
-    link.set_activity(RankActivity::kIdle);
-    if (answers) link.send_result(result);
+  auto engine = std::make_unique<Engine>(std::move(parts));
+  if (newer) {
+    engine->add(engine->make_generation(job.weights.back().generation, *std::move(newer)));
   }
+  return {std::move(kv_memory), std::move(engine)};
 }
 
 int run_rank(WorkerOptions options, const std::optional<std::string>& joined_endpoint) {
@@ -227,11 +207,7 @@ int run_rank(WorkerOptions options, const std::optional<std::string>& joined_end
     link->send_failure(error.what());
     throw;
   }
-  {
-    WeightVerifier verifier(loaded.engine->weights().file, loaded.engine->shard(), kVerifyDelayMs,
-                            [&link](const std::string& damage) { end_for_damage(*link, damage); });
-    serve_plans(*link, *loaded.engine, verifier);
-  }
+  serve_tasks(*link, *loaded.engine);
   loaded.engine.reset();
   if (mpi) mpi->finalize(std::chrono::milliseconds(link->job().silence_ms));
   return 0;

@@ -77,6 +77,18 @@ std::string encode_frame(const StepResult& result) {
   return with_header(frame);
 }
 
+std::string encode_frame(const WeightsOrder& order) {
+  wire::Frame frame;
+  detail::to_wire(order, *frame.mutable_weights_order());
+  return with_header(frame);
+}
+
+std::string encode_frame(const WeightsPrepared& prepared) {
+  wire::Frame frame;
+  detail::to_wire(prepared, *frame.mutable_weights_prepared());
+  return with_header(frame);
+}
+
 std::string encode_frame(const ControlFailure& failure) {
   wire::Frame frame;
   frame.mutable_failure()->set_message(failure.message.substr(0, kMaxFailureBytes));
@@ -95,6 +107,12 @@ std::string encode_frame(const ControlPing&) {
   return with_header(frame);
 }
 
+std::string encode_frame(const ControlRenew&) {
+  wire::Frame frame;
+  frame.mutable_renew();
+  return with_header(frame);
+}
+
 Result<ControlFrame> decode_frame(std::span<const char> payload) {
   wire::Frame frame;
   if (payload.size() > kMaxFrameBytes ||
@@ -108,6 +126,9 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
     case wire::Frame::kReady: return convert<RankReady>(frame.ready(), "ready");
     case wire::Frame::kPlan: return convert<StepPlan>(frame.plan(), "plan");
     case wire::Frame::kStep: return convert<StepResult>(frame.step(), "result");
+    case wire::Frame::kWeightsOrder: return convert<WeightsOrder>(frame.weights_order(), "order");
+    case wire::Frame::kWeightsPrepared:
+      return convert<WeightsPrepared>(frame.weights_prepared(), "prepared");
     case wire::Frame::kStart:
       if (frame.start().kv_blocks() < 1) {
         return Error{"start.kv_blocks is out of range", "kv_blocks"};
@@ -119,6 +140,7 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
           ControlFailure{.message = frame.failure().message().substr(0, kMaxFailureBytes)});
     case wire::Frame::kDrain: return ControlFrame(ControlDrain{});
     case wire::Frame::kPing: return ControlFrame(ControlPing{});
+    case wire::Frame::kRenew: return ControlFrame(ControlRenew{});
     case wire::Frame::BODY_NOT_SET: break;
   }
   return Error{"a control frame of an unknown kind", ""};

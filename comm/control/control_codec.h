@@ -23,9 +23,16 @@ struct ControlDrain {};
 // Coordinator to rank: still here.
 struct ControlPing {};
 
+// Either way, under TLS: the last frame of this session. The coordinator asks for it, the rank says
+// it too and then sends nothing until one byte in clear tells that it may begin a new session on
+// the same connection (which may be with another coordinator in the same process).
+struct ControlRenew {};
+constexpr char kRenewByte = 'R';
+
 // One frame of the control connection.
 using ControlFrame = std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan,
-                                  StepResult, ControlFailure, ControlDrain, ControlPing>;
+                                  StepResult, WeightsOrder, WeightsPrepared, ControlFailure,
+                                  ControlDrain, ControlPing, ControlRenew>;
 
 // On the wire a frame is its payload's size (4 bytes, little endian), then the payload.
 constexpr size_t kFrameHeaderBytes = 4;
@@ -40,9 +47,12 @@ std::string encode_frame(const RankReady& ready);
 std::string encode_frame(const GroupStart& start);
 std::string encode_frame(const StepPlan& plan);
 std::string encode_frame(const StepResult& result);
+std::string encode_frame(const WeightsOrder& order);
+std::string encode_frame(const WeightsPrepared& prepared);
 std::string encode_frame(const ControlFailure& failure);
 std::string encode_frame(const ControlDrain& drain);
 std::string encode_frame(const ControlPing& ping);
+std::string encode_frame(const ControlRenew& renew);
 
 // Any bytes give a frame whose fields are in range (counts and sizes not negative, ranks inside the
 // world, floats finite where they steer), or an error that names the field.

@@ -1,12 +1,16 @@
 #include "comm/control/control_stream.h"
 
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <span>
+
+#include "comm/control/control_codec.h"
 
 namespace trireme {
 namespace {
@@ -65,6 +69,10 @@ std::optional<Error> ControlStream::shake_hands(std::string_view secret, Deadlin
 
 bool ControlStream::send(std::string_view bytes) {
   const std::lock_guard in_order(send_mutex_);
+  return send_in_order(bytes);
+}
+
+bool ControlStream::send_in_order(std::string_view bytes) {
   if (!tls_) return send_all(fd_.get(), bytes);
   std::string encrypted;
   {
@@ -72,6 +80,19 @@ bool ControlStream::send(std::string_view bytes) {
     encrypted = tls_->encrypt(bytes);
   }
   return !encrypted.empty() && send_all(fd_.get(), encrypted);
+}
+
+bool ControlStream::renew(std::string_view last, std::string_view secret, Deadline deadline) {
+  const std::lock_guard in_order(send_mutex_);
+  if (!tls_ || !send_in_order(last)) return false;
+  char byte = 0;
+  size_t n_bytes = 0;
+  for (Received received = Received::kBytes; n_bytes == 0;) {
+    if (received != Received::kBytes) return false;
+    const auto left = std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now());
+    received = receive_some(fd_.get(), {&byte, 1}, std::max(left, milliseconds(0)), n_bytes);
+  }
+  return byte == kRenewByte && !shake_hands(secret, deadline);
 }
 
 ControlStream::Received ControlStream::receive(FrameReader& reader, milliseconds timeout) {
@@ -102,6 +123,11 @@ ControlStream::Received ControlStream::receive(FrameReader& reader, milliseconds
   }
   const bool going_on = read == TlsChannel::Read::kBytes || read == TlsChannel::Read::kNeedMore;
   return going_on ? Received::kBytes : Received::kEnd;
+}
+
+size_t ControlStream::n_unconfirmed_bytes() const {
+  int n_bytes = 0;
+  return ioctl(fd_.get(), SIOCOUTQ, &n_bytes) == 0 ? static_cast<size_t>(n_bytes) : 0;
 }
 
 void ControlStream::end_sending() { shutdown(fd_.get(), SHUT_WR); }

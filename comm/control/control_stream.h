@@ -30,12 +30,19 @@ class ControlStream {
   // kBytes also for those that are not yet enough to give any to the reader. The reader's frames
   // must be taken before the next call.
   Received receive(FrameReader& reader, std::chrono::milliseconds timeout);
+  // Of what was sent, as the network carries it: bytes that the other end's host has not confirmed.
+  size_t n_unconfirmed_bytes() const;
+  // Under TLS: sends `last`, then waits for the other end's kRenewByte and shakes hands anew. By
+  // the thread that receives; what others send waits meanwhile. False when the connection is of no
+  // more use.
+  bool renew(std::string_view last, std::string_view secret, Deadline deadline);
   // What was sent still arrives. Wakes a thread that is stuck in send().
   void end_sending();
 
  private:
   explicit ControlStream(UniqueFd fd) : fd_(std::move(fd)) {}
   std::optional<Error> shake_hands(std::string_view secret, Deadline deadline);
+  bool send_in_order(std::string_view bytes);
 
   UniqueFd fd_;
   std::mutex send_mutex_;  // keeps encrypted bytes in the order in which they were made

@@ -44,9 +44,15 @@ void make_blocking_and_prompt(int fd) {
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+  resend_steadily(fd);
 }
 
 }  // namespace
+
+void resend_steadily(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, &on, sizeof(on));
+}
 
 Result<HostPort> parse_host_port(std::string_view address) {
   const bool tls = address.starts_with(kTlsScheme);

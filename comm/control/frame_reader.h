@@ -25,6 +25,8 @@ class FrameReader {
   // kFrame: `payload` is one frame's, valid until prepare(). kOversize: the stream is not to be
   // read further.
   Next next(std::span<const char>& payload);
+  // What next() has not given out; valid until prepare().
+  std::span<const char> unread() const { return {buffer_.data() + begin_, end_ - begin_}; }
 
  private:
   size_t max_payload_bytes_;

@@ -52,6 +52,7 @@ uint64_t pack_activity(RankActivity activity, int32_t op, int32_t peer) {
 struct RankLink::State {
   std::unique_ptr<ControlStream> stream;
   int world_rank = 0;
+  std::string secret;
   JobSpec job;
   FrameReader reader{kMaxFrameBytes};
 
@@ -65,12 +66,13 @@ struct RankLink::State {
   std::mutex mutex;                 // everything below
   std::condition_variable changed;  // between reader and main thread: plans, start, drain, end
   std::condition_variable ended;    // closing, for threads that plans do not concern
-  std::deque<StepPlan> plans;
+  std::deque<RankTask> tasks;
   GroupStart start;
   bool started = false;
   bool draining = false;
   bool closing = false;  // this side ends
 
+  int n_in_doubt = 0;  // heartbeats since all was confirmed; the heartbeat thread's
   std::thread reader_thread;
   std::thread heartbeat_thread;
 
@@ -83,12 +85,14 @@ struct RankLink::State {
   }
 
   RankState snapshot() const;
+  void send_heartbeat();
   void heartbeat_loop();
   void read_loop();
   void read_ended(std::string_view why);
   void take_frames();
   void take(ControlFrame&& frame);
-  void take_plan(StepPlan&& plan);
+  void take_task(RankTask&& task);
+  void renew();
 };
 
 RankLink::State::~State() {
@@ -120,11 +124,21 @@ RankState RankLink::State::snapshot() const {
   return state;
 }
 
+// At most two while anything is unconfirmed. The first lets Linux find out early that something was
+// lost, and begin its 200 ms anew; with many, it would double the time after each further try.
+void RankLink::State::send_heartbeat() {
+  constexpr int kMostInDoubt = 2;
+  if (stream->n_unconfirmed_bytes() == 0) n_in_doubt = 0;
+  if (n_in_doubt == kMostInDoubt) return;
+  ++n_in_doubt;
+  send(snapshot());
+}
+
 void RankLink::State::heartbeat_loop() {
   std::unique_lock lock(mutex);
   while (!closing) {
     lock.unlock();
-    send(snapshot());
+    send_heartbeat();
     lock.lock();
     ended.wait_for(lock, milliseconds(job.heartbeat_ms), [this] { return closing; });
   }
@@ -181,8 +195,10 @@ void RankLink::State::take_frames() {
 }
 
 void RankLink::State::take(ControlFrame&& frame) {
-  if (auto* plan = std::get_if<StepPlan>(&frame)) return take_plan(std::move(*plan));
+  if (auto* plan = std::get_if<StepPlan>(&frame)) return take_task(std::move(*plan));
+  if (auto* order = std::get_if<WeightsOrder>(&frame)) return take_task(std::move(*order));
   if (std::holds_alternative<ControlPing>(frame)) return;
+  if (std::holds_alternative<ControlRenew>(frame)) return renew();
   const std::lock_guard lock(mutex);
   if (const auto* told = std::get_if<GroupStart>(&frame)) {
     start = *told;
@@ -197,15 +213,21 @@ void RankLink::State::take(ControlFrame&& frame) {
   changed.notify_all();
 }
 
+void RankLink::State::renew() {
+  const auto deadline = Clock::now() + milliseconds(job.silence_ms);
+  if (!stream->renew(encode_frame(ControlRenew{}), secret, deadline))
+    exit_orphaned(world_rank, "the coordinator asked for a new TLS session and began none");
+}
+
 // A rank that is behind its peers lets the rest wait in the socket.
-void RankLink::State::take_plan(StepPlan&& plan) {
+void RankLink::State::take_task(RankTask&& task) {
   const size_t most = 2 * (static_cast<size_t>(job.max_plans_in_flight) + 1);
   std::unique_lock lock(mutex);
-  const auto has_room = [&] { return plans.size() < most || closing; };
+  const auto has_room = [&] { return tasks.size() < most || closing; };
   if (!changed.wait_for(lock, milliseconds(job.comm_timeout_ms), has_room)) {
     exit_orphaned(world_rank, "it does not keep up with the plans");
   }
-  plans.push_back(std::move(plan));
+  tasks.push_back(std::move(task));
   lock.unlock();  // whoever is woken may run at once, and would have to wait for it
   changed.notify_all();
 }
@@ -257,6 +279,7 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
       state->stream = std::move((*greeting).stream);
       state->job = std::move((*greeting).job);
       state->world_rank = options.hello.world_rank;
+      state->secret = options.hello.secret;
       auto link = std::unique_ptr<RankLink>(new RankLink(std::move(state)));
       State& s = *link->state_;
       s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });
@@ -316,17 +339,19 @@ void RankLink::send_failure(const std::string& message) {
   state_->send(ControlFailure{.message = message});
 }
 
-bool RankLink::next_plan(StepPlan& plan) {
+bool RankLink::next_task(RankTask& task) {
   std::unique_lock lock(state_->mutex);
-  state_->changed.wait(lock, [this] { return !state_->plans.empty() || state_->draining; });
-  if (state_->plans.empty()) return false;
-  std::swap(plan, state_->plans.front());
-  state_->plans.pop_front();
+  state_->changed.wait(lock, [this] { return !state_->tasks.empty() || state_->draining; });
+  if (state_->tasks.empty()) return false;
+  task = std::move(state_->tasks.front());
+  state_->tasks.pop_front();
   lock.unlock();
   state_->changed.notify_all();
   return true;
 }
 
 void RankLink::send_result(const StepResult& result) { state_->send(result); }
+
+void RankLink::send_prepared(const WeightsPrepared& prepared) { state_->send(prepared); }
 
 }  // namespace trireme

@@ -4,11 +4,15 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 
 #include "comm/control/rank_state.h"
 #include "comm/control/step_plan.h"
 
 namespace trireme {
+
+// What the coordinator wants done, in the order in which it said so.
+using RankTask = std::variant<StepPlan, WeightsOrder>;
 
 // A rank's side of the control connection. Owns a reader thread, which queues plans, and a
 // heartbeat thread. When the coordinator is silent for JobSpec::silence_ms, closes, or fences the
@@ -43,9 +47,10 @@ class RankLink {
   // one that no other start would mend.
   void send_failure(const std::string& message);
 
-  // Waits for the next plan; false when the coordinator asked to end (drain). `plan` is reused.
-  bool next_plan(StepPlan& plan);
+  // Waits for the next task; false when the coordinator asked to end (drain).
+  bool next_task(RankTask& task);
   void send_result(const StepResult& result);
+  void send_prepared(const WeightsPrepared& prepared);
 
  private:
   struct State;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "comm/layout.h"
 #include "comm/memory_address.h"
@@ -35,10 +36,41 @@ struct RankHello {
   std::string build;  // version of the binary: must equal the coordinator's
 };
 
+// A packed weights file. A server numbers those that it serves one after another, from 1 on: plans
+// and sequences name them by that generation.
+struct WeightsFile {
+  uint64_t generation = 0;
+  std::string path;          // readable on the ranks' hosts
+  uint64_t fingerprint = 0;  // PackedModel::fingerprint
+  bool operator==(const WeightsFile&) const = default;
+};
+
+// A generation of which answers are drawn still, and the one that replaced it.
+constexpr size_t kMaxGenerations = 2;
+
+// Coordinator to ranks, about a generation of weights. Carried out in order with the plans.
+struct WeightsOrder {
+  enum class Kind : uint8_t {
+    kPrepare,  // map the file and compare the checksums of the rank's blocks; then say so
+    kCommit,   // plans of it follow
+    kDrop,     // unmap it: no plan of it follows
+  };
+  Kind kind = Kind::kPrepare;
+  WeightsFile file;  // whole for kPrepare, else its generation alone
+};
+
+// A rank's answer to kPrepare.
+struct WeightsPrepared {
+  uint64_t generation = 0;
+  uint64_t fingerprint = 0;  // as found
+  std::string numerics_id;   // as of RankReady
+  std::string failure;       // why it is not prepared, one line; else empty
+};
+
 // What a rank must do, all it needs to know. Sent in answer to the hello.
 struct JobSpec {
-  std::string packed_path;  // packed weights file, readable on the rank's host
-  std::string model_path;   // the Hugging Face folder it was made from (for packing on the spot)
+  std::vector<WeightsFile> weights;  // oldest first, at most kMaxGenerations
+  std::string model_path;  // the Hugging Face folder it was made from (for packing on the spot)
   Layout layout;
   int32_t hidden_size = 0;  // with max_batch_tokens, the size of messages between stages
   int32_t n_threads = 0;    // 0: the cores of the rank's host over its ranks

@@ -44,8 +44,9 @@ struct SequencePlan {
 // What all ranks of a group do in one step. Ranks get the same plan.
 struct StepPlan {
   uint64_t epoch = 0;
-  uint64_t step_id = 0;  // consecutive from 1 in an epoch
-  bool trace = false;    // every rank returns hashes of what each operator gave
+  uint64_t step_id = 0;     // consecutive from 1 in an epoch
+  uint64_t generation = 0;  // of the weights (WeightsFile): one for all sequences of a plan
+  bool trace = false;       // every rank returns hashes of what each operator gave
   // Every first-stage rank is given the tokens this plan samples, so that later plans may name them
   // by slot (kTokenFromSlot) before the coordinator has seen them.
   bool feed_samples = false;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int32_t kMaxRanks = 4096;
 constexpr size_t kMaxNameBytes = 1024;
+constexpr size_t kMaxTextBytes = 8192;  // of a path or a message
 
 template <typename Repeated>
 bool all_at_least(const Repeated& values, int32_t least) {
@@ -18,6 +19,20 @@ bool all_at_least(const Repeated& values, int32_t least) {
 bool is_kv_dtype(uint32_t value) {
   return value == static_cast<uint32_t>(DType::kF32) ||
          value == static_cast<uint32_t>(DType::kBF16) || value == static_cast<uint32_t>(DType::kI8);
+}
+
+void to_wire(const WeightsFile& in, wire::Weights& out) {
+  out.set_generation(in.generation);
+  out.set_path(in.path);
+  out.set_fingerprint(in.fingerprint);
+}
+
+const char* from_wire(const wire::Weights& in, WeightsFile& out) {
+  if (in.path().size() > kMaxTextBytes) return "path";
+  out.generation = in.generation();
+  out.path = in.path();
+  out.fingerprint = in.fingerprint();
+  return nullptr;
 }
 
 void to_wire(const SequencePlan& in, wire::Sequence& out) {
@@ -135,7 +150,7 @@ const char* from_wire(const wire::Hello& in, RankHello& out) {
 }
 
 void to_wire(const JobSpec& in, wire::Job& out) {
-  out.set_packed_path(in.packed_path);
+  for (const WeightsFile& file : in.weights) to_wire(file, *out.add_weights());
   out.set_model_path(in.model_path);
   out.set_tp(in.layout.tp);
   out.set_pp(in.layout.pp);
@@ -180,7 +195,12 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.kv_host().size() > kMaxNameBytes) return "kv_host";
   const wire::Memory& memory = in.kv_memory();
   if (memory.pid() < 0 || memory.fd() < -1) return "kv_memory";
-  out.packed_path = in.packed_path();
+  if (in.weights_size() > static_cast<int>(kMaxGenerations)) return "weights";
+  out.weights.resize(static_cast<size_t>(in.weights_size()));
+  for (int i = 0; i < in.weights_size(); ++i) {
+    const char* wrong = from_wire(in.weights(i), out.weights[static_cast<size_t>(i)]);
+    if (wrong != nullptr) return wrong;
+  }
   out.model_path = in.model_path();
   out.layout = {.tp = in.tp(), .pp = in.pp()};
   out.hidden_size = in.hidden_size();
@@ -255,6 +275,7 @@ const char* from_wire(const wire::Ready& in, RankReady& out) {
 void to_wire(const StepPlan& in, wire::Plan& out) {
   out.set_epoch(in.epoch);
   out.set_step_id(in.step_id);
+  out.set_generation(in.generation);
   out.set_trace(in.trace);
   out.set_feed_samples(in.feed_samples);
   out.mutable_sequences()->Reserve(static_cast<int>(in.sequences.size()));
@@ -264,6 +285,7 @@ void to_wire(const StepPlan& in, wire::Plan& out) {
 const char* from_wire(const wire::Plan& in, StepPlan& out) {
   out.epoch = in.epoch();
   out.step_id = in.step_id();
+  out.generation = in.generation();
   out.trace = in.trace();
   out.feed_samples = in.feed_samples();
   out.sequences.resize(static_cast<size_t>(in.sequences_size()));
@@ -310,6 +332,34 @@ const char* from_wire(const wire::Step& in, StepResult& out) {
                                          .unit = in.trace_unit(i),
                                          .hash = in.trace_hash(i)};
   }
+  return nullptr;
+}
+
+void to_wire(const WeightsOrder& in, wire::WeightsOrder& out) {
+  out.set_kind(static_cast<uint32_t>(in.kind));
+  to_wire(in.file, *out.mutable_file());
+}
+
+const char* from_wire(const wire::WeightsOrder& in, WeightsOrder& out) {
+  if (in.kind() > static_cast<uint32_t>(WeightsOrder::Kind::kDrop)) return "kind";
+  out.kind = static_cast<WeightsOrder::Kind>(in.kind());
+  return from_wire(in.file(), out.file);
+}
+
+void to_wire(const WeightsPrepared& in, wire::WeightsPrepared& out) {
+  out.set_generation(in.generation);
+  out.set_fingerprint(in.fingerprint);
+  out.set_numerics_id(in.numerics_id);
+  out.set_failure(in.failure.substr(0, kMaxTextBytes));
+}
+
+const char* from_wire(const wire::WeightsPrepared& in, WeightsPrepared& out) {
+  if (in.numerics_id().size() > kMaxNameBytes) return "numerics_id";
+  if (in.failure().size() > kMaxTextBytes) return "failure";
+  out.generation = in.generation();
+  out.fingerprint = in.fingerprint();
+  out.numerics_id = in.numerics_id();
+  out.failure = in.failure();
   return nullptr;
 }
 

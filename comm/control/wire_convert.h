@@ -13,6 +13,8 @@ void to_wire(const RankState& in, wire::State& out);
 void to_wire(const RankReady& in, wire::Ready& out);
 void to_wire(const StepPlan& in, wire::Plan& out);
 void to_wire(const StepResult& in, wire::Step& out);
+void to_wire(const WeightsOrder& in, wire::WeightsOrder& out);
+void to_wire(const WeightsPrepared& in, wire::WeightsPrepared& out);
 
 const char* from_wire(const wire::Hello& in, RankHello& out);
 const char* from_wire(const wire::Job& in, JobSpec& out);
@@ -20,5 +22,7 @@ const char* from_wire(const wire::State& in, RankState& out);
 const char* from_wire(const wire::Ready& in, RankReady& out);
 const char* from_wire(const wire::Plan& in, StepPlan& out);
 const char* from_wire(const wire::Step& in, StepResult& out);
+const char* from_wire(const wire::WeightsOrder& in, WeightsOrder& out);
+const char* from_wire(const wire::WeightsPrepared& in, WeightsPrepared& out);
 
 }  // namespace trireme::detail

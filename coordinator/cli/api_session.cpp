@@ -10,6 +10,7 @@
 #include "comm/control/build_id.h"
 #include "coordinator/cli/say.h"
 #include "coordinator/cluster/launchers.h"
+#include "coordinator/handover/handover_state.h"
 #include "coordinator/http/request_log.h"
 #include "coordinator/http/secret_file.h"
 #include "coordinator/http/tokenizer_codec.h"
@@ -85,18 +86,29 @@ void warn_of_open_address(const std::string& host, const HttpAccess& access) {
 
 }  // namespace
 
-ApiSession::ApiSession(const ClusterOptions& options)
+ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
     // First of all, so that what is wrong with it shows before anything is loaded.
-    : environment_key_(take_environment_key()),
+    : taken_(taken),
+      environment_key_(taken == nullptr ? take_environment_key() : taken->environment_key),
       access_(read_access(options, environment_key_)),
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
-      session_(std::make_unique<Session>(options, metrics_.observer())) {}
+      session_(taken == nullptr ? std::make_unique<Session>(options, metrics_.observer())
+                                : std::make_unique<Session>(options, metrics_.observer(), *taken)) {
+}
 
-ApiSession::~ApiSession() {
+ApiSession::~ApiSession() { close(); }
+
+void ApiSession::close() {
   if (api_) api_->stop();
   session_->stop();
+}
+
+void ApiSession::describe(HandoverState& state) const {
+  session_->describe(state);
+  state.environment_key = environment_key_;
+  state.served_name = served_name(session_->options());
 }
 
 void ApiSession::open() {
@@ -104,9 +116,9 @@ void ApiSession::open() {
   const ModelInfo model{.id = served_name(options),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size,
-                        .weights = session_->weights_id()};
-  warn_of_open_address(options.host, access_);
+                        .vocab_size = session_->config().vocab_size};
+  metrics_.set_weights(*session_->core().weights());
+  if (taken_ == nullptr) warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,
                        .port = options.port,
                        .access = access_,
@@ -120,7 +132,12 @@ void ApiSession::open() {
     };
   }
   api_ = std::make_unique<ApiServer>(session_->core(), *codec_, model, metrics_, std::move(api));
-  api_->start();
+  if (taken_ == nullptr) return api_->start();
+  InferenceCore& core = session_->core();
+  api_->take_over(taken_->api, [&core](RequestId id, InferenceService::EventHandler on_event) {
+    return core.listen(id, std::move(on_event));
+  });
+  core.cancel_unheard();
 }
 
 void ApiSession::reload_access() {
@@ -134,20 +151,34 @@ void ApiSession::reload_access() {
   say(stderr, "trireme: read keys and certificate again\n");
 }
 
+std::string ApiSession::push(const std::string& model, const WeightsPush::Tell& tell) {
+  try {
+    std::string done = session_->push(model, tell);
+    metrics_.set_weights(*session_->core().weights());
+    metrics_.count_push("done");
+    return done;
+  } catch (const EnvironmentError& error) {
+    metrics_.count_push("failed");
+    say(stderr, "trireme: the weights stay as they were: {}\n", error.what());
+    throw;
+  }
+}
+
 // A stage's time is that of its first rank in the first replica.
 void ApiSession::update_metrics() {
   int n_alive = 0;
   uint64_t loaded = 0;
   uint64_t total = 0;
   uint64_t comm_us = 0;
-  const Layout layout = session_->options().layout;
   for (const ReplicaSnapshot& replica : session_->core().replicas()) {
     n_alive += replica.n_ranks_alive;
     loaded += replica.loaded_bytes;
     total += replica.total_bytes;
+    const Layout& layout = replica.layout;
     for (const RankInfo& rank : replica.ranks) {
       comm_us += rank.last_state.comm_us;
       if (replica.replica != 0 || layout.tp_rank(rank.world_rank) != 0) continue;
+      if (rank.world_rank >= layout.n_ranks()) continue;  // of a launch that does not serve yet
       const uint64_t waited = std::min(rank.last_state.busy_us, rank.last_state.comm_us);
       metrics_.set_stage_busy(layout.pp_rank(rank.world_rank),
                               static_cast<double>(rank.last_state.busy_us - waited) * 1e-6);

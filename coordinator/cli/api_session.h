@@ -15,15 +15,24 @@ namespace trireme {
 // A session with its text side, metrics, journal and, once opened, its HTTP API.
 class ApiSession {
  public:
-  // Reads the tokenizer and opens the journal first, then as Session. Throws EnvironmentError.
-  explicit ApiSession(const ClusterOptions& options);
+  // Reads the tokenizer and opens the journal first, then as Session. `taken`: of the coordinator
+  // before this one in the process, whose ranks and clients these become; must outlive open().
+  // Throws EnvironmentError.
+  explicit ApiSession(const ClusterOptions& options, HandoverState* taken = nullptr);
   // Closes the API, then ends the ranks.
   ~ApiSession();
 
-  // Listens. Throws EnvironmentError when the port cannot be had.
+  // Listens. Throws EnvironmentError when the port cannot be had. With `taken`, nothing moves
+  // before api().go_on().
   void open();
+  // Closes the API, then ends the ranks. Idempotent.
+  void close();
+  // For the next coordinator, but for what core and API say of themselves.
+  void describe(HandoverState& state) const;
   // Reads the files of keys and certificate again; says so, or why the old ones stay.
   void reload_access();
+  // As of Session; counts it.
+  std::string push(const std::string& model, const WeightsPush::Tell& tell);
   // Gauges that are read, not told: from the ranks' last heartbeats.
   void update_metrics();
 
@@ -33,6 +42,7 @@ class ApiSession {
   ApiServer& api() { return *api_; }
 
  private:
+  HandoverState* const taken_;
   const std::string environment_key_;  // TRIREME_API_KEY
   HttpAccess access_;
   std::unique_ptr<TextCodec> codec_;

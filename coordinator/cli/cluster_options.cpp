@@ -69,12 +69,15 @@ constexpr std::array kDeadlines = {
     Deadline{"stall_ms", &GroupDeadlines::stall_ms, 100},
     Deadline{"step_ms", &GroupDeadlines::step_ms, 100},
     Deadline{"stop_ms", &GroupDeadlines::stop_ms, 100},
+    Deadline{"push_ms", &GroupDeadlines::push_ms, 100},
     Deadline{"silence_ms", &GroupDeadlines::silence_ms, 500},
     Deadline{"comm_ms", &GroupDeadlines::comm_ms, 100},
     Deadline{"backoff_initial_ms", &GroupDeadlines::backoff_initial_ms, 1},
     Deadline{"backoff_max_ms", &GroupDeadlines::backoff_max_ms, 1},
     Deadline{"crash_window_ms", &GroupDeadlines::crash_window_ms, 100},
     Deadline{"max_crashes", &GroupDeadlines::max_crashes, 1},
+    Deadline{"probe_ms", &GroupDeadlines::probe_ms, 100},
+    Deadline{"return_ms", &GroupDeadlines::return_ms, 100},
 };
 
 void read_deadlines(const YAML::Node& node, GroupDeadlines& deadlines) {
@@ -110,6 +113,8 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.layout.tp = n.as<int>(); }},
     FileKey{"pp", "--pp",
             [](const YAML::Node& n, ClusterOptions& o) { o.layout.pp = n.as<int>(); }},
+    FileKey{"min_ranks", "--min-ranks",
+            [](const YAML::Node& n, ClusterOptions& o) { o.min_ranks = n.as<int>(); }},
     FileKey{"replicas", "--replicas",
             [](const YAML::Node& n, ClusterOptions& o) { o.n_replicas = n.as<int>(); }},
     FileKey{"threads", "--threads",
@@ -149,9 +154,9 @@ constexpr std::array kFileKeys = {
     FileKey{"journal_mib", "--journal-mib",
             [](const YAML::Node& n, ClusterOptions& o) { o.journal.mib = n.as<int>(); }},
     FileKey{"control_tls", "--control-tls",
-            [](const YAML::Node& n, ClusterOptions& o) {
-              o.control_tls = parse_control_tls("control_tls", n.as<std::string>());
-            }},
+            [](const YAML::Node& n,
+               ClusterOptions&
+                   o) { o.control_tls = parse_control_tls("control_tls", n.as<std::string>()); }},
     FileKey{"api_keys", "--api-keys",
             [](const YAML::Node& n, ClusterOptions& o) { o.api_keys = n.as<std::string>(); }},
     FileKey{"protect_metrics", "--protect-metrics",

@@ -18,6 +18,7 @@ struct JournalSettings {
   int32_t retention_s = 600;
   int32_t grace_s = 30;
   int32_t mib = 256;
+  bool operator==(const JournalSettings&) const = default;
 };
 
 // Whether the connections between coordinator and ranks are under TLS.
@@ -33,6 +34,7 @@ struct ClusterOptions {
   std::string model;
   std::string served_name;  // --served-model-name; empty: the folder's name
   Layout layout;
+  int32_t min_ranks = 0;  // of a replica, when hosts are gone; 0: it waits for its own layout
   int32_t n_replicas = 1;
   int32_t n_threads = 0;  // of each rank; 0: this machine's cores over its ranks
   WeightFormat format = WeightFormat::kBF16;
@@ -62,12 +64,13 @@ struct ClusterOptions {
   int32_t request_timeout_ms = 30000;  // for a client to send a whole request
   int32_t write_timeout_ms = 30000;    // for a client to take a byte of its answer
   int32_t max_waiting = 256;           // requests beyond those being computed; more are refused
+  bool operator==(const ClusterOptions&) const = default;
 };
 
 // Keys of the YAML file, each with the meaning of the option of that name. Values given on the
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
-//   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port,
+//   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
 //   journal, journal_retention, journal_grace, journal_mib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
 //   request_timeout_ms, write_timeout_ms,

@@ -103,7 +103,10 @@ struct Arguments {
   PackOptions pack;
   std::string pack_format = "bfloat16";
   VerifyOptions verify;
+  PushOptions push;
   std::string verify_dtype = "bfloat16";
+  UpgradeOptions upgrade;
+  std::vector<std::string> all;  // the command line
 };
 
 void add_journal_options(CLI::App& serve, JournalSettings& o) {
@@ -149,6 +152,11 @@ void add_serve(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   serve.add_option("--served-model-name", a.serve.options.served_name,
                    "name of the model in the API (the folder's name)");
+  serve
+      .add_option("--min-ranks", a.serve.options.min_ranks,
+                  "when hosts are gone, go on with a smaller layout of so many ranks or more (0: "
+                  "wait for them)")
+      ->capture_default_str();
   add_journal_options(serve, a.serve.options.journal);
   serve
       .add_option("--max-waiting", a.serve.options.max_waiting,
@@ -254,8 +262,26 @@ void add_verify(CLI::App& app, Arguments& a) {
   verify.add_option("--dtype", a.verify_dtype, "of the file in the cache")->capture_default_str();
 }
 
+void add_push(CLI::App& app, Arguments& a) {
+  CLI::App& push = *app.add_subcommand(
+      "push", "change the weights of a running server: new requests get them, open streams do not");
+  push.add_option("MODEL", a.push.model, "a model of the same kind: folder, packed folder or file")
+      ->required();
+  push.add_option("--pid", a.push.pid, "process id of the server, where several run");
+}
+
+void add_upgrade(CLI::App& app, Arguments& a) {
+  CLI::App& upgrade = *app.add_subcommand(
+      "upgrade", "have a running server go on as this program, with its ranks and streams");
+  upgrade.add_option("--pid", a.upgrade.pid, "process id of the server, where several run");
+  upgrade.add_option("--wait", a.upgrade.wait_s, "seconds for answers to HTTPS clients to end")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+}
+
 int dispatch(CLI::App& app, Arguments& a) {
-  if (app.got_subcommand("serve")) return serve_command(resolve(a.serve));
+  if (app.got_subcommand("serve")) return serve_command(resolve(a.serve), a.all);
+  if (app.got_subcommand("upgrade")) return upgrade_command(a.upgrade);
   if (app.got_subcommand("run")) {
     a.run_options.cluster = resolve(a.run);
     a.run_options.serve_api = app.get_subcommand("run")->count("--port") > 0;
@@ -284,6 +310,7 @@ int dispatch(CLI::App& app, Arguments& a) {
     a.pack.format = parse_weight_format("--format", a.pack_format);
     return pack_command(a.pack);
   }
+  if (app.got_subcommand("push")) return push_command(a.push);
   if (app.got_subcommand("verify")) {
     a.verify.format = parse_weight_format("--dtype", a.verify_dtype);
     return verify_command(a.verify);
@@ -322,6 +349,20 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
 
 }  // namespace
 
+ClusterOptions read_serve_options(const std::vector<std::string>& arguments) {
+  CLI::App app;
+  Arguments parsed;
+  add_serve(app, parsed);
+  std::vector<const char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+  try {
+    app.parse(static_cast<int>(argv.size()), argv.data());
+  } catch (const CLI::ParseError& error) {
+    throw EnvironmentError(error.what());
+  }
+  return resolve(parsed.serve);
+}
+
 int command_line_main(int argc, char** argv) {
   CLI::App app{"Trireme runs one large language model over many processes and machines."};
   app.name("trireme");
@@ -336,6 +377,9 @@ int command_line_main(int argc, char** argv) {
   add_diff(app, arguments);
   add_pack(app, arguments);
   add_verify(app, arguments);
+  add_push(app, arguments);
+  add_upgrade(app, arguments);
+  arguments.all.assign(argv, argv + argc);
   try {
     app.parse(argc, argv);
     return dispatch(app, arguments);

@@ -13,7 +13,16 @@ namespace trireme {
 // The commands behind the command line. Each returns the exit status and throws EnvironmentError,
 // one line with cause and mend, for what ends it.
 
-int serve_command(const ClusterOptions& options);
+// `arguments`: the command line that the options come from, as another program is given it to go
+// on with the server (trireme upgrade).
+int serve_command(const ClusterOptions& options, const std::vector<std::string>& arguments);
+
+struct UpgradeOptions {
+  int64_t pid = 0;      // of the server; 0: the only one
+  int32_t wait_s = 30;  // for answers to HTTPS clients to end
+};
+// Has a server of this user on this host go on as this program (docs/upgrade.md).
+int upgrade_command(const UpgradeOptions& options);
 
 struct RunOptions {
   ClusterOptions cluster;
@@ -71,6 +80,13 @@ struct VerifyOptions {
   WeightFormat format = WeightFormat::kBF16;  // of that one
 };
 int verify_command(const VerifyOptions& options);
+
+struct PushOptions {
+  std::string model;
+  int64_t pid = 0;  // of the server; 0: the only one there is
+};
+// Has a server of this user on this host answer new requests with other weights.
+int push_command(const PushOptions& options);
 
 // One side of a comparison.
 struct DiffSide {

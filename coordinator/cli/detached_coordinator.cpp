@@ -18,6 +18,7 @@
 #include "coordinator/cli/command_line.h"
 #include "coordinator/cli/machine.h"
 #include "coordinator/cluster/launchers.h"
+#include "coordinator/handover/handover_exec.h"
 #include "kernels/result.h"
 
 namespace trireme {
@@ -76,6 +77,7 @@ void relay_output(int fd) {
 
 int own_mpirun_rank(int argc, char** argv) {
   if (argc < 2 || std::strcmp(argv[1], "serve") != 0) return -1;
+  if (std::getenv(kHandoverVariable) != nullptr) return -1;  // the coordinator, upgraded
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
   return rank == nullptr ? -1 : std::atoi(rank);
 }

@@ -72,9 +72,13 @@ std::string random_secret() {
   return out;
 }
 
-TemporaryFolder::TemporaryFolder() {
+std::filesystem::path run_folder_base() {
   const char* given = std::getenv("TMPDIR");
-  const std::string base = given != nullptr && *given != '\0' ? given : "/tmp";
+  return given != nullptr && *given != '\0' ? given : "/tmp";
+}
+
+TemporaryFolder::TemporaryFolder() {
+  const std::string base = run_folder_base().string();
   remove_abandoned_folders(base);
   // Until it is locked, another process may take it for abandoned.
   for (int i = 0; i < kMostTries && !lock_; ++i) {

@@ -1,11 +1,14 @@
 #include "coordinator/cli/session.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdlib>
 
 #include "coordinator/cli/say.h"
+#include "coordinator/cluster/formation.h"
+#include "coordinator/handover/handover_state.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -44,15 +47,16 @@ std::string shared_secret() {
 
 // KV bytes of a rank: what was asked for, else enough for every sequence at full length, but no
 // more than half of this machine's memory shared by its ranks.
-int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job) {
+int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const JobSpec& job,
+                 const Layout& layout) {
   if (options.kv_gib > 0) return static_cast<int64_t>(options.kv_gib * 1073741824.0);
   int64_t wanted = 0;
-  for (int rank = 0; rank < options.layout.n_ranks(); ++rank) {
-    const auto shard = make_shard_plan(config, options.layout, rank);
+  for (int rank = 0; rank < layout.n_ranks(); ++rank) {
+    const auto shard = make_shard_plan(config, layout, rank);
     const auto block = static_cast<int64_t>(KvPool::block_bytes(config, *shard, job.kv_dtype));
     wanted = std::max(wanted, block * job.max_slots * div_ceil(job.context_length, kKvBlockTokens));
   }
-  const int n_local = options.hosts.empty() ? options.layout.n_ranks() * options.n_replicas : 1;
+  const int n_local = options.hosts.empty() ? layout.n_ranks() * options.n_replicas : 1;
   return std::min(wanted, static_cast<int64_t>(memory_bytes() / 2) / n_local);
 }
 
@@ -61,16 +65,28 @@ int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const
 Session::Session(ClusterOptions options, ServingObserver observer)
     : options_(std::move(options)), secret_(shared_secret()) {
   resolve_model_and_limits();
-  job_.packed_path = packed_file().string();
-  served_.resize(static_cast<size_t>(options_.n_replicas));
-  make_core(std::move(observer));
+  const auto packed = PackedModel::open(packed_file());
+  job_.weights = {
+      {.generation = 1, .path = packed->path().string(), .fingerprint = packed->fingerprint()}};
+  make_core(std::move(observer), *packed, nullptr);
+}
+
+Session::Session(ClusterOptions options, ServingObserver observer, HandoverState& taken)
+    : options_(std::move(options)),
+      run_folder_(taken.run_folder, UniqueFd(taken.run_folder_lock)),
+      secret_(taken.secret) {
+  resolve_model_and_limits();
+  job_.weights = {taken.core.weights};
+  const auto packed = PackedModel::open(taken.core.weights.path);
+  make_core(std::move(observer), *packed, &taken);
 }
 
 Session::~Session() { stop(); }
 
 // Reads the config: of a packed model, from its packed file.
 void Session::resolve_model() {
-  place_ = model_place(trireme::resolve_model(options_.model));
+  model_path_ = std::filesystem::absolute(trireme::resolve_model(options_.model));
+  place_ = model_place(model_path_);
   if (place_.packed.empty()) {
     config_ = read_model_config(place_.folder);
     return;
@@ -134,13 +150,43 @@ void Session::resolve_model_and_limits() {
   job_.silence_ms = options_.deadlines.silence_ms;
   job_.comm_timeout_ms = options_.deadlines.comm_ms;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
-  job_.kv_bytes = kv_bytes(options_, config_, job_);
+  job_.kv_bytes = kv_bytes(options_, config_, job_, job_.layout);
+  resolve_smaller_layouts();
+}
+
+// What a replica may go on with when it cannot have its own layout.
+void Session::resolve_smaller_layouts() {
+  const int n_ranks = options_.layout.n_ranks();
+  if (options_.min_ranks == 0) return;
+  if (options_.launcher == LauncherKind::kExternal) {
+    throw EnvironmentError(
+        "--min-ranks: nobody here can start other ranks than those that you started; leave it out, "
+        "or use --launcher local, mpirun or srun");
+  }
+  if (n_ranks == 1) {
+    throw EnvironmentError("--min-ranks: one rank is the least there is; leave it out");
+  }
+  check_range("--min-ranks", options_.min_ranks, 1, n_ranks - 1);
+  const auto layouts =
+      smaller_layouts(options_.layout, options_.min_ranks,
+                      [this](const Layout& l) { return make_shard_plan(config_, l, 0).ok(); });
+  if (layouts.empty()) {
+    throw EnvironmentError(
+        fmt::format("--min-ranks {}: no layout of {} to {} ranks fits this model; use a smaller "
+                    "number",
+                    options_.min_ranks, options_.min_ranks, n_ranks - 1));
+  }
+  for (const Layout& layout : layouts) {
+    smaller_layouts_.push_back(
+        {.layout = layout, .kv_bytes = kv_bytes(options_, config_, job_, layout)});
+  }
 }
 
 LaunchSpec Session::launch_spec(int replica) const {
   LaunchSpec spec;
   spec.launcher = options_.launcher;
   spec.job = job_;
+  spec.smaller_layouts = smaller_layouts_;
   spec.hosts = options_.hosts;
   spec.launcher_args = options_.launcher_args;
   spec.deadlines = options_.deadlines;
@@ -161,14 +207,21 @@ LaunchSpec Session::launch_spec(int replica) const {
 ReplicaListener Session::listener() {
   ReplicaListener l;
   l.on_loading = [this](int, uint64_t done, uint64_t total) { loading_.update(done, total); };
-  l.on_serving = [this](int replica, const GroupCapacity&) {
+  l.on_serving = [this](int replica, const GroupCapacity& capacity) {
     const std::lock_guard lock(mutex_);
+    Layout& last = layouts_[static_cast<size_t>(replica)];
+    if (last != capacity.layout) say(stderr, "{}\n", layout_line(replica, capacity));
+    last = capacity.layout;
     if (!served_[static_cast<size_t>(replica)]) ++n_serving_;
     served_[static_cast<size_t>(replica)] = true;
     if (n_serving_ == options_.n_replicas) loading_.complete();
     changed_.notify_all();
   };
   l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {
+    if (cause == kRegroupCause) {
+      say(stderr, "replica {} is started again: {}\n", replica, detail);
+      return;
+    }
     // After a failure that the rank itself told of, the group is not started again.
     say(stderr, "replica {} lost ({}): {}{}\n", replica, cause, detail,
         cause == "failure" ? "" : "; starting it again");
@@ -184,10 +237,27 @@ ReplicaListener Session::listener() {
     changed_.notify_all();
     if (callback) callback();
   };
+  l.on_weights_dropped = [](const std::string& id) {
+    say(stderr, "trireme: no request is left that began on the weights {}; they are unmapped\n",
+        id);
+  };
   return l;
 }
 
-void Session::make_core(ServingObserver observer) {
+// A replica's new layout: "replica 0 goes on with TP 1 x PP 1 on host-b (1 of 2 ranks)".
+std::string Session::layout_line(int replica, const GroupCapacity& capacity) const {
+  std::vector<std::string> hosts;
+  for (const RankInfo& rank : capacity.ranks) {
+    if (std::find(hosts.begin(), hosts.end(), rank.host) == hosts.end()) hosts.push_back(rank.host);
+  }
+  return fmt::format("replica {} goes on with TP {} x PP {} on {} ({} of {} ranks)", replica,
+                     capacity.layout.tp, capacity.layout.pp, fmt::join(hosts, ", "),
+                     capacity.layout.n_ranks(), options_.layout.n_ranks());
+}
+
+void Session::make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken) {
+  served_.resize(static_cast<size_t>(options_.n_replicas));
+  layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
   InferenceCoreOptions core;
   core.scheduler.max_slots = job_.max_slots;
   core.scheduler.max_batch_tokens = job_.max_batch_tokens;
@@ -199,21 +269,44 @@ void Session::make_core(ServingObserver observer) {
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.n_replicas = options_.n_replicas;
+  core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,
-      [this](boost::asio::io_context& io, int replica, Group::Events events) {
-        return make_process_group(io, launch_spec(replica), std::move(events));
+      [this, taken](boost::asio::io_context& io, int replica, Group::Events events) {
+        const GroupState* group =
+            taken == nullptr ? nullptr
+                             : &taken->core.replicas.at(static_cast<size_t>(replica)).group;
+        return make_process_group(io, launch_spec(replica), std::move(events), group);
       },
       std::move(observer), listener());
+  if (taken != nullptr) core_->restore(std::move(taken->core));
+  push_ = std::make_unique<WeightsPush>(
+      *core_, WeightsPush::Served{.model = place_.folder,
+                                  .config = config_,
+                                  .encodings = encodings_text(packed.encodings()),
+                                  .format = options_.format,
+                                  .packed = {packed.path()},
+                                  .fallback = run_folder_.path(),
+                                  .push_ms = options_.deadlines.push_ms});
 }
 
-std::string Session::weights_id() const {
-  return fmt::format("{:016x}", PackedModel::open(job_.packed_path)->fingerprint());
+std::string Session::push(const std::string& model, const WeightsPush::Tell& tell) {
+  return push_->push(model, tell);
 }
+
+void Session::refuse_pushes() { push_->refuse("the server is shutting down"); }
 
 void Session::start() { core_->start(); }
+void Session::run() { core_->run(); }
+
+void Session::describe(HandoverState& state) const {
+  state.secret = secret_;
+  state.run_folder = run_folder_.path().string();
+  state.run_folder_lock = run_folder_.lock();
+  state.model = model_path_.string();
+}
 
 void Session::on_hopeless(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);

@@ -6,15 +6,20 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/cli/cluster_options.h"
 #include "coordinator/cli/machine.h"
 #include "coordinator/cli/progress.h"
+#include "coordinator/cli/weights_push.h"
 #include "coordinator/serving/inference_core.h"
 #include "model/model_config.h"
 #include "model/packed_folder.h"
 
 namespace trireme {
+
+struct HandoverState;
+class PackedModel;
 
 // A model made ready and its groups of ranks, as every command that computes needs them: checks,
 // packs, launches, waits, ends.
@@ -22,6 +27,8 @@ class Session {
  public:
   // Checks the model and the layout and packs the weights. Throws EnvironmentError.
   Session(ClusterOptions options, ServingObserver observer);
+  // Goes on with the ranks and requests of another coordinator in this process.
+  Session(ClusterOptions options, ServingObserver observer, HandoverState& taken);
   // Ends the ranks and removes the run folder.
   ~Session();
   Session(const Session&) = delete;
@@ -29,6 +36,10 @@ class Session {
 
   // Launches the groups; returns at once.
   void start();
+  // The same, and serves them on this thread until stop().
+  void run();
+  // Run folder and secret, for another coordinator.
+  void describe(HandoverState& state) const;
   // Waits until every replica serves; throws EnvironmentError when one never will.
   void wait_serving();
   // Called once, from the service's thread, when no replica is left that could serve.
@@ -41,9 +52,15 @@ class Session {
   InferenceCore& core() { return *core_; }
   const ClusterOptions& options() const { return options_; }
   const ModelConfig& config() const { return config_; }
+  const std::filesystem::path& run_folder() const { return run_folder_.path(); }
   int32_t context_length() const { return job_.context_length; }
-  // Tells the packed weights from all others.
-  std::string weights_id() const;
+
+  // Has new requests answered with another model of the same kind: packs its weights if need be,
+  // and returns, one line for people, when every rank has them in use. Throws EnvironmentError:
+  // nothing has changed. One at a time, from any thread.
+  std::string push(const std::string& model, const WeightsPush::Tell& tell);
+  // Ends a push that is under way, and refuses others.
+  void refuse_pushes();
 
   // Model, layout, rank -> host -> device, context length, KV capacity; lines ended by \n. For a
   // session that serves.
@@ -52,16 +69,20 @@ class Session {
  private:
   void resolve_model();
   void resolve_model_and_limits();
+  void resolve_smaller_layouts();
   std::filesystem::path packed_file();
   LaunchSpec launch_spec(int replica) const;
   ReplicaListener listener();
-  void make_core(ServingObserver observer);
+  std::string layout_line(int replica, const GroupCapacity& capacity) const;
+  void make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken);
 
   ClusterOptions options_;
+  std::filesystem::path model_path_;  // absolute
   ModelPlace place_;
   TemporaryFolder run_folder_;
   ModelConfig config_;
   JobSpec job_;
+  std::vector<LayoutChoice> smaller_layouts_;
   std::string secret_;
   Progress loading_{"loading"};
 
@@ -69,10 +90,12 @@ class Session {
   std::condition_variable changed_;
   int n_serving_ = 0;  // replicas that served at least once
   int n_broken_ = 0;
-  std::vector<bool> served_;  // by replica
-  std::string error_;         // of the last replica that broke
+  std::vector<bool> served_;     // by replica
+  std::vector<Layout> layouts_;  // by replica: of the last launch that served
+  std::string error_;            // of the last replica that broke
   std::function<void()> on_hopeless_;
   std::unique_ptr<InferenceCore> core_;
+  std::unique_ptr<WeightsPush> push_;
 };
 
 }  // namespace trireme

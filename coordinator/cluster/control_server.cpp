@@ -4,6 +4,7 @@
 #include <openssl/crypto.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
@@ -14,8 +15,11 @@
 #include <span>
 #include <utility>
 #include <variant>
+#include <vector>
 
+#include "comm/control/dial.h"
 #include "comm/control/frame_reader.h"
+#include "coordinator/cluster/tcp_protocol.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
 
@@ -58,6 +62,7 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   void start() {
     error_code ignored;
     socket_.set_option(tcp::no_delay(true), ignored);
+    resend_steadily(socket_.native_handle());
     hello_deadline_.expires_after(std::chrono::milliseconds(server_->options_.hello_timeout_ms));
     hello_deadline_.async_wait([self = shared_from_this()](const error_code& error) {
       if (!error && !self->known_) self->fail("no hello in time");
@@ -65,8 +70,42 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
     read();
   }
 
+  void take_over(const std::string& unread) {
+    known_ = true;
+    if (tls_) begin_session();
+    reader_.set_max_payload_bytes(kMaxFrameBytes);
+    for (size_t begin = 0; begin < unread.size();) {
+      const std::span<char> room = reader_.prepare();
+      const size_t n_bytes = std::min(room.size(), unread.size() - begin);
+      unread.copy(room.data(), n_bytes, begin);
+      reader_.commit(n_bytes);
+      begin += n_bytes;
+    }
+    read();
+  }
+
+  // A TLS session ends with it, since its state cannot be handed over.
+  void hold() {
+    if (tls_ && known_ && session_ == Session::kOpen) {
+      send(std::make_shared<const std::string>(encode_frame(ControlRenew{})));
+      session_ = Session::kEnding;
+      return;
+    }
+    error_code ignored;
+    if (queue_.empty() && !awaits_end()) socket_.cancel(ignored);  // the read
+  }
+
+  bool is_held() const { return !reading_ && queue_.empty() && !awaits_end(); }
+
+  void go_on() {
+    if (session_ == Session::kEnded) begin_session();
+    if (!reading_) read();
+  }
+
   void send(const std::shared_ptr<const std::string>& frame) {
     if (server_ == nullptr) return;
+    if (tls_ && (session_ != Session::kOpen || !tls_->established()))
+      return for_session_.push_back(frame);
     enqueue(tls_ ? std::make_shared<const std::string>(tls_->encrypt(*frame)) : frame);
   }
 
@@ -79,6 +118,17 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   }
 
  private:
+  enum class Session : uint8_t { kOpen, kEnding, kEnded };
+
+  // Of the TLS session, by the rank.
+  bool awaits_end() const { return session_ == Session::kEnding; }
+
+  void begin_session() {
+    session_ = Session::kOpen;
+    tls_.emplace(server_->options_.tls);
+    enqueue(std::make_shared<const std::string>(1, kRenewByte));
+  }
+
   void enqueue(std::shared_ptr<const std::string> bytes) {
     queued_bytes_ += bytes->size();
     if (queued_bytes_ > server_->options_.max_queued_bytes) {
@@ -91,10 +141,14 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   }
 
   void read() {
+    if (server_->holding_ && !awaits_end()) return;
+    reading_ = true;
     const std::span<char> room = tls_ ? std::span<char>(encrypted_) : reader_.prepare();
     socket_.async_read_some(asio::buffer(room.data(), room.size()),
                             [self = shared_from_this()](const error_code& error, size_t n_bytes) {
+                              self->reading_ = false;
                               if (self->server_ == nullptr) return;
+                              if (error == asio::error::operation_aborted) return self->read();
                               if (error) return self->fail(self->name(error));
                               self->take(n_bytes);
                             });
@@ -105,7 +159,9 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
     if (tls_) {
       tls_->receive({encrypted_.data(), n_bytes});
       if (!shake_hands()) return;
-      while (server_ != nullptr && decrypt()) take_frames();
+      for (const auto& frame : std::exchange(for_session_, {})) send(frame);
+      while (server_ != nullptr && session_ != Session::kEnded && decrypt()) take_frames();
+      if (server_ != nullptr && session_ == Session::kEnded && !server_->holding_) begin_session();
     } else {
       reader_.commit(n_bytes);
       take_frames();
@@ -153,6 +209,10 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
       }
       Result<ControlFrame> frame = decode_frame(payload);
       if (!frame) return fail("it sent a bad frame: " + frame.error().message);
+      if (awaits_end() && std::holds_alternative<ControlRenew>(*frame)) {
+        session_ = Session::kEnded;
+        return;
+      }
       if (known_) {
         server_->handlers_.on_frame(id_, std::move(*frame));
       } else {
@@ -196,7 +256,8 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
                         if (error) return self->fail(self->name(error));
                         self->queued_bytes_ -= self->queue_.front()->size();
                         self->queue_.pop_front();
-                        if (!self->queue_.empty()) self->write();
+                        if (!self->queue_.empty()) return self->write();
+                        if (self->server_->holding_) self->hold();
                       });
   }
 
@@ -217,7 +278,10 @@ class ControlServer::Connection : public std::enable_shared_from_this<Connection
   std::optional<TlsChannel> tls_;
   std::array<char, size_t{16} << 10> encrypted_;
   bool known_ = false;
-  std::deque<std::shared_ptr<const std::string>> queue_;  // front: being written
+  bool reading_ = false;
+  Session session_ = Session::kOpen;
+  std::vector<std::shared_ptr<const std::string>> for_session_;  // wait for the next one
+  std::deque<std::shared_ptr<const std::string>> queue_;         // front: being written
   size_t queued_bytes_ = 0;
 
   friend class ControlServer;
@@ -229,8 +293,18 @@ ControlServer::ControlServer(asio::io_context& io, Options options, Handlers han
       handlers_(std::move(handlers)),
       acceptor_(io),
       accept_pause_(io) {
-  const tcp::endpoint endpoint = listen_endpoint(io, options_);
+  listen();
+  accept();
+}
+
+void ControlServer::listen() {
   error_code error;
+  if (options_.listener >= 0) {
+    acceptor_.assign(tcp_protocol_of(options_.listener), options_.listener, error);
+    TRIREME_CHECK(!error);
+    return;
+  }
+  const tcp::endpoint endpoint = listen_endpoint(io_, options_);
   acceptor_.open(endpoint.protocol(), error);
   if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
   if (!error) acceptor_.bind(endpoint, error);
@@ -241,7 +315,6 @@ ControlServer::ControlServer(asio::io_context& io, Options options, Handlers han
                     "of this host",
                     options_.address, options_.port, error.message()));
   }
-  accept();
 }
 
 ControlServer::~ControlServer() {
@@ -254,14 +327,13 @@ uint16_t ControlServer::port() const { return acceptor_.local_endpoint().port();
 void ControlServer::accept() {
   acceptor_.async_accept([this, alive = alive_](const error_code& error, tcp::socket socket) {
     if (!*alive) return;
-    if (!error) {
-      add(std::move(socket));
-      return accept();
-    }
+    if (!error) add(std::move(socket));
+    if (holding_) return;
+    if (!error) return accept();
     // Out of descriptors, most likely: a pause, not a busy loop.
     accept_pause_.expires_after(kAcceptPause);
     accept_pause_.async_wait([this, still = alive_](const error_code&) {
-      if (*still) accept();
+      if (*still && !holding_) accept();
     });
   });
 }
@@ -304,6 +376,41 @@ void ControlServer::close(ConnectionId id) {
   connections_.erase(found);
   strangers_.remove(id);
   connection->detach();
+}
+
+void ControlServer::hold() {
+  holding_ = true;
+  error_code ignored;
+  acceptor_.cancel(ignored);
+  accept_pause_.cancel();
+  for (auto& [id, connection] : connections_) connection->hold();
+}
+
+bool ControlServer::is_held() const {
+  return std::all_of(connections_.begin(), connections_.end(),
+                     [](const auto& entry) { return entry.second->is_held(); });
+}
+
+void ControlServer::go_on() {
+  if (!std::exchange(holding_, false)) return;
+  accept();
+  for (auto& [id, connection] : connections_) connection->go_on();
+}
+
+ControlServer::Held ControlServer::held(ConnectionId id) const {
+  Connection& connection = *connections_.at(id);
+  TRIREME_CHECK(connection.is_held());
+  const std::span<const char> unread = connection.reader_.unread();
+  return {.fd = connection.socket_.native_handle(), .unread = {unread.begin(), unread.end()}};
+}
+
+ControlServer::ConnectionId ControlServer::take_over(const Held& held) {
+  const ConnectionId id = ++last_id_;
+  auto connection =
+      std::make_shared<Connection>(*this, id, tcp::socket(io_, tcp_protocol_of(held.fd), held.fd));
+  connections_.emplace(id, connection);
+  connection->take_over(held.unread);
+  return id;
 }
 
 void ControlServer::ended(ConnectionId id, const std::string& why) {

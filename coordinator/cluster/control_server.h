@@ -46,6 +46,14 @@ class ControlServer {
     int hello_timeout_ms = 5000;
     size_t max_strangers = 64;
     size_t max_queued_bytes = size_t{64} << 20;  // per connection, not yet taken by the network
+    int listener = -1;  // an open socket to listen on instead, which becomes this object's
+  };
+
+  // An accepted connection between two frames, and between two sessions of TLS where it has those,
+  // to be handed over.
+  struct Held {
+    int fd = -1;
+    std::string unread;  // the beginning of a frame
   };
 
   // Listens. Throws EnvironmentError when it cannot.
@@ -62,9 +70,20 @@ class ControlServer {
   // Closes at once, without on_closed.
   void close(ConnectionId id);
 
+  // For a handover (coordinator/handover). No byte is read from now on, until go_on().
+  void hold();
+  // Whether all that was read has been told and all that was sent is gone.
+  bool is_held() const;
+  void go_on();
+  int listener() { return acceptor_.native_handle(); }
+  Held held(ConnectionId id) const;
+  // A connection that was accepted before; it becomes this object's.
+  ConnectionId take_over(const Held& held);
+
  private:
   class Connection;
 
+  void listen();
   void accept();
   void add(boost::asio::ip::tcp::socket socket);
   HelloAnswer judge(ConnectionId id, const RankHello& hello) const;
@@ -76,6 +95,7 @@ class ControlServer {
   const Handlers handlers_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::steady_timer accept_pause_;
+  bool holding_ = false;
   ConnectionId last_id_ = 0;
   std::map<ConnectionId, std::shared_ptr<Connection>> connections_;
   std::list<ConnectionId> strangers_;                           // oldest first

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "comm/control/world_shape.h"
+#include "coordinator/handover/group_state.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -25,6 +26,10 @@ constexpr size_t kMaxTailBytes = size_t{64} << 10;
 constexpr int kLastRounds = 100;
 constexpr std::chrono::milliseconds kLastPause{10};
 
+std::string folder_of(const LaunchSpec& spec, uint64_t epoch) {
+  return fmt::format("{}/r{}e{}", spec.run_folder, spec.job.replica, epoch);
+}
+
 }  // namespace
 
 EpochProcesses::EpochProcesses(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t epoch,
@@ -33,7 +38,7 @@ EpochProcesses::EpochProcesses(boost::asio::io_context& io, const LaunchSpec& sp
       spec_(spec),
       epoch_(epoch),
       on_exit_(std::move(on_exit)),
-      folder_(fmt::format("{}/r{}e{}", spec.run_folder, spec.job.replica, epoch)),
+      folder_(folder_of(spec, epoch)),
       output_(io) {
   std::error_code error;
   std::filesystem::create_directories(folder_, error);
@@ -57,6 +62,39 @@ EpochProcesses::EpochProcesses(boost::asio::io_context& io, const LaunchSpec& sp
   output_writer_ = UniqueFd(ends[1]);
 }
 
+// The ranks have mapped their shared memory by now: nobody else needs it.
+EpochProcesses::EpochProcesses(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t epoch,
+                               OnExit on_exit, const EpochState& state)
+    : io_(io),
+      spec_(spec),
+      epoch_(epoch),
+      on_exit_(std::move(on_exit)),
+      folder_(folder_of(spec, epoch)),
+      log_(folder_ + "/launch.log", std::ios::binary | std::ios::app),
+      log_bytes_(state.log_bytes),
+      tail_(state.output_tail),
+      output_(io) {
+  for (const ProcessState& process : state.processes)
+    processes_.push_back(Process::take_over(process));
+  if (state.output_fd >= 0) {
+    output_.assign(state.output_fd);
+    watch_output();
+  }
+  watch_exits();
+}
+
+EpochState EpochProcesses::state() {
+  take_output();
+  EpochState state{.processes = {},
+                   .output_fd = output_.is_open() ? output_.native_handle() : -1,
+                   .output_tail = tail_,
+                   .log_bytes = log_bytes_};
+  for (const Process& process : processes_) {
+    if (!process.ended()) state.processes.push_back(process.state());
+  }
+  return state;
+}
+
 EpochProcesses::~EpochProcesses() {
   *alive_ = false;
   kill();
@@ -70,12 +108,13 @@ EpochProcesses::~EpochProcesses() {
   std::filesystem::remove_all(folder_, ignored);
 }
 
-Result<size_t> EpochProcesses::launch(uint16_t port) {
+Result<size_t> EpochProcesses::launch(uint16_t port, bool is_probe) {
   TRIREME_CHECK(processes_.empty());
   const LaunchContext context{.epoch = epoch_,
                               .port = port,
                               .region_fd = region_ ? region_->fd() : -1,
-                              .epoch_folder = folder_};
+                              .epoch_folder = folder_,
+                              .is_probe = is_probe};
   watch_output();
   for (const LaunchCommand& command : launch_commands(spec_, context)) {
     Result<Process> process = Process::start(command, output_writer_.get(), context.region_fd);
@@ -91,12 +130,16 @@ Result<size_t> EpochProcesses::launch(uint16_t port) {
   }
   // The pipe must end with the processes.
   output_writer_.reset();
+  watch_exits();
+  return processes_.size();
+}
+
+void EpochProcesses::watch_exits() {
   for (size_t i = 0; i < processes_.size(); ++i) {
     exits_.push_back(std::make_unique<boost::asio::posix::stream_descriptor>(
         io_, fcntl(processes_[i].pidfd(), F_DUPFD_CLOEXEC, 0)));
     watch_exit(i);
   }
-  return processes_.size();
 }
 
 void EpochProcesses::watch_exit(size_t index) {
@@ -148,7 +191,7 @@ bool EpochProcesses::starts_sessions() const {
 void EpochProcesses::kill() {
   killing_ = true;
   signal(SIGKILL);
-  if (starts_sessions()) signal_epoch_processes(spec_.secret, epoch_, SIGKILL);
+  if (starts_sessions()) signal_processes_with(launch_environment(spec_, epoch_), SIGKILL);
 }
 
 bool EpochProcesses::poll_gone() {
@@ -159,7 +202,8 @@ bool EpochProcesses::poll_gone() {
     gone = gone && process.ended();
   }
   if (!gone || !starts_sessions()) return gone;
-  const int n_left = signal_epoch_processes(spec_.secret, epoch_, killing_ ? SIGKILL : 0);
+  const int n_left =
+      signal_processes_with(launch_environment(spec_, epoch_), killing_ ? SIGKILL : 0);
   n_empty_looks_ = n_left == 0 ? n_empty_looks_ + 1 : 0;
   return n_empty_looks_ >= 2;
 }

@@ -16,6 +16,8 @@
 
 namespace trireme {
 
+struct EpochState;
+
 // Everything one epoch has on this machine: its processes, their shared memory, what they write,
 // and a folder. Its end kills and removes all of it. Used by the io_context's one thread.
 class EpochProcesses {
@@ -26,12 +28,15 @@ class EpochProcesses {
   // Makes the folder and, for the local launcher, the shared memory. Throws EnvironmentError.
   EpochProcesses(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t epoch,
                  OnExit on_exit);
+  // Goes on with those that another coordinator started in this process.
+  EpochProcesses(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t epoch,
+                 OnExit on_exit, const EpochState& state);
   ~EpochProcesses();
   EpochProcesses(const EpochProcesses&) = delete;
   EpochProcesses& operator=(const EpochProcesses&) = delete;
 
   // Starts all the launcher starts. The error names cause and mend; then nothing is left running.
-  Result<size_t> launch(uint16_t port);
+  Result<size_t> launch(uint16_t port, bool is_probe = false);
 
   void signal(int signal);
   // From now on also what the launcher started in other sessions is killed as it is found.
@@ -40,9 +45,12 @@ class EpochProcesses {
   bool poll_gone();
   // What they wrote last (at most 64 KiB).
   const std::string& output();
+  // For a handover (coordinator/handover).
+  EpochState state();
 
  private:
   bool starts_sessions() const;
+  void watch_exits();
   void watch_exit(size_t index);
   void watch_output();
   void take_output();

@@ -16,6 +16,8 @@ class io_context;
 
 namespace trireme {
 
+struct GroupState;
+
 // Where one rank of a running group is.
 struct RankInfo {
   int world_rank = 0;
@@ -29,11 +31,16 @@ struct RankInfo {
 
 // What a group that is up can do.
 struct GroupCapacity {
+  Layout layout;  // may be another one after each launch
   int32_t kv_blocks = 0;
   bool kv_kept = false;  // they hold what the last group's steps put there
   std::string numerics_id;
   std::vector<RankInfo> ranks;
 };
+
+// The cause of a loss that the supervisor wanted, for a launch on a larger layout: no rank failed,
+// and no request is to blame.
+inline constexpr const char* kRegroupCause = "regroup";
 
 enum class GroupStatus : uint8_t { kStopped, kLaunching, kLoading, kServing, kBackoff, kBroken };
 
@@ -45,30 +52,50 @@ class Group {
     std::function<void(const GroupCapacity&)> on_serving;
     std::function<void(StepResult&&)> on_result;
     // A rank was lost: every plan in flight is void. The supervisor relaunches by itself.
-    // `cause` is a short word for the metric (rank_exit, socket, heartbeat, stalled, launch),
-    // `detail` one line for people.
+    // `cause` is a short word for the metric (rank_exit, socket, heartbeat, stalled, launch,
+    // regroup), `detail` one line for people.
     std::function<void(const std::string& cause, const std::string& detail)> on_lost;
     // The crash-loop breaker opened, or the first launch failed: no further tries. One line, cause
     // and mend.
     std::function<void(const std::string& error)> on_broken;
     // Aggregated over ranks.
     std::function<void(uint64_t loaded_bytes, uint64_t total_bytes)> on_loading;
+    // Every rank has the weights of that generation ready, or `failure`, one line, says which rank
+    // has not and why.
+    std::function<void(uint64_t generation, const std::string& failure)> on_prepared;
   };
 
   virtual ~Group() = default;
   virtual void start() = 0;
   // Sends a plan to every rank. Only while serving; the epoch is filled in here.
   virtual void send(StepPlan&& plan) = 0;
+  // Further weights, while serving and while there is one generation: on_prepared follows, unless
+  // on_lost or drop() comes first.
+  virtual void prepare(const WeightsFile& file) = 0;
+  // Plans of weights that were prepared follow. Every later launch loads them.
+  virtual void commit(const WeightsFile& file) = 0;
+  // No plan of these weights follows, prepared or in use before; no later launch loads them.
+  virtual void drop(uint64_t generation) = 0;
   // Asks the ranks to end, waits for them up to a deadline, kills what is left, cleans up.
   virtual void stop(std::function<void()> on_stopped) = 0;
   virtual GroupStatus status() const = 0;
   virtual uint64_t epoch() const = 0;
   virtual int n_ranks_alive() const = 0;
   virtual std::vector<RankInfo> ranks() const = 0;
+
+  // A handover of the group, with its ranks, to another coordinator (coordinator/handover). Why it
+  // cannot be handed over now; empty when it can.
+  virtual std::string handover_problem() const { return "its ranks cannot be handed over"; }
+  // Only while serving, with no plan in flight: nothing more is sent or read, until go_on().
+  virtual void hold() {}
+  virtual bool is_held() const { return false; }
+  virtual void go_on() {}
+  virtual GroupState state();
 };
 
-// A group of real processes, started by the launcher that `spec` names.
+// A group of real processes, started by the launcher that `spec` names. `taken`: what start() goes
+// on with instead of launching; null for none. Throws EnvironmentError when that was another job.
 std::unique_ptr<Group> make_process_group(boost::asio::io_context& io, LaunchSpec spec,
-                                          Group::Events events);
+                                          Group::Events events, const GroupState* taken = nullptr);
 
 }  // namespace trireme

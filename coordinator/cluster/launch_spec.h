@@ -14,16 +14,27 @@ enum class LauncherKind : uint8_t { kLocal, kMpirun, kSrun, kExternal };
 struct GroupDeadlines {
   int32_t launch_ms = 60000;   // until every rank said hello
   int32_t load_ms = 600000;    // and then until every rank is ready, without progress
-  int32_t heartbeat_ms = 400;  // nothing heard from one rank
-  int32_t stall_ms = 300;      // all ranks waiting and no tick: deadlock
+  int32_t heartbeat_ms = 475;  // nothing heard from one rank
+  int32_t stall_ms = 1000;     // all ranks waiting and no tick: deadlock
   int32_t step_ms = 120000;    // plan in flight and no tick from a computing rank
   int32_t stop_ms = 5000;      // told to end; then killed
+  int32_t push_ms = 600000;    // until every rank has new weights ready
   int32_t silence_ms = 3000;   // a rank that hears nothing from the coordinator ends
   int32_t comm_ms = 30000;     // a rank in one collective, or with plans it cannot keep up with
   int32_t backoff_initial_ms = 100;  // before a launch after a loss, doubled with each in a row
   int32_t backoff_max_ms = 10000;
   int32_t crash_window_ms = 60000;
-  int32_t max_crashes = 5;  // in crash_window_ms: no further tries
+  int32_t max_crashes = 5;    // in crash_window_ms: no further tries
+  int32_t probe_ms = 3000;    // for hosts that are asked whether they can start ranks
+  int32_t return_ms = 60000;  // on a smaller layout, before a larger one is tried
+  bool operator==(const GroupDeadlines&) const = default;
+};
+
+// A layout that a group may be launched with.
+struct LayoutChoice {
+  Layout layout;
+  int64_t kv_bytes = 0;  // JobSpec::kv_bytes
+  bool operator==(const LayoutChoice&) const = default;
 };
 
 // Everything needed to start one group of ranks and start it again.
@@ -40,6 +51,8 @@ struct LaunchSpec {
   bool control_tls = false;       // their connections: under TLS, or in clear
   std::string run_folder;         // per-coordinator folder for per-epoch folders
   GroupDeadlines deadlines;
+  // What to go on with where the job's own layout cannot be had any more, best first.
+  std::vector<LayoutChoice> smaller_layouts;
 };
 
 }  // namespace trireme

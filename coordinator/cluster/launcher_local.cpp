@@ -15,8 +15,7 @@ std::vector<LaunchCommand> local_commands(const LaunchSpec& spec, const LaunchCo
                                  dial_address(spec.control_tls, "127.0.0.1", context.port),
                                  "--rank", std::to_string(rank), "--world", std::to_string(n_ranks),
                                  "--region-fd", std::to_string(context.region_fd)},
-                        .environment = {{"TRIREME_SECRET", spec.secret},
-                                        {"TRIREME_EPOCH", std::to_string(context.epoch)}},
+                        .environment = launch_environment(spec, context.epoch),
                         .death_signal = SIGKILL});
   }
   return commands;

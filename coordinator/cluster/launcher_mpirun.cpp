@@ -16,8 +16,7 @@ namespace trireme {
 std::vector<LaunchCommand> mpirun_commands(const LaunchSpec& spec, const LaunchContext& context) {
   LaunchCommand command{.name = "mpirun",
                         .argv = {"mpirun", "-np", std::to_string(spec.job.layout.n_ranks())},
-                        .environment = {{"TRIREME_SECRET", spec.secret},
-                                        {"TRIREME_EPOCH", std::to_string(context.epoch)}},
+                        .environment = launch_environment(spec, context.epoch),
                         .death_signal = SIGTERM};
   std::vector<std::string>& argv = command.argv;
   const auto add = [&argv](std::initializer_list<std::string> arguments) {
@@ -37,10 +36,14 @@ std::vector<LaunchCommand> mpirun_commands(const LaunchSpec& spec, const LaunchC
   add({"--mca", "odls_base_sigkill_timeout", "0"});
   add({"--mca", "btl_vader_backing_directory", context.epoch_folder});
   add({"--mca", "orte_tmpdir_base", context.epoch_folder});
-  add({"-x", "TRIREME_SECRET", "-x", "TRIREME_EPOCH"});
+  for (const auto& [name, value] : launch_environment(spec, context.epoch)) add({"-x", name});
   argv.insert(argv.end(), spec.launcher_args.begin(), spec.launcher_args.end());
-  add({spec.executable, "worker", "--comm", "mpi", "--coordinator",
-       dial_address(spec.control_tls, spec.control_address, context.port)});
+  if (context.is_probe) {
+    add({spec.executable, "--version"});
+  } else {
+    add({spec.executable, "worker", "--comm", "mpi", "--coordinator",
+         dial_address(spec.control_tls, spec.control_address, context.port)});
+  }
   if (geteuid() == 0) {
     command.environment.emplace_back("OMPI_ALLOW_RUN_AS_ROOT", "1");
     command.environment.emplace_back("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");

@@ -14,15 +14,18 @@ std::vector<LaunchCommand> srun_commands(const LaunchSpec& spec, const LaunchCon
                         .argv = {"srun", "--mpi=pmix", "--kill-on-bad-exit=1", "-n",
                                  std::to_string(spec.job.layout.n_ranks()), "--distribution=block",
                                  "--cpu-bind=none", "--export=ALL"},
-                        .environment = {{"TRIREME_SECRET", spec.secret},
-                                        {"TRIREME_EPOCH", std::to_string(context.epoch)},
-                                        {"OMPI_MCA_mpi_yield_when_idle", "1"}},
+                        .environment = launch_environment(spec, context.epoch),
                         .death_signal = SIGTERM};
+  command.environment.emplace_back("OMPI_MCA_mpi_yield_when_idle", "1");
   std::vector<std::string>& argv = command.argv;
   if (!spec.hosts.empty()) {
     argv.push_back(fmt::format("--nodelist={}", fmt::join(spec.hosts, ",")));
   }
   argv.insert(argv.end(), spec.launcher_args.begin(), spec.launcher_args.end());
+  if (context.is_probe) {
+    argv.insert(argv.end(), {"--overlap", spec.executable, "--version"});
+    return {command};
+  }
   argv.insert(argv.end(), {spec.executable, "worker", "--comm", "mpi", "--coordinator",
                            dial_address(spec.control_tls, spec.control_address, context.port)});
   return {command};

@@ -17,7 +17,14 @@ std::string own_host_name() {
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "";
 }
 
-// "name:4" -> name, 4; "name" -> name, 0.
+}  // namespace
+
+Environment launch_environment(const LaunchSpec& spec, uint64_t epoch) {
+  return {{"TRIREME_SECRET", spec.secret},
+          {"TRIREME_REPLICA", std::to_string(spec.job.replica)},
+          {"TRIREME_EPOCH", std::to_string(epoch)}};
+}
+
 HostSlots parse_host(const std::string& entry) {
   const size_t colon = entry.rfind(':');
   if (colon == std::string::npos || entry.find(':') != colon) return {entry, 0};
@@ -27,8 +34,6 @@ HostSlots parse_host(const std::string& entry) {
   if (parsed.ec != std::errc() || parsed.ptr != end || n_slots < 1) return {entry, 0};
   return {entry.substr(0, colon), n_slots};
 }
-
-}  // namespace
 
 std::vector<HostSlots> place_ranks(const Layout& layout, const std::vector<std::string>& hosts) {
   std::vector<HostSlots> placed;

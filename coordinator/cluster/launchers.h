@@ -9,13 +9,18 @@
 
 namespace trireme {
 
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
 // A program to start, without a shell.
 struct LaunchCommand {
-  std::string name;                                              // "rank 1", "mpirun": for people
-  std::vector<std::string> argv;                                 // argv[0] is looked up in PATH
-  std::vector<std::pair<std::string, std::string>> environment;  // on top of this process's own
-  int death_signal = 0;  // what it gets when the coordinator dies
+  std::string name;               // "rank 1", "mpirun": for people
+  std::vector<std::string> argv;  // argv[0] is looked up in PATH
+  Environment environment;        // on top of this process's own
+  int death_signal = 0;           // what it gets when the coordinator dies
 };
+
+// What the processes of one launch carry in their environment, and those of no other.
+Environment launch_environment(const LaunchSpec& spec, uint64_t epoch);
 
 // What one launch has of its own.
 struct LaunchContext {
@@ -23,6 +28,7 @@ struct LaunchContext {
   uint16_t port = 0;         // where ranks dial
   int region_fd = -1;        // local: shared memory of the ranks
   std::string epoch_folder;  // exists, is removed when the epoch ends
+  bool is_probe = false;     // one process that says its version, in place of the ranks
 };
 
 // Where ranks go: consecutive ranks fill one host after another.
@@ -31,6 +37,9 @@ struct HostSlots {
   int n_slots = 0;
   bool operator==(const HostSlots&) const = default;
 };
+
+// "name:4" -> name, 4; "name" -> name, 0.
+HostSlots parse_host(const std::string& entry);
 
 // Pipeline stages are kept whole on one host where there are at least as many as hosts. Hosts that
 // say "name:slots" are taken at their word. Hosts left without a rank are not named.

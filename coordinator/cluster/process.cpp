@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/handover/group_state.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -156,6 +157,15 @@ Result<Process> Process::start(const LaunchCommand& command, int output_fd, int 
   return Process(command.name, pid, std::move(pidfd));
 }
 
+Process Process::take_over(const ProcessState& state) {
+  return {state.name, static_cast<pid_t>(state.pid), UniqueFd(state.pidfd)};
+}
+
+ProcessState Process::state() const {
+  TRIREME_CHECK(!ended_);
+  return {.name = name_, .pid = pid_, .pidfd = pidfd_.get()};
+}
+
 Process::Process(std::string name, pid_t pid, UniqueFd pidfd)
     : name_(std::move(name)), pid_(pid), pidfd_(std::move(pidfd)) {}
 
@@ -195,9 +205,7 @@ std::optional<std::string> Process::reap() {
   return fmt::format("{} {}", name_, how_it_ended(info));
 }
 
-int signal_epoch_processes(const std::string& secret, uint64_t epoch, int signal) {
-  const std::string with_secret = "TRIREME_SECRET=" + secret;
-  const std::string with_epoch = fmt::format("TRIREME_EPOCH={}", epoch);
+int signal_processes_with(const Environment& entries, int signal) {
   const std::unique_ptr<DIR, int (*)(DIR*)> processes(opendir("/proc"), &closedir);
   if (!processes) return 0;
   int n_found = 0;
@@ -210,7 +218,11 @@ int signal_epoch_processes(const std::string& secret, uint64_t epoch, int signal
     const UniqueFd pidfd(open_pidfd(pid));
     if (!pidfd) continue;
     const std::string environment = read_environment(pid);
-    if (!holds_entry(environment, with_secret) || !holds_entry(environment, with_epoch)) continue;
+    if (!std::all_of(entries.begin(), entries.end(), [&environment](const auto& entry) {
+          return holds_entry(environment, entry.first + "=" + entry.second);
+        })) {
+      continue;
+    }
     ++n_found;
     if (signal != 0) signal_pidfd(pidfd.get(), signal);
   }

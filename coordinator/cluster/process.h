@@ -11,6 +11,8 @@
 
 namespace trireme {
 
+struct ProcessState;
+
 // A child process in a session of its own, so that no terminal signal reaches it and its whole
 // process group can be killed. Its end kills the group and reaps the child.
 class Process {
@@ -19,6 +21,9 @@ class Process {
   // only `kept_fd` (-1: none) is inherited. The child gets command.death_signal when the calling
   // *thread* ends, so that one must live as long as the coordinator.
   static Result<Process> start(const LaunchCommand& command, int output_fd, int kept_fd);
+  // A child that another coordinator started in this process, and its pidfd.
+  static Process take_over(const ProcessState& state);
+  ProcessState state() const;
 
   Process(Process&& other) noexcept;
   Process& operator=(Process&&) = delete;
@@ -43,9 +48,9 @@ class Process {
   bool ended_ = false;
 };
 
-// Sends `signal` (0: none) to every process of this machine that carries this secret and epoch in
-// its environment, which finds what a launcher started in sessions of its own. Returns how many it
+// Sends `signal` (0: none) to every process of this machine that carries all these entries in its
+// environment, which finds what a launcher started in sessions of its own. Returns how many it
 // found; one that is in the middle of an exec is missed, so that only a second look makes sure.
-int signal_epoch_processes(const std::string& secret, uint64_t epoch, int signal);
+int signal_processes_with(const Environment& entries, int signal);
 
 }  // namespace trireme

@@ -23,21 +23,40 @@ using Kind = SupervisorAction::Kind;
 
 constexpr std::chrono::milliseconds kTimerPeriod{20};
 
-int64_t now_ms() {
+}  // namespace
+
+int64_t ProcessGroup::now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
-}  // namespace
-
-ProcessGroup::ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events)
-    : io_(io), spec_(std::move(spec)), events_(std::move(events)), supervisor_(spec_), timer_(io) {}
+ProcessGroup::ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events,
+                           const GroupState* taken)
+    : io_(io),
+      spec_(std::move(spec)),
+      launched_(spec_),
+      events_(std::move(events)),
+      supervisor_(spec_),
+      timer_(io) {
+  if (taken == nullptr) return;
+  if (taken->serving && taken->job != job_shape()) {
+    throw EnvironmentError(
+        "the ranks that run have another layout or other limits than these options and this "
+        "model give");
+  }
+  taken_ = *taken;
+}
 
 ProcessGroup::~ProcessGroup() { *alive_ = false; }
 
 void ProcessGroup::start() {
   arm_timer();
+  if (taken_) {
+    const GroupState taken = *std::exchange(taken_, std::nullopt);
+    if (taken.serving) return resume(taken);
+    supervisor_.start_after(taken.epoch);
+  }
   perform(supervisor_.start(now_ms()));
 }
 
@@ -52,6 +71,19 @@ void ProcessGroup::send(StepPlan&& plan) {
   plan.epoch = supervisor_.epoch();
   supervisor_.on_plan_sent(now_ms());
   send_to_all(plan);
+}
+
+// Orders go out at once, not behind other actions: plans follow them.
+void ProcessGroup::prepare(const WeightsFile& file) {
+  for (const SupervisorAction& each : supervisor_.prepare(now_ms(), file)) perform_one(each);
+}
+
+void ProcessGroup::commit(const WeightsFile& file) {
+  for (const SupervisorAction& each : supervisor_.commit(file)) perform_one(each);
+}
+
+void ProcessGroup::drop(uint64_t generation) {
+  for (const SupervisorAction& each : supervisor_.drop(generation)) perform_one(each);
 }
 
 template <typename Frame>
@@ -76,6 +108,9 @@ void ProcessGroup::perform(SupervisorActions&& actions) {
 void ProcessGroup::perform_one(const SupervisorAction& action) {
   switch (action.kind) {
     case Kind::kLaunch: return launch(action.epoch);
+    case Kind::kAskHosts:
+      probe_ = std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms());
+      return;
     case Kind::kKill: return kill(action.epoch);
     case Kind::kTerminate:
       if (processes_) processes_->signal(SIGTERM);
@@ -89,19 +124,25 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
     case Kind::kSendStart:
       return send_to_all(GroupStart{.kv_blocks = action.kv_blocks, .keep_kv = action.keep_kv});
     case Kind::kSendDrain: return send_to_all(ControlDrain{});
+    case Kind::kSendWeights: return send_to_all(action.order);
     case Kind::kReportLoading: return report_loading();
     case Kind::kReportServing:
       if (events_.on_serving) events_.on_serving(supervisor_.capacity());
+      return;
+    case Kind::kReportPrepared:
+      if (events_.on_prepared) events_.on_prepared(action.order.file.generation, action.text);
       return;
     case Kind::kReportLost:
       if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
       return;
     case Kind::kReportBroken:
       kv_memory_.clear();
+      probe_.reset();
       if (events_.on_broken) events_.on_broken(action.text);
       return;
     case Kind::kReportStopped: {
       processes_.reset();
+      probe_.reset();
       peers_.clear();
       server_.reset();
       // Posted, so that it may destroy this object.
@@ -116,7 +157,8 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
 // The ranks' KV memory is held here, so that it outlives them. Ranks that others start have none:
 // nobody here knows whether the last ones, which would still write to it, have ended.
 JobSpec ProcessGroup::job_of(int rank) {
-  JobSpec job = spec_.job;
+  JobSpec job = launched_.job;
+  job.weights = supervisor_.launched_weights();
   if (spec_.launcher == LauncherKind::kExternal) return job;
   kv_memory_.resize(static_cast<size_t>(job.layout.n_ranks()));
   UniqueFd& fd = kv_memory_[static_cast<size_t>(rank)];
@@ -129,35 +171,18 @@ JobSpec ProcessGroup::job_of(int rank) {
 }
 
 void ProcessGroup::launch(uint64_t epoch) {
-  // Whatever could not be killed may still write to its memory.
-  if (processes_) kv_memory_.clear();
+  // Whatever could not be killed may still write to its memory; and ranks that run elsewhere for a
+  // while leave theirs behind.
+  LaunchSpec next = in_formation(spec_, supervisor_.formation());
+  const bool moved = next.job.layout != launched_.job.layout || next.hosts != launched_.hosts;
+  if (processes_ || moved) kv_memory_.clear();
+  processes_.reset();
+  launched_ = std::move(next);
   try {
-    const std::string problem = launch_spec_problem(spec_);
+    const std::string problem = launch_spec_problem(launched_);
     if (!problem.empty()) throw EnvironmentError(problem);
-    if (!server_) {
-      const bool local = spec_.launcher == LauncherKind::kLocal;
-      server_ = std::make_unique<ControlServer>(
-          io_,
-          ControlServer::Options{
-              .address = local ? "127.0.0.1" : spec_.control_address,
-              .port = spec_.control_port,
-              .secret = spec_.secret,
-              .build = std::string(build_id()),
-              .tls = spec_.control_tls ? TlsContext::server_by_secret(spec_.secret) : nullptr,
-              .max_strangers = 64 + static_cast<size_t>(spec_.job.layout.n_ranks())},
-          ControlServer::Handlers{
-              .on_hello = [this](ConnectionId id,
-                                 const RankHello& hello) { return on_hello(id, hello); },
-              .on_bytes = [this](ConnectionId id) { on_bytes(id); },
-              .on_frame = [this](ConnectionId id,
-                                 ControlFrame&& frame) { on_frame(id, std::move(frame)); },
-              .on_closed = [this](ConnectionId id,
-                                  const std::string& why) { on_closed(id, why); }});
-    }
-    processes_ =
-        std::make_unique<EpochProcesses>(io_, spec_, epoch, [this, epoch](const std::string& what) {
-          perform(supervisor_.on_process_exit(now_ms(), epoch, what));
-        });
+    if (!server_) open_server(-1);
+    processes_ = std::make_unique<EpochProcesses>(io_, launched_, epoch, on_exit(epoch));
     const Result<size_t> started = processes_->launch(server_->port());
     if (!started) throw EnvironmentError(started.error().message);
     if (spec_.launcher == LauncherKind::kExternal && !spec_.ranks_are_coming) {
@@ -169,6 +194,34 @@ void ProcessGroup::launch(uint64_t epoch) {
   } catch (const EnvironmentError& error) {
     perform(supervisor_.on_launch_failed(now_ms(), epoch, error.what()));
   }
+}
+
+// On its own port, or on a socket that listens already.
+void ProcessGroup::open_server(int listener) {
+  const bool local = spec_.launcher == LauncherKind::kLocal;
+  server_ = std::make_unique<ControlServer>(
+      io_,
+      ControlServer::Options{
+          .address = local ? "127.0.0.1" : spec_.control_address,
+          .port = spec_.control_port,
+          .secret = spec_.secret,
+          .build = std::string(build_id()),
+          .tls = spec_.control_tls ? TlsContext::server_by_secret(spec_.secret) : nullptr,
+          .max_strangers = 64 + static_cast<size_t>(spec_.job.layout.n_ranks()),
+          .listener = listener},
+      ControlServer::Handlers{
+          .on_hello = [this](ConnectionId id,
+                             const RankHello& hello) { return on_hello(id, hello); },
+          .on_bytes = [this](ConnectionId id) { on_bytes(id); },
+          .on_frame = [this](ConnectionId id,
+                             ControlFrame&& frame) { on_frame(id, std::move(frame)); },
+          .on_closed = [this](ConnectionId id, const std::string& why) { on_closed(id, why); }});
+}
+
+EpochProcesses::OnExit ProcessGroup::on_exit(uint64_t epoch) {
+  return [this, epoch](const std::string& what) {
+    perform(supervisor_.on_process_exit(now_ms(), epoch, what));
+  };
 }
 
 void ProcessGroup::kill(uint64_t epoch) {
@@ -225,6 +278,9 @@ void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {
   if (const auto* ready = std::get_if<RankReady>(&frame)) {
     return perform(supervisor_.on_ready(now, peer.epoch, peer.rank, *ready));
   }
+  if (const auto* prepared = std::get_if<WeightsPrepared>(&frame)) {
+    return perform(supervisor_.on_prepared(now, peer.epoch, peer.rank, *prepared));
+  }
   if (const auto* failure = std::get_if<ControlFailure>(&frame)) {
     return perform(supervisor_.on_failure(now, peer.epoch, peer.rank, failure->message));
   }
@@ -256,7 +312,9 @@ void ProcessGroup::arm_timer() {
 
 void ProcessGroup::on_timer() {
   const int64_t now = now_ms();
+  if (holding_) return arm_timer();
   check_gone(now);
+  look_after_probe(now);
   ping(now);
   perform(supervisor_.on_timer(now));
   if (!supervisor_.is_at_rest()) arm_timer();
@@ -266,6 +324,13 @@ void ProcessGroup::ping(int64_t now) {
   if (now - last_ping_ms_ < spec_.job.heartbeat_ms) return;
   last_ping_ms_ = now;
   if (!peers_.empty()) send_to_all(ControlPing{});
+}
+
+void ProcessGroup::look_after_probe(int64_t now) {
+  if (!probe_ || !probe_->poll(now)) return;
+  const std::vector<std::string> answered = probe_->answered();
+  probe_.reset();
+  perform(supervisor_.on_hosts_asked(now, answered));
 }
 
 // Whether the epoch that is ending has ended: no process here, no connection from elsewhere.
@@ -285,8 +350,8 @@ std::string ProcessGroup::with_output(const std::string& text) {
 }
 
 std::unique_ptr<Group> make_process_group(boost::asio::io_context& io, LaunchSpec spec,
-                                          Group::Events events) {
-  return std::make_unique<ProcessGroup>(io, std::move(spec), std::move(events));
+                                          Group::Events events, const GroupState* taken) {
+  return std::make_unique<ProcessGroup>(io, std::move(spec), std::move(events), taken);
 }
 
 }  // namespace trireme

@@ -7,13 +7,16 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "coordinator/cluster/control_server.h"
 #include "coordinator/cluster/epoch_processes.h"
 #include "coordinator/cluster/group.h"
+#include "coordinator/cluster/host_probe.h"
 #include "coordinator/cluster/supervisor.h"
+#include "coordinator/handover/group_state.h"
 
 namespace trireme {
 
@@ -22,17 +25,26 @@ namespace trireme {
 // the callbacks of Group::Events.
 class ProcessGroup final : public Group {
  public:
-  ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events);
+  ProcessGroup(boost::asio::io_context& io, LaunchSpec spec, Group::Events events,
+               const GroupState* taken);
   // Kills what still runs. Not from inside a callback of Events.
   ~ProcessGroup() override;
 
   void start() override;
   void send(StepPlan&& plan) override;
+  void prepare(const WeightsFile& file) override;
+  void commit(const WeightsFile& file) override;
+  void drop(uint64_t generation) override;
   void stop(std::function<void()> on_stopped) override;
   GroupStatus status() const override { return supervisor_.status(); }
   uint64_t epoch() const override { return supervisor_.epoch(); }
   int n_ranks_alive() const override { return supervisor_.n_connected(); }
   std::vector<RankInfo> ranks() const override { return supervisor_.ranks(); }
+  std::string handover_problem() const override;
+  void hold() override;
+  bool is_held() const override;
+  void go_on() override;
+  GroupState state() override;
 
  private:
   struct Peer {
@@ -41,13 +53,20 @@ class ProcessGroup final : public Group {
   };
   using ConnectionId = ControlServer::ConnectionId;
 
+  static int64_t now_ms();
+
   // Carries out what the supervisor asks. Callbacks may call back into this object: their actions
   // queue up behind the present ones.
   void perform(SupervisorActions&& actions);
   void perform_one(const SupervisorAction& action);
   JobSpec job_of(int rank);
+  std::string job_shape() const;
+  void resume(const GroupState& taken);
+  void open_server(int listener);
+  EpochProcesses::OnExit on_exit(uint64_t epoch);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
+  void look_after_probe(int64_t now_ms);
   void report_loading();
 
   ControlServer::HelloAnswer on_hello(ConnectionId id, const RankHello& hello);
@@ -67,16 +86,21 @@ class ProcessGroup final : public Group {
 
   boost::asio::io_context& io_;
   const LaunchSpec spec_;
+  LaunchSpec launched_;  // in the formation of the present launch
   const Group::Events events_;
   Supervisor supervisor_;
   std::unique_ptr<ControlServer> server_;
   std::unique_ptr<EpochProcesses> processes_;  // of the present epoch
+  std::unique_ptr<HostProbe> probe_;           // while hosts are being asked
+  uint64_t n_probes_ = 0;
   std::map<ConnectionId, Peer> peers_;
   std::vector<UniqueFd> kv_memory_;  // by rank, made when the rank first comes
   std::deque<SupervisorAction> pending_;
   bool performing_ = false;
   boost::asio::steady_timer timer_;
   int64_t last_ping_ms_ = 0;
+  std::optional<GroupState> taken_;  // until start()
+  bool holding_ = false;
   std::vector<std::function<void()>> on_stopped_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers
 };

@@ -16,7 +16,10 @@ using Kind = SupervisorAction::Kind;
 }  // namespace
 
 Supervisor::Supervisor(const LaunchSpec& spec)
-    : spec_(spec), ranks_(static_cast<size_t>(spec.job.layout.n_ranks())) {}
+    : spec_(spec),
+      regrouping_(spec),
+      ranks_(static_cast<size_t>(spec.job.layout.n_ranks())),
+      weights_(spec.job.weights) {}
 
 SupervisorAction Supervisor::action(Kind kind) const {
   return {.kind = kind,
@@ -25,7 +28,8 @@ SupervisorAction Supervisor::action(Kind kind) const {
           .kv_blocks = 0,
           .keep_kv = false,
           .cause = {},
-          .text = {}};
+          .text = {},
+          .order = {}};
 }
 
 bool Supervisor::is_live(uint64_t epoch) const {
@@ -41,16 +45,16 @@ SupervisorActions Supervisor::start(int64_t now_ms) {
 SupervisorActions Supervisor::launch(int64_t now_ms) {
   ++epoch_;
   state_ = State::kLaunching;
-  deadline_ms_ = now_ms + spec_.deadlines.launch_ms;
+  regrouping_.on_launch(now_ms);
+  deadline_ms_ = now_ms + regrouping_.launch_ms();
   last_timer_ms_ = now_ms;
   n_plans_in_flight_ = 0;
   kill_sent_ = false;
   loss_reported_ = false;
   hopeless_ = false;
-  for (size_t r = 0; r < ranks_.size(); ++r) {
-    ranks_[r] = Rank{};
-    ranks_[r].info.world_rank = static_cast<int>(r);
-  }
+  launched_weights_ = weights_;
+  ranks_.assign(static_cast<size_t>(formation().choice.layout.n_ranks()), Rank{});
+  for (size_t r = 0; r < ranks_.size(); ++r) ranks_[r].info.world_rank = static_cast<int>(r);
   return {action(Kind::kLaunch)};
 }
 
@@ -64,8 +68,9 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
   // Ranks that nobody here launched cannot know the epoch and say 0.
   const bool any_epoch = spec_.launcher == LauncherKind::kExternal && hello.epoch == 0;
   if (hello.world_size != n_ranks) {
+    const Layout& layout = formation().choice.layout;
     return refuse(fmt::format("it is one of {} ranks, but TP {} x PP {} needs {}: start that many",
-                              hello.world_size, spec_.job.layout.tp, spec_.job.layout.pp, n_ranks));
+                              hello.world_size, layout.tp, layout.pp, n_ranks));
   }
   if (!any_epoch && hello.epoch != epoch_) {
     return refuse(fmt::format("its launch {} is not the present launch {}", hello.epoch, epoch_));
@@ -107,7 +112,7 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   const RankState& last = r.info.last_state;
   const bool ticked = state.tick != last.tick;
   const bool loaded =
-      state.loaded_bytes > last.loaded_bytes || state.total_bytes > last.total_bytes;
+      state.loaded_bytes != last.loaded_bytes || state.total_bytes != last.total_bytes;
   if (ticked || state.activity != last.activity) r.same_since_ms = now_ms;
   if (ticked) last_progress_ms_ = now_ms;
   if ((ticked || loaded) && state_ == State::kLoading) {
@@ -116,7 +121,7 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   on_heard(now_ms, epoch, rank);
   r.last_state_ms = now_ms;
   r.info.last_state = state;
-  if (loaded && state_ != State::kServing) return {action(Kind::kReportLoading)};
+  if (loaded && (state_ != State::kServing || preparing_)) return {action(Kind::kReportLoading)};
   return {};
 }
 
@@ -162,10 +167,18 @@ SupervisorActions Supervisor::all_ready(int64_t now_ms) {
   ever_served_ = true;
   n_losses_in_row_ = 0;
   last_progress_ms_ = now_ms;
+  regrouping_.on_serving(now_ms);
   SupervisorAction start = action(Kind::kSendStart);
   start.kv_blocks = all.kv_blocks;
   start.keep_kv = all.kv_kept;
-  return {start, action(Kind::kReportServing)};
+  SupervisorActions actions = {start};
+  // What was needed no more while they loaded it.
+  for (const WeightsFile& file : launched_weights_) {
+    if (std::find(weights_.begin(), weights_.end(), file) == weights_.end())
+      actions.push_back(order(WeightsOrder::Kind::kDrop, file));
+  }
+  actions.push_back(action(Kind::kReportServing));
+  return actions;
 }
 
 SupervisorActions Supervisor::on_failure(int64_t now_ms, uint64_t epoch, int rank,
@@ -212,7 +225,7 @@ void Supervisor::on_plan_sent(int64_t now_ms) {
 
 bool Supervisor::on_result(int64_t now_ms, uint64_t epoch, int rank) {
   if (!is_live(epoch) || state_ != State::kServing) return false;
-  const Layout& layout = spec_.job.layout;
+  const Layout& layout = formation().choice.layout;
   // The other ranks answer only with traces, which end no plan.
   if (rank != layout.world_rank(layout.pp - 1, 0)) return true;
   if (n_plans_in_flight_ == 0) return false;
@@ -234,8 +247,10 @@ SupervisorActions Supervisor::lose(int64_t now_ms, const std::string& cause,
   losses_ms_.push_back(now_ms);
   ++n_losses_in_row_;
   n_plans_in_flight_ = 0;
+  preparing_.reset();
   state_ = State::kDying;
   if (served) {
+    regrouping_.on_lost(now_ms, cause == "heartbeat");
     hung_ = cause == "stalled";
     loss_reported_ = true;
     SupervisorAction lost = action(Kind::kReportLost);
@@ -263,6 +278,8 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
   while (!losses_ms_.empty() && losses_ms_.front() <= now_ms - spec_.deadlines.crash_window_ms) {
     losses_ms_.pop_front();
   }
+  // A launch that is tried again in another formation is no crash more: those are few.
+  if (!loss_reported_ && ever_served_ && regrouping_.on_launch_failed()) forget_loss();
   if (!loss_reported_ && ever_served_) {
     SupervisorAction lost = action(Kind::kReportLost);
     lost.cause = loss_cause_;
@@ -282,12 +299,18 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
     actions.push_back(std::move(broken));
     return actions;
   }
-  const int doublings = std::min(n_losses_in_row_ - 1, 20);
+  const int doublings = std::clamp(n_losses_in_row_ - 1, 0, 20);
   const int64_t pause = std::min<int64_t>(spec_.deadlines.backoff_max_ms,
                                           int64_t{spec_.deadlines.backoff_initial_ms} << doublings);
   state_ = State::kBackoff;
   deadline_ms_ = now_ms + pause;
   return actions;
+}
+
+// It does not count as a crash.
+void Supervisor::forget_loss() {
+  if (!losses_ms_.empty()) losses_ms_.pop_back();
+  --n_losses_in_row_;
 }
 
 SupervisorActions Supervisor::stop(int64_t now_ms) {
@@ -337,8 +360,10 @@ int Supervisor::n_connected() const {
 }
 
 GroupCapacity Supervisor::capacity() const {
-  GroupCapacity capacity{
-      .kv_blocks = ranks_[0].kv_blocks, .numerics_id = ranks_[0].numerics_id, .ranks = ranks()};
+  GroupCapacity capacity{.layout = formation().choice.layout,
+                         .kv_blocks = ranks_[0].kv_blocks,
+                         .numerics_id = ranks_[0].numerics_id,
+                         .ranks = ranks()};
   for (const Rank& rank : ranks_) capacity.kv_blocks = std::min(capacity.kv_blocks, rank.kv_blocks);
   // Ranks that hung were killed from here, and their memory does not show that they were at fault.
   capacity.kv_kept = !hung_ && std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
@@ -368,16 +393,15 @@ std::string Supervisor::rank_name(int rank) const {
   return fmt::format("rank {} (host {}, pid {})", rank, info.host, info.pid);
 }
 
-std::string Supervisor::missing_ranks() const {
+std::string Supervisor::name_ranks(bool (*is_one)(const Rank&)) const {
   constexpr size_t kMostNamed = 8;
-  std::vector<int> missing;
-  size_t n_missing = 0;
+  std::vector<int> named;
+  size_t n = 0;
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    if (state_ == State::kLaunching ? ranks_[r].connected : ranks_[r].ready) continue;
-    if (++n_missing <= kMostNamed) missing.push_back(static_cast<int>(r));
+    if (is_one(ranks_[r]) && ++n <= kMostNamed) named.push_back(static_cast<int>(r));
   }
-  return fmt::format("{} of {} ranks ({}{})", n_missing, ranks_.size(), fmt::join(missing, ", "),
-                     n_missing > kMostNamed ? ", ..." : "");
+  return fmt::format("{} of {} ranks ({}{})", n, ranks_.size(), fmt::join(named, ", "),
+                     n > kMostNamed ? ", ..." : "");
 }
 
 }  // namespace trireme

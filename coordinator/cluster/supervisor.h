@@ -9,23 +9,29 @@
 #include "comm/control/rank_state.h"
 #include "coordinator/cluster/group.h"
 #include "coordinator/cluster/launch_spec.h"
+#include "coordinator/cluster/regrouping.h"
 
 namespace trireme {
+
+struct SupervisorState;
 
 // What the supervisor wants done, in order.
 struct SupervisorAction {
   enum class Kind : uint8_t {
-    kLaunch,     // start the ranks of `epoch`
-    kTerminate,  // SIGTERM to the processes of `epoch`
-    kKill,       // close the connections of `epoch` and SIGKILL its processes
-    kSendJob,    // the job to `rank`
-    kSendStart,  // `kv_blocks` and `keep_kv` to every rank
-    kSendDrain,  // drain to every connected rank
+    kLaunch,       // start the ranks of `epoch`, in formation()
+    kAskHosts,     // whether they could start ranks; on_hosts_asked must follow
+    kTerminate,    // SIGTERM to the processes of `epoch`
+    kKill,         // close the connections of `epoch` and SIGKILL its processes
+    kSendJob,      // the job to `rank`
+    kSendStart,    // `kv_blocks` and `keep_kv` to every rank
+    kSendDrain,    // drain to every connected rank
+    kSendWeights,  // `order` to every rank
     kReportServing,
     kReportLost,    // `cause`, `text`
     kReportBroken,  // `text`
     kReportLoading,
     kReportStopped,
+    kReportPrepared,  // `order.file`: every rank has it ready, or `text` says why not
   };
   Kind kind;
   uint64_t epoch = 0;
@@ -34,6 +40,7 @@ struct SupervisorAction {
   bool keep_kv = false;
   std::string cause;
   std::string text;
+  WeightsOrder order;
 };
 
 using SupervisorActions = std::vector<SupervisorAction>;
@@ -83,10 +90,32 @@ class Supervisor {
   SupervisorActions on_process_exit(int64_t now_ms, uint64_t epoch, const std::string& what);
   // No process of the epoch is left. `output`: the most telling line they wrote, or empty.
   SupervisorActions on_all_gone(int64_t now_ms, uint64_t epoch, const std::string& output);
+  // Those that answered.
+  SupervisorActions on_hosts_asked(int64_t now_ms, const std::vector<std::string>& hosts);
+
+  // Weights besides those that the group computes with, while it serves. kReportPrepared comes
+  // unless the group is lost or the file dropped before.
+  SupervisorActions prepare(int64_t now_ms, const WeightsFile& file);
+  SupervisorActions on_prepared(int64_t now_ms, uint64_t epoch, int rank,
+                                const WeightsPrepared& prepared);
+  // They were prepared: plans of them follow, and from now on every launch loads them.
+  SupervisorActions commit(const WeightsFile& file);
+  // No plan of them follows, and no launch loads them.
+  SupervisorActions drop(uint64_t generation);
+  // What the present launch was told to load.
+  const std::vector<WeightsFile>& launched_weights() const { return launched_weights_; }
 
   void on_plan_sent(int64_t now_ms);
   // False: the result belongs to no plan in flight and must be dropped.
   bool on_result(int64_t now_ms, uint64_t epoch, int rank);
+
+  // For a handover (coordinator/handover): of a group that serves. resume() instead of start().
+  SupervisorState state() const;
+  void resume(int64_t now_ms, uint64_t epoch, const SupervisorState& state);
+  // Epochs go on after this one.
+  void start_after(uint64_t epoch) { epoch_ = epoch; }
+  // While nobody listened to the ranks, none of them was silent.
+  void forgive_all(int64_t now_ms);
 
   GroupStatus status() const;
   // Waiting for on_all_gone.
@@ -96,6 +125,7 @@ class Supervisor {
   // Nothing will happen by the passing of time.
   bool is_at_rest() const { return state_ == State::kStopped || state_ == State::kBroken; }
   uint64_t epoch() const { return epoch_; }
+  const Formation& formation() const { return regrouping_.formation(); }
   int n_plans_in_flight() const { return n_plans_in_flight_; }
   int n_connected() const;
   bool is_connected(int rank) const { return ranks_[static_cast<size_t>(rank)].connected; }
@@ -122,6 +152,7 @@ class Supervisor {
     int32_t kv_blocks = 0;
     int32_t kv_kept = 0;
     std::string numerics_id;
+    bool prepared = false;      // of the preparation under way
     int64_t last_heard_ms = 0;  // anything: a slow large result is a sign of life, too
     int64_t forgiven_ms = 0;    // silence since then in which this process did not listen
     int64_t last_state_ms = 0;  // last heartbeat
@@ -143,18 +174,25 @@ class Supervisor {
   SupervisorActions lose(int64_t now_ms, const std::string& cause, const std::string& text,
                          Ending ending);
   SupervisorActions after_death(int64_t now_ms, const std::string& output);
+  void forget_loss();
   SupervisorActions all_ready(int64_t now_ms);
   SupervisorActions watch_launch(int64_t now_ms);
   SupervisorActions watch_steps(int64_t now_ms);
   std::optional<SupervisorActions> watch_heartbeats(int64_t now_ms);
+  SupervisorActions watch_formation(int64_t now_ms);
+  SupervisorActions regroup(int64_t now_ms);
+  SupervisorActions watch_preparation(int64_t now_ms);
+  SupervisorActions end_preparation(const std::string& failure);
+  SupervisorAction order(WeightsOrder::Kind kind, const WeightsFile& file) const;
   SupervisorActions watch_dying(int64_t now_ms);
   SupervisorActions watch_stopping(int64_t now_ms);
   void forgive_own_pauses(int64_t now_ms);
   std::string rank_name(int rank) const;
-  std::string missing_ranks() const;
+  std::string name_ranks(bool (*is_one)(const Rank&)) const;
   SupervisorAction action(SupervisorAction::Kind kind) const;
 
   const LaunchSpec spec_;
+  Regrouping regrouping_;
   State state_ = State::kStopped;
   uint64_t epoch_ = 0;
   std::vector<Rank> ranks_;
@@ -164,6 +202,11 @@ class Supervisor {
   int n_plans_in_flight_ = 0;
   bool ever_served_ = false;
   bool kill_sent_ = false;  // in kDying and kTerminating
+
+  std::vector<WeightsFile> weights_;  // that a launch loads, oldest first
+  std::vector<WeightsFile> launched_weights_;
+  std::optional<WeightsFile> preparing_;
+  int64_t preparation_deadline_ms_ = 0;
 
   bool hung_ = false;           // the last group that served
   bool hopeless_ = false;       // no launch would mend what was lost

@@ -1,8 +1,10 @@
 // The supervisor's deadlines: what passes without an event.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -23,7 +25,9 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
   switch (state_) {
     case State::kStopped:
     case State::kBroken: return {};
-    case State::kBackoff: return now_ms >= deadline_ms_ ? launch(now_ms) : SupervisorActions{};
+    case State::kBackoff:
+      return now_ms >= deadline_ms_ && !regrouping_.is_asking() ? launch(now_ms)
+                                                                : SupervisorActions{};
     case State::kDying: return watch_dying(now_ms);
     case State::kDraining:
     case State::kTerminating: return watch_stopping(now_ms);
@@ -32,7 +36,48 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
     case State::kServing: break;
   }
   if (auto lost = watch_heartbeats(now_ms)) return std::move(*lost);
-  return state_ == State::kServing ? watch_steps(now_ms) : watch_launch(now_ms);
+  if (state_ != State::kServing) {
+    SupervisorActions actions = watch_launch(now_ms);
+    return actions.empty() ? watch_formation(now_ms) : actions;
+  }
+  SupervisorActions actions = watch_steps(now_ms);
+  if (!actions.empty()) return actions;
+  return preparing_ ? watch_preparation(now_ms) : watch_formation(now_ms);
+}
+
+SupervisorActions Supervisor::watch_formation(int64_t now_ms) {
+  using Wish = Regrouping::Wish;
+  Wish wish = Wish::kNone;
+  if (state_ == State::kServing) {
+    wish = regrouping_.watch_serving(now_ms, n_plans_in_flight_ == 0);
+  } else if (state_ == State::kLaunching && regrouping_.watch_launch(now_ms)) {
+    wish = Wish::kAskHosts;
+  }
+  switch (wish) {
+    case Wish::kNone: return {};
+    case Wish::kAskHosts: return {action(Kind::kAskHosts)};
+    case Wish::kMove: return regroup(now_ms);
+  }
+  return {};
+}
+
+SupervisorActions Supervisor::on_hosts_asked(int64_t now_ms,
+                                             const std::vector<std::string>& hosts) {
+  if (state_ == State::kServing) {
+    return regrouping_.on_answers_serving(now_ms, hosts) ? regroup(now_ms) : SupervisorActions{};
+  }
+  const std::vector<std::string> missing = regrouping_.on_answers(hosts);
+  if (missing.empty() || state_ != State::kLaunching) return {};
+  return lose(now_ms, "launch", fmt::format("no answer from {}", fmt::join(missing, ", ")),
+              Ending::kAtOnce);
+}
+
+// Gives up a group that serves, for a larger one.
+SupervisorActions Supervisor::regroup(int64_t now_ms) {
+  SupervisorActions actions =
+      lose(now_ms, kRegroupCause, "a larger layout can be had again", Ending::kAtOnce);
+  forget_loss();
+  return actions;
 }
 
 // While this process itself did not run, nobody could be heard. On a machine with too much to do
@@ -65,12 +110,15 @@ SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
         fmt::format(
             "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
             "reach the coordinator at {}",
-            missing_ranks(), spec_.deadlines.launch_ms / 1000.0, spec_.control_address),
+            name_ranks([](const Rank& r) { return !r.connected; }),
+            regrouping_.launch_ms() / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",
               fmt::format("{} made no progress loading for {:.1f} s: check the disk that holds {}",
-                          missing_ranks(), spec_.deadlines.load_ms / 1000.0, spec_.job.packed_path),
+                          name_ranks([](const Rank& r) { return !r.ready; }),
+                          spec_.deadlines.load_ms / 1000.0,
+                          launched_weights_.empty() ? "" : launched_weights_.back().path),
               Ending::kAtOnce);
 }
 

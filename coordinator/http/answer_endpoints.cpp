@@ -39,17 +39,17 @@ ApiError ending() {
           .retry_after_seconds = 1};
 }
 
-const GenerationKind* kind_of(const std::string& endpoint) {
-  for (const GenerationKind& kind : kGenerationKinds) {
-    if (endpoint == kind.path) return &kind;
-  }
-  return nullptr;
+// Whether the text layer of this server is that of a request with such weights.
+bool reads_answers_of(const ServedWeights& now, const std::string& weights) {
+  return weights == now.id ||
+         std::find(now.before.begin(), now.before.end(), weights) != now.before.end();
 }
 
-// The request as it was understood when it came.
-ParsedCall parse_again(const ApiContext& context, const JournaledRequest& request) {
+// The request as it was understood when it came; `readable`: by a server with the text layer of
+// this one.
+ParsedCall parse_again(const ApiContext& context, const JournaledRequest& request, bool readable) {
   const GenerationKind* kind = kind_of(request.endpoint);
-  if (kind == nullptr || request.weights != context.model.weights) {
+  if (kind == nullptr || !readable) {
     return server_error(
         "the answer was begun with other weights than this server has; send the "
         "request again",
@@ -74,7 +74,9 @@ bool may_ask(const HttpRequest& request, const JournaledRequest& kept) {
   return request.key_name.empty() || request.key_name == kept.key_name;
 }
 
-void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry) {
+}  // namespace
+
+void resume_answer(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry) {
   const JournaledRequest& request = entry->request();
   const auto end = [&](const ApiError& error) {
     spdlog::warn("the answer {} cannot go on: {}", request.id, error.message);
@@ -86,15 +88,16 @@ void resume(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr&
                                         kMaxResumes),
                             "generation_failed"));
   }
-  ParsedCall parsed = parse_again(*context, request);
+  const auto weights = context->service.weights();
+  ParsedCall parsed = parse_again(*context, request, request.weights == weights->id);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return end(*error);
   auto& call = std::get<GenerationCall>(parsed);
-  auto format =
-      make_format(*context, *kind_of(request.endpoint), call, request.id, request.created);
-  make_job(context, std::move(format), std::move(call), nullptr,
-           GenerationJob::Kept{context->keeper, entry})
+  make_job(context, {.endpoint = request.endpoint, .id = request.id, .created = request.created},
+           std::move(call), weights, nullptr, GenerationJob::Kept{context->keeper, entry})
       ->start();
 }
+
+namespace {
 
 // An answer that has ended, from the file.
 void reply_stored(const ApiContext& context, const GenerationKind& kind,
@@ -104,7 +107,8 @@ void reply_stored(const ApiContext& context, const GenerationKind& kind,
   const JournaledRequest& request = answer.request;
   const bool whole = answer.end.error.empty();
   if (!streams && !whole) return responder->reply(error_of(answer.end));
-  ParsedCall parsed = parse_again(context, request);
+  ParsedCall parsed =
+      parse_again(context, request, reads_answers_of(*context.service.weights(), request.weights));
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
   const auto& call = std::get<GenerationCall>(parsed);
   Result<StreamPosition> from =
@@ -154,7 +158,7 @@ void handle_answer(const std::shared_ptr<ApiContext>& context, const GenerationK
 void resume_answers(const std::shared_ptr<ApiContext>& context) {
   if (context->keeper == nullptr) return;
   for (const Journal::EntryPtr& entry : context->keeper->journal().take_unfinished())
-    resume(context, entry);
+    resume_answer(context, entry);
 }
 
 std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context) {

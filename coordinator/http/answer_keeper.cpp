@@ -49,6 +49,12 @@ void AnswerKeeper::end_grace(const std::string& id) {
   if (found != kept_.end()) found->second.deadline.reset();
 }
 
+bool AnswerKeeper::in_grace(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = kept_.find(id);
+  return found != kept_.end() && found->second.deadline.has_value();
+}
+
 void AnswerKeeper::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {

@@ -42,6 +42,7 @@ class AnswerKeeper {
   // The client of `id` is gone: from now on it has the grace time. Then the job's give_up().
   void begin_grace(const std::string& id);
   void end_grace(const std::string& id);
+  bool in_grace(const std::string& id) const;
 
   // Ends the thread and forgets the jobs. Idempotent.
   void stop();

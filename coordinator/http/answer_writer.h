@@ -45,6 +45,9 @@ class AnswerWriter {
   // From now on nobody reads.
   void mute() { options_.form = Form::kSilent; }
 
+  // What the client has, once it got all of take().
+  const StreamPosition& sent() const { return sent_; }
+
   // What there is to send, once.
   std::string take();
   // The one JSON object.

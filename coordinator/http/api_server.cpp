@@ -3,6 +3,7 @@
 #include <chrono>
 #include <thread>
 
+#include "coordinator/handover/api_state.h"
 #include "coordinator/http/endpoints.h"
 
 namespace trireme {
@@ -64,6 +65,43 @@ class ApiServer::State {
     return true;
   }
 
+  // ---- a handover ----
+
+  HttpServer& server() { return server_; }
+
+  // Handlers, the service, the journal and connections give each other work: until none has any.
+  bool settle(std::chrono::steady_clock::time_point deadline,
+              const std::function<void()>& service_settles) {
+    uint64_t n_before = 0;
+    uint64_t n_after = 0;
+    if (!pool_->wait_idle(deadline, &n_after)) return false;
+    do {
+      n_before = n_after;
+      service_settles();
+      if (keeper_ && !keeper_->journal().flush(deadline)) return false;
+      if (!pool_->wait_idle(deadline, &n_after)) return false;
+      server_.on_server([] {});
+      service_settles();
+      if (!pool_->wait_idle(deadline, &n_after)) return false;
+    } while (n_after != n_before);
+    return true;
+  }
+
+  ApiState state() {
+    ApiState state{
+        .listener = server_.listener(), .connections = server_.connections(), .answers = {}};
+    for (const std::shared_ptr<GenerationJob>& job : context_->jobs.all()) {
+      if (std::optional<AnswerState> answer = job->state())
+        state.answers.push_back(*std::move(answer));
+    }
+    return state;
+  }
+
+  void take_over(const ApiState& state, const GenerationJob::Listen& listen) {
+    take_over_answers(context_, state.answers, server_.take_over(state.listener, state.connections),
+                      listen);
+  }
+
   void stop() {
     begin_drain();
     server_.stop();  // every job hears that its client is gone and cancels on the pool
@@ -90,5 +128,22 @@ void ApiServer::set_access(HttpAccess access) { state_->set_access(std::move(acc
 void ApiServer::begin_drain() { state_->begin_drain(); }
 bool ApiServer::drain(int timeout_ms) { return state_->drain(timeout_ms); }
 void ApiServer::stop() { state_->stop(); }
+
+void ApiServer::hold_new_work(std::chrono::milliseconds deadline) {
+  state_->server().hold_new_work(deadline);
+}
+int ApiServer::n_connections() { return state_->server().n_connections(); }
+bool ApiServer::settle(std::chrono::steady_clock::time_point deadline,
+                       const std::function<void()>& service_settles) {
+  return state_->settle(deadline, service_settles);
+}
+void ApiServer::hold_all() { state_->server().hold_all(); }
+ApiState ApiServer::state() { return state_->state(); }
+void ApiServer::go_on() { state_->server().go_on(); }
+void ApiServer::take_over(
+    const ApiState& state,
+    const std::function<bool(RequestId, InferenceService::EventHandler)>& listen) {
+  state_->take_over(state, listen);
+}
 
 }  // namespace trireme

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +14,8 @@
 #include "coordinator/serving/inference_service.h"
 
 namespace trireme {
+
+struct ApiState;
 
 struct ApiServerOptions {
   std::string host = "127.0.0.1";
@@ -44,6 +47,25 @@ class ApiServer {
   void begin_drain();
   // begin_drain(), then waits until every answer is out. False: some were not after `timeout_ms`.
   bool drain(int timeout_ms);
+  // ---- a handover to another program in this process (coordinator/handover) ----
+  // No connection or request is taken any more; waits for requests that are half read, up to the
+  // deadline, and refuses the rest. Connections under TLS are closed after their answers.
+  void hold_new_work(std::chrono::milliseconds deadline);
+  int n_connections();
+  // While the service makes no plans: waits until every event has reached its client's connection.
+  // `service_settles` waits for what the service was asked. False: not in time.
+  bool settle(std::chrono::steady_clock::time_point deadline,
+              const std::function<void()>& service_settles);
+  // No byte is read or written any more.
+  void hold_all();
+  // After settle() following hold_all().
+  ApiState state();
+  void go_on();
+  // Instead of start(): the connections and answers of another server. Nothing moves before
+  // go_on(). `listen` has the service tell a request's events to a handler.
+  void take_over(const ApiState& state,
+                 const std::function<bool(RequestId, InferenceService::EventHandler)>& listen);
+
   // Closes every connection, cancels what runs for them, ends the threads. Idempotent.
   void stop();
 

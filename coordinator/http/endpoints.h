@@ -1,13 +1,16 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "coordinator/http/answer_keeper.h"
 #include "coordinator/http/api_error.h"
+#include "coordinator/http/generation_job.h"
 #include "coordinator/http/http_message.h"
+#include "coordinator/http/live_jobs.h"
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/model_info.h"
 #include "coordinator/http/task_pool.h"
@@ -24,6 +27,7 @@ struct ApiContext {
   const ModelInfo model;
   const std::shared_ptr<TaskPool> pool;
   const std::shared_ptr<AnswerKeeper> keeper;  // null: no journal
+  LiveJobs jobs;
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start
 
@@ -37,8 +41,16 @@ std::optional<ApiError> check_available(ApiContext& context);
 // A refusal of InferenceService::submit in HTTP.
 ApiError submit_refusal(ApiContext& context, const Error& error);
 
-// Goes on with what a coordinator before this one left in the journal.
+// Goes on with what a coordinator before this one left in the journal: all of it, or one request.
 void resume_answers(const std::shared_ptr<ApiContext>& context);
+void resume_answer(const std::shared_ptr<ApiContext>& context, const Journal::EntryPtr& entry);
+
+// Goes on with the answers of another coordinator in this process. `responders`: of their clients,
+// by descriptor. `listen` has the service tell a request's events to its answer.
+void take_over_answers(const std::shared_ptr<ApiContext>& context,
+                       const std::vector<AnswerState>& answers,
+                       const std::map<int, ResponderPtr>& responders,
+                       const GenerationJob::Listen& listen);
 
 // Endpoints by file: generation_endpoints, answer_endpoints, tokenize_endpoints, status_endpoints.
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);

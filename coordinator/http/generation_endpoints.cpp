@@ -4,6 +4,7 @@
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
+#include "kernels/check.h"
 
 namespace trireme {
 namespace {
@@ -14,6 +15,7 @@ Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& contex
                                                         const GenerationKind& kind,
                                                         const GenerationCall& call,
                                                         const std::string& id, int64_t created,
+                                                        const std::string& weights,
                                                         const HttpRequest& request) {
   if (context.keeper == nullptr || !call.stream) return std::optional<GenerationJob::Kept>();
   std::vector<std::vector<int32_t>> prompts;
@@ -22,7 +24,7 @@ Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& contex
       context.keeper->journal().create({.id = id,
                                         .endpoint = kind.path,
                                         .key_name = request.key_name,
-                                        .weights = context.model.weights,
+                                        .weights = weights,
                                         .body = request.body,
                                         .prompts = std::move(prompts),
                                         .created = created,
@@ -49,10 +51,12 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   auto& call = std::get<GenerationCall>(parsed);
   const std::string id = draw_answer_id(kind.id_prefix);
   const auto created = static_cast<int64_t>(std::time(nullptr));
-  auto kept = keep_request(*context, kind, call, id, created, request);
+  const auto weights = context->service.weights();
+  auto kept = keep_request(*context, kind, call, id, created, weights->id, request);
   if (!kept) return refuse(submit_refusal(*context, kept.error()));
-  auto format = make_format(*context, kind, call, id, created);
-  make_job(context, std::move(format), std::move(call), responder, *std::move(kept))->start();
+  make_job(context, {.endpoint = kind.path, .id = id, .created = created}, std::move(call), weights,
+           responder, *std::move(kept))
+      ->start();
 }
 
 Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
@@ -109,6 +113,13 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
   return bad_request(error);
 }
 
+const GenerationKind* kind_of(const std::string& path) {
+  for (const GenerationKind& kind : kGenerationKinds) {
+    if (path == kind.path) return &kind;
+  }
+  return nullptr;
+}
+
 std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
                                                const GenerationKind& kind,
                                                const GenerationCall& call, std::string id,
@@ -121,20 +132,27 @@ std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
                           context.codec);
 }
 
-std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
-                                        std::shared_ptr<const ReplyFormat> format,
-                                        GenerationCall call, ResponderPtr responder,
+std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,
+                                        GenerationCall call,
+                                        std::shared_ptr<const ServedWeights> weights,
+                                        ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept) {
+  const GenerationKind* kind = kind_of(name.endpoint);
+  TRIREME_CHECK(kind != nullptr);
+  auto format = make_format(*context, *kind, call, name.id, name.created);
   GenerationJob::Parts parts{
       .service = context->service,
       .codec = context->codec,
       .pool = context->pool,
+      .weights = std::move(weights),
       .responder = std::move(responder),
+      .name = std::move(name),
       .format = std::move(format),
       .refusal = [context](const Error& error) { return submit_refusal(*context, error); },
       .kept = std::move(kept)};
   auto job = std::make_shared<GenerationJob>(std::move(call), parts);
   if (parts.kept) parts.kept->keeper->add(parts.kept->entry->request().id, job);
+  context->jobs.add(job);
   return job;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -76,19 +77,18 @@ void GenerationJob::submit_all() {
                    .from = {}}));
   listen_to_client();
   if (parts_.kept) keep();
+  // From then on the choices hold them, as long as they are drawn.
+  const auto weights = std::exchange(parts_.weights, nullptr);
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
-    if (!choices_[i].done && !submit(i)) return;
+    if (!choices_[i].done && !submit(i, weights)) return;
   }
 }
 
 // False: it was refused, and the whole request failed.
-bool GenerationJob::submit(int index) {
-  const Result<RequestId> id = parts_.service.submit(
-      make_request(index), [self = shared_from_this(), index](GenerateEvent&& event) {
-        self->post([self, index, event = std::move(event)]() mutable {
-          self->on_event(index, std::move(event));
-        });
-      });
+bool GenerationJob::submit(int index, const std::shared_ptr<const ServedWeights>& weights) {
+  GenerateRequest request = make_request(index);
+  request.weights = weights;
+  const Result<RequestId> id = parts_.service.submit(std::move(request), handler(index));
   if (id) {
     choices_[index].request_id = *id;
     return true;
@@ -96,6 +96,14 @@ bool GenerationJob::submit(int index) {
   for (size_t k = static_cast<size_t>(index); k < choices_.size(); ++k) choices_[k].done = true;
   fail(parts_.refusal(id.error()));
   return false;
+}
+
+InferenceService::EventHandler GenerationJob::handler(int index) {
+  return [self = shared_from_this(), index](GenerateEvent&& event) {
+    self->post([self, index, event = std::move(event)]() mutable {
+      self->on_event(index, std::move(event));
+    });
+  };
 }
 
 void GenerationJob::listen_to_client() {
@@ -115,6 +123,11 @@ void GenerationJob::client_went(int client) {
   parts_.responder.reset();
   writer_->mute();
   parts_.kept->keeper->begin_grace(parts_.kept->entry->request().id);
+}
+
+// What a choice got so far.
+const ChoiceLog& GenerationJob::log(int index) const {
+  return parts_.kept ? parts_.kept->entry->log(index) : choices_[index].log;
 }
 
 // ---- events ----
@@ -137,7 +150,11 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
                  .code = "shutting_down",
                  .retry_after_seconds = 1});
   }
-  if (parts_.kept) parts_.kept->keeper->journal().append(parts_.kept->entry, index, event);
+  if (parts_.kept) {
+    parts_.kept->keeper->journal().append(parts_.kept->entry, index, event);
+  } else {
+    append_event(choice.log, event, call_.n_logprobs != kNoLogprobs);
+  }
   if (choice.told) write(index, event);
 }
 

@@ -19,6 +19,15 @@
 
 namespace trireme {
 
+struct AnswerState;
+
+// How an answer is known: by its request's path, its id, and when it began (seconds since 1970).
+struct AnswerName {
+  std::string endpoint;
+  std::string id;
+  int64_t created = 0;
+};
+
 // One generation request from its sequences' submission to its answer's end. The service's events
 // are only queued on the service's thread; text and JSON are made on the handler threads, one
 // task of a job at a time.
@@ -36,7 +45,9 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     InferenceService& service;
     const TextCodec& codec;
     std::shared_ptr<TaskPool> pool;
-    ResponderPtr responder;  // null: nobody listens yet
+    std::shared_ptr<const ServedWeights> weights;  // until all choices are submitted
+    ResponderPtr responder;                        // null: nobody listens yet
+    AnswerName name;
     std::shared_ptr<const ReplyFormat> format;
     // How a refusal of the service is said in HTTP.
     std::function<ApiError(const Error&)> refusal;
@@ -59,18 +70,29 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   // Ends it, unless a client is there.
   void give_up();
 
+  // ---- a handover to another program in this process (coordinator/handover) ----
+  // While no task of it runs. None: it has ended, or there is nobody to end it for.
+  std::optional<AnswerState> state() const;
+  // Instead of start(): as another job was. `listen` has the service tell a request's events here,
+  // or says that it does not know the request.
+  using Listen = std::function<bool(RequestId, InferenceService::EventHandler)>;
+  void take_over(const AnswerState& answer, const Listen& listen);
+
  private:
   struct Choice {
     RequestId request_id = 0;
     bool done = false;
     bool told = true;  // a kept one: once the journal holds its first tokens
+    ChoiceLog log;     // of one that is not kept
   };
 
   void post(std::function<void()> task);
   void run_tasks();
 
   void submit_all();
-  bool submit(int index);
+  bool submit(int index, const std::shared_ptr<const ServedWeights>& weights);
+  InferenceService::EventHandler handler(int index);
+  const ChoiceLog& log(int index) const;
   GenerateRequest make_request(int index) const;
   void listen_to_client();
   void client_went(int client);
@@ -79,6 +101,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void end_choice(int index);
 
   void keep();
+  void listen_to_journal();
   void on_written();
   void tell_logged(int index);
   void replay(AnswerWriter& writer, const StreamPosition& from) const;

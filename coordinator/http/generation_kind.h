@@ -27,15 +27,20 @@ inline constexpr std::array<GenerationKind, 2> kGenerationKinds = {{
      make_chat_format},
 }};
 
+// Null: no endpoint has this path.
+const GenerationKind* kind_of(const std::string& path);
+
 // The answer's JSON form for one request.
 std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
                                                const GenerationKind& kind,
                                                const GenerationCall& call, std::string id,
                                                int64_t created);
 
-std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context,
-                                        std::shared_ptr<const ReplyFormat> format,
-                                        GenerationCall call, ResponderPtr responder,
+// `name.endpoint` is a kind's path.
+std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,
+                                        GenerationCall call,
+                                        std::shared_ptr<const ServedWeights> weights,
+                                        ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept);
 
 }  // namespace trireme

@@ -59,6 +59,7 @@ void HttpConnection::end_after_answer() {
 void HttpConnection::close() {
   if (state_ == State::kClosed) return;
   const auto self = shared_from_this();
+  kept_.reset();
   if (state_ == State::kAnswering) shared_->n_active_requests.fetch_sub(1);
   state_ = State::kClosed;
   ++serial_;
@@ -80,7 +81,7 @@ void HttpConnection::next_request() {
   parser_->header_limit(static_cast<uint32_t>(limits_.max_header_bytes));
   parser_->body_limit(limits_.max_body_bytes);
   head_taken_ = false;
-  if (buffer_.size() > 0) {  // pipelined
+  if (buffer_.size() > 0 && shared_->holding == Holding::kNot) {  // pipelined
     state_ = State::kReading;
     set_deadline(limits_.request_timeout_ms);
     return parse();
@@ -91,6 +92,10 @@ void HttpConnection::next_request() {
 
 void HttpConnection::read_some() {
   if (read_pending_) return;
+  if (!may_read()) {
+    kept_ = shared_from_this();
+    return;
+  }
   read_pending_ = true;
   const auto room = tls_ ? asio::buffer(encrypted_) : buffer_.prepare(kReadBytes);
   socket_.async_read_some(room, [self = shared_from_this()](beast::error_code ec, size_t n_bytes) {
@@ -101,6 +106,7 @@ void HttpConnection::read_some() {
 void HttpConnection::on_read(beast::error_code ec, size_t n_bytes) {
   read_pending_ = false;
   if (state_ == State::kClosed) return;
+  if (ec == asio::error::operation_aborted) return read_some();  // by hold()
   if (ec) return close();
   if (tls_ && state_ != State::kLingering) {
     if (!take_encrypted(n_bytes)) return;
@@ -333,6 +339,11 @@ void HttpConnection::write_some() {
     written_ = 0;
   }
   set_write_deadline();
+  if (shared_->holding == Holding::kAll) {
+    kept_ = shared_from_this();
+    return;
+  }
+  write_pending_ = true;
   socket_.async_write_some(asio::buffer(writing_.data() + written_, writing_.size() - written_),
                            [self = shared_from_this()](beast::error_code ec, size_t n_bytes) {
                              self->on_written(ec, n_bytes);
@@ -340,9 +351,11 @@ void HttpConnection::write_some() {
 }
 
 void HttpConnection::on_written(beast::error_code ec, size_t n_bytes) {
+  write_pending_ = false;
   if (state_ == State::kClosed) return;
-  if (ec) return close();
   written_ += n_bytes;
+  if (ec == asio::error::operation_aborted) return write_some();  // by hold()
+  if (ec) return close();
   if (written_ < writing_.size()) return write_some();
   writing_.clear();
   if (!queued_.empty() || (tls_ && tls_->has_output())) return write_some();

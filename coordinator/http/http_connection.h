@@ -22,6 +22,14 @@
 namespace trireme {
 
 class HttpConnection;
+struct ConnectionState;
+
+// How much of a handover (coordinator/handover) has begun.
+enum class Holding : uint8_t {
+  kNot,
+  kNewWork,  // no connection is taken and no request begun; one that is half read may be completed
+  kAll,      // no byte is read or written
+};
 
 // What the connections of one server share. Lives as long as any of them.
 struct HttpServerShared {
@@ -39,6 +47,7 @@ struct HttpServerShared {
   boost::asio::io_context io{1};
   std::unordered_set<HttpConnection*> connections;  // the server's thread only
   bool accepting = true;                            // the server's thread only
+  Holding holding = Holding::kNot;                  // the server's thread only
   std::atomic<size_t> buffered_body_bytes{0};
   std::atomic<int> n_active_requests{0};
 
@@ -65,6 +74,21 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void finish(uint64_t serial);
   void on_disconnect(uint64_t serial, std::function<void()> handler);
 
+  // For a handover (coordinator/handover). To be called when the server's `holding` has changed.
+  void hold();
+  bool is_reading_request() const { return state_ == State::kReading; }
+  // Of a request that is not read whole: it is to be sent again.
+  void refuse_held();
+  bool is_held() const { return !read_pending_ && !write_pending_; }
+  ConnectionState state() const;
+  int descriptor() const { return socket_.is_open() ? native_handle() : -1; }
+  // Instead of start().
+  void take_over(const ConnectionState& state);
+  // Of the request that is being answered.
+  uint64_t serial() const { return serial_; }
+  bool awaits_answer() const { return state_ == State::kAnswering && !answer_complete_; }
+  bool is_streaming() const { return streaming_; }
+
  private:
   enum class State : uint8_t { kShakingHands, kIdle, kReading, kAnswering, kLingering, kClosed };
 
@@ -88,6 +112,12 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_deadline();
   void set_write_deadline();
   bool is_current(uint64_t serial) const;
+  bool may_read() const;
+  void go_on();
+  // asio has no const one; it changes nothing.
+  int native_handle() const {
+    return const_cast<boost::asio::ip::tcp::socket&>(socket_).native_handle();
+  }
   bool take_encrypted(size_t n_bytes);
   void write_at_once(std::string_view bytes);
 
@@ -102,6 +132,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::beast::flat_buffer buffer_;
   std::optional<RequestParser> parser_;
   bool read_pending_ = false;
+  bool write_pending_ = false;
+  std::shared_ptr<HttpConnection> kept_;  // this one, while held: no operation keeps it then
   bool head_taken_ = false;
   size_t counted_body_bytes_ = 0;
   boost::asio::steady_timer deadline_;

@@ -16,6 +16,12 @@ class HttpExchange final : public Responder {
   HttpExchange(std::shared_ptr<HttpServerShared> shared, std::shared_ptr<HttpConnection> connection,
                uint64_t serial)
       : shared_(std::move(shared)), connection_(std::move(connection)), serial_(serial) {}
+  // `answered`: the connection has the answer's beginning already.
+  HttpExchange(std::shared_ptr<HttpServerShared> shared, std::shared_ptr<HttpConnection> connection,
+               uint64_t serial, bool answered)
+      : HttpExchange(std::move(shared), std::move(connection), serial) {
+    answered_ = answered;
+  }
   ~HttpExchange() override;
 
   void reply(HttpResponse response) override;
@@ -23,6 +29,7 @@ class HttpExchange final : public Responder {
   void write(std::string bytes) override;
   void finish() override;
   void on_disconnect(std::function<void()> handler) override;
+  int descriptor() const override { return connection_->descriptor(); }
 
   // Runs a handler; what it throws becomes a 500.
   static void run_handler(const Route& route, HttpRequest request,

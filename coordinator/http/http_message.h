@@ -47,6 +47,8 @@ class Responder {
   // Called at most once, on the server's thread, when the client goes before the answer is
   // complete; at once when it is already gone. Must not block.
   virtual void on_disconnect(std::function<void()> handler) = 0;
+  // Of the client's connection, for a handover (coordinator/handover); -1: it is gone.
+  virtual int descriptor() const { return -1; }
 };
 using ResponderPtr = std::shared_ptr<Responder>;
 

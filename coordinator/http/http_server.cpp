@@ -8,8 +8,11 @@
 #include <future>
 #include <thread>
 
+#include "coordinator/cluster/tcp_protocol.h"
+#include "coordinator/handover/api_state.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/http_connection.h"
+#include "coordinator/http/http_exchange.h"
 #include "coordinator/http/http_wire.h"
 
 namespace trireme {
@@ -17,6 +20,8 @@ namespace {
 
 namespace asio = boost::asio;
 namespace beast = boost::beast;
+
+constexpr std::chrono::milliseconds kHoldPoll{1};
 
 asio::ip::tcp::endpoint resolve(asio::io_context& io, const std::string& host, uint16_t port) {
   beast::error_code ec;
@@ -47,6 +52,10 @@ class HttpServer::State {
   void start() {
     listen();
     accept();
+    run();
+  }
+
+  void run() {
     thread_ = std::thread([this] { shared_->io.run(); });
   }
 
@@ -85,7 +94,104 @@ class HttpServer::State {
     shared_->io.poll();
   }
 
+  // ---- a handover ----
+
+  void on_server(const std::function<void()>& task) {
+    std::promise<void> done;
+    shared_->post([&task, &done] {
+      task();
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+
+  void set_holding(Holding holding) {
+    on_server([this, holding] {
+      shared_->holding = holding;
+      beast::error_code ignored;
+      acceptor_.cancel(ignored);
+      retry_.cancel();
+      for_each_connection([](HttpConnection& connection) { connection.hold(); });
+    });
+  }
+
+  void hold_new_work(std::chrono::milliseconds deadline) {
+    const auto end = std::chrono::steady_clock::now() + deadline;
+    set_holding(Holding::kNewWork);
+    const auto n_reading = [this] {
+      int n = 0;
+      on_server([&] {
+        for_each_connection(
+            [&n](HttpConnection& connection) { n += connection.is_reading_request() ? 1 : 0; });
+      });
+      return n;
+    };
+    while (n_reading() > 0 && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(kHoldPoll);
+    on_server([this] {
+      for_each_connection([](HttpConnection& connection) {
+        if (connection.is_reading_request()) connection.refuse_held();
+      });
+    });
+  }
+
+  void hold_all() {
+    set_holding(Holding::kAll);
+    for (bool held = false; !held;) {
+      held = true;
+      on_server([&] {
+        for_each_connection(
+            [&held](HttpConnection& connection) { held = held && connection.is_held(); });
+      });
+    }
+  }
+
+  void go_on() {
+    set_holding(Holding::kNot);
+    on_server([this] { accept(); });
+  }
+
+  int n_connections() {
+    size_t n = 0;
+    on_server([&] { n = shared_->connections.size(); });
+    return static_cast<int>(n);
+  }
+
+  int listener() {
+    int fd = -1;
+    on_server([&] { fd = acceptor_.native_handle(); });
+    return fd;
+  }
+
+  std::vector<ConnectionState> connections() {
+    std::vector<ConnectionState> states;
+    on_server([&] {
+      for_each_connection(
+          [&states](HttpConnection& connection) { states.push_back(connection.state()); });
+    });
+    return states;
+  }
+
+  std::map<int, ResponderPtr> take_over(int listener, const std::vector<ConnectionState>& states) {
+    shared_->holding = Holding::kAll;
+    acceptor_.assign(tcp_protocol_of(listener), listener);
+    port_ = acceptor_.local_endpoint().port();
+    std::map<int, ResponderPtr> responders;
+    for (const ConnectionState& state : states) {
+      auto connection = std::make_shared<HttpConnection>(
+          asio::ip::tcp::socket(shared_->io, tcp_protocol_of(state.fd), state.fd), shared_);
+      connection->take_over(state);
+      if (!connection->awaits_answer()) continue;
+      responders[state.fd] = std::make_shared<HttpExchange>(
+          shared_, connection, connection->serial(), connection->is_streaming());
+    }
+    run();
+    return responders;
+  }
+
  private:
+  bool is_holding() const { return shared_->holding != Holding::kNot; }
+
   void listen() {
     const HttpServerOptions& options = shared_->options;
     const asio::ip::tcp::endpoint endpoint = resolve(shared_->io, options.host, options.port);
@@ -108,6 +214,7 @@ class HttpServer::State {
   void accept() {
     acceptor_.async_accept([this](beast::error_code ec, asio::ip::tcp::socket socket) {
       if (!shared_->accepting) return;
+      if (ec == asio::error::operation_aborted && is_holding()) return;
       if (ec) return accept_later();
       if (static_cast<int>(shared_->connections.size()) >=
           shared_->options.limits.max_connections) {
@@ -115,7 +222,7 @@ class HttpServer::State {
       } else {
         std::make_shared<HttpConnection>(std::move(socket), shared_)->start();
       }
-      accept();
+      if (!is_holding()) accept();
     });
   }
 
@@ -123,7 +230,7 @@ class HttpServer::State {
   void accept_later() {
     retry_.expires_after(std::chrono::milliseconds(100));
     retry_.async_wait([this](beast::error_code ec) {
-      if (!ec && shared_->accepting) accept();
+      if (!ec && shared_->accepting && !is_holding()) accept();
     });
   }
 
@@ -172,5 +279,19 @@ void HttpServer::set_access(HttpAccess access) { state_->set_access(std::move(ac
 void HttpServer::stop_accepting() { state_->stop_accepting(); }
 int HttpServer::n_active_requests() const { return state_->n_active_requests(); }
 void HttpServer::stop() { state_->stop(); }
+
+void HttpServer::hold_new_work(std::chrono::milliseconds deadline) {
+  state_->hold_new_work(deadline);
+}
+void HttpServer::hold_all() { state_->hold_all(); }
+void HttpServer::go_on() { state_->go_on(); }
+void HttpServer::on_server(const std::function<void()>& task) { state_->on_server(task); }
+int HttpServer::n_connections() { return state_->n_connections(); }
+int HttpServer::listener() { return state_->listener(); }
+std::vector<ConnectionState> HttpServer::connections() { return state_->connections(); }
+std::map<int, ResponderPtr> HttpServer::take_over(int listener,
+                                                  const std::vector<ConnectionState>& states) {
+  return state_->take_over(listener, states);
+}
 
 }  // namespace trireme

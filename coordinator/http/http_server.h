@@ -1,8 +1,10 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +15,8 @@
 #include "coordinator/http/task_pool.h"
 
 namespace trireme {
+
+struct ConnectionState;
 
 // Everything a client can make grow or wait is bounded here.
 struct HttpLimits {
@@ -65,6 +69,23 @@ class HttpServer {
   int n_active_requests() const;
   // Closes every connection and ends the thread. Idempotent.
   void stop();
+
+  // ---- a handover to another program in this process (coordinator/handover) ----
+  // No connection is taken and no request begun any more; waits for those half read, up to the
+  // deadline, and refuses the rest with 503. Connections under TLS are closed after their answer.
+  void hold_new_work(std::chrono::milliseconds deadline);
+  // And then no byte is read or written.
+  void hold_all();
+  void go_on();
+  // Runs `task` on the server's thread, when all that was posted before has run.
+  void on_server(const std::function<void()>& task);
+  int n_connections();
+  // After hold_all().
+  int listener();
+  std::vector<ConnectionState> connections();
+  // Instead of start(): a listening socket and connections, which become this server's. Gives the
+  // responder of each that awaits its answer, by its descriptor. No byte moves before go_on().
+  std::map<int, ResponderPtr> take_over(int listener, const std::vector<ConnectionState>& states);
 
  private:
   class State;

@@ -6,12 +6,16 @@
 
 namespace trireme {
 
+void GenerationJob::listen_to_journal() {
+  parts_.kept->keeper->journal().on_written(parts_.kept->entry, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->post([self] { self->on_written(); });
+  });
+}
+
 // Before submission: what a coordinator before this one drew is told already.
 void GenerationJob::keep() {
   const Kept& kept = *parts_.kept;
-  kept.keeper->journal().on_written(kept.entry, [weak = weak_from_this()] {
-    if (const auto self = weak.lock()) self->post([self] { self->on_written(); });
-  });
+  listen_to_journal();
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
     choices_[i].told = false;
     if (!kept.entry->log(i).empty()) tell_logged(i);

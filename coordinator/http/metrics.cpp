@@ -166,6 +166,16 @@ struct Metrics::State {
       gauge("trireme_drain_state", "1 while the server drains, else 0");
   prometheus::Gauge& journal_failing =
       gauge("trireme_journal_failing", "1 while the journal cannot be written, else 0");
+  prometheus::Gauge& weights_generation =
+      gauge("trireme_weights_generation",
+            "Number of the weights of new requests; each push has one of its own");
+  prometheus::Family<prometheus::Gauge>& weights_info =
+      prometheus::BuildGauge()
+          .Name("trireme_weights_info")
+          .Help("Always 1; the label tells the weights of new requests")
+          .Register(registry);
+  prometheus::Gauge* weights_row = nullptr;  // under mutex
+  CounterFamily& pushes = counters("trireme_pushes_total", "Changes of the weights, by outcome");
   CounterFamily& http_requests =
       counters("trireme_http_requests_total", "HTTP responses, by route and status");
 };
@@ -245,6 +255,20 @@ void Metrics::set_status(const ServiceStatus& status) {
 void Metrics::set_ranks_alive(int n_ranks) { state_->ranks_alive.Set(n_ranks); }
 
 void Metrics::set_journal_failing(bool failing) { state_->journal_failing.Set(failing ? 1 : 0); }
+
+void Metrics::set_weights(const ServedWeights& weights) {
+  State& s = *state_;
+  s.weights_generation.Set(static_cast<double>(weights.generation));
+  std::lock_guard lock(s.mutex);
+  if (s.weights_row != nullptr) s.weights_info.Remove(s.weights_row);
+  s.weights_row = &s.weights_info.Add(s.with("weights", weights.id));
+  s.weights_row->Set(1);
+}
+
+void Metrics::count_push(const std::string& outcome) {
+  State& s = *state_;
+  s.labelled(s.pushes, "outcome", outcome).Increment();
+}
 
 void Metrics::set_load_progress(double fraction) { state_->load_progress.Set(fraction); }
 

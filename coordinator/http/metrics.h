@@ -30,6 +30,10 @@ class Metrics {
   void set_ranks_alive(int n_ranks);
   void set_load_progress(double fraction);  // 0..1
   void set_journal_failing(bool failing);
+  // Those of new requests.
+  void set_weights(const ServedWeights& weights);
+  // done, or failed: nothing has changed.
+  void count_push(const std::string& outcome);
   // Total so far in the current group; a smaller value than before means that the group was
   // relaunched and counts from 0 again.
   void set_stage_busy(int stage, double seconds);

@@ -11,7 +11,6 @@ struct ModelInfo {
   int64_t created = 0;         // seconds since 1970
   int32_t context_length = 0;  // prompt and output together, in tokens
   int32_t vocab_size = 0;
-  std::string weights;  // tells these weights from all others
 };
 
 }  // namespace trireme

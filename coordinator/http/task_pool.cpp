@@ -15,6 +15,9 @@ struct TaskPool::State {
   std::condition_variable changed;
   std::deque<std::function<void()>> tasks;
   bool stopping = false;
+  int n_busy = 0;
+  uint64_t n_run = 0;
+  std::condition_variable idle;
   std::vector<std::thread> threads;
 
   void work() {
@@ -26,8 +29,13 @@ struct TaskPool::State {
         if (tasks.empty()) return;
         task = std::move(tasks.front());
         tasks.pop_front();
+        ++n_busy;
       }
       task();
+      task = nullptr;
+      const std::lock_guard lock(mutex);
+      ++n_run;
+      if (--n_busy == 0 && tasks.empty()) idle.notify_all();
     }
   }
 };
@@ -48,6 +56,14 @@ void TaskPool::post(std::function<void()> task) {
     state_->tasks.push_back(std::move(task));
   }
   state_->changed.notify_one();
+}
+
+bool TaskPool::wait_idle(std::chrono::steady_clock::time_point deadline, uint64_t* n_run) {
+  std::unique_lock lock(state_->mutex);
+  const bool idle = state_->idle.wait_until(
+      lock, deadline, [this] { return state_->n_busy == 0 && state_->tasks.empty(); });
+  *n_run = state_->n_run;
+  return idle;
 }
 
 void TaskPool::stop() {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -16,6 +18,8 @@ class TaskPool {
 
   // After stop() tasks are dropped.
   void post(std::function<void()> task);
+  // Waits until no task is queued or runs; false when that took too long. `n_run`: tasks so far.
+  bool wait_idle(std::chrono::steady_clock::time_point deadline, uint64_t* n_run);
   // Runs what is queued, then ends the threads. Not from one of them.
   void stop();
 

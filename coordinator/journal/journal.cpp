@@ -98,6 +98,8 @@ struct Journal::State {
   std::condition_variable changed;
   std::vector<EntryPtr> dirty;  // under mutex, as all that follows
   bool urgent = false;
+  bool writing = false;
+  std::condition_variable written;
   bool stopping = false;
   bool full = false;
   std::string problem;
@@ -249,6 +251,7 @@ void Journal::State::run() {
     const bool failing = !problem.empty();
     const bool last = stopping;
     std::vector<Write> writes = take_writes();
+    writing = true;
     const bool sweeps = !failing && Clock::now() >= next_sweep;
     lock.unlock();
     std::string error;
@@ -270,6 +273,8 @@ void Journal::State::run() {
     callbacks.clear();
     writes.clear();
     lock.lock();
+    writing = false;
+    written.notify_all();
     if (last) return;
   }
 }
@@ -368,6 +373,22 @@ bool Journal::is_lost(const EntryPtr& entry) const {
 bool Journal::holds_end(const EntryPtr& entry) const {
   const std::lock_guard lock(state_->mutex);
   return entry->end_written_;
+}
+
+bool Journal::flush(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(state_->mutex);
+  const bool done = state_->written.wait_until(
+      lock, deadline, [this] { return state_->dirty.empty() && !state_->writing; });
+  if (!done || !state_->problem.empty()) return false;
+  lock.unlock();
+  const std::lock_guard file_lock(state_->file_mutex);
+  try {
+    state_->file.forget_resumes();
+    return true;
+  } catch (const SqliteError& error) {
+    spdlog::warn("the journal {}: {}", state_->options.path.string(), error.what());
+    return false;
+  }
 }
 
 std::optional<JournaledAnswer> Journal::find(const std::string& id) const {

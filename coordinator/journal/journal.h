@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -105,6 +106,10 @@ class Journal {
   // The request could not be written at all; it never will be.
   bool is_lost(const EntryPtr& entry) const;
   bool holds_end(const EntryPtr& entry) const;
+
+  // Before another coordinator opens the file in this process: waits until all is in it, and counts
+  // no running request as cut short. False when the file does not take it, or not in time.
+  bool flush(std::chrono::steady_clock::time_point deadline);
 
   // From the file: what was committed.
   std::optional<JournaledAnswer> find(const std::string& id) const;

@@ -4,11 +4,19 @@
 
 namespace trireme {
 
-BlockManager::BlockManager(int32_t n_blocks) {
+BlockManager::BlockManager(int32_t n_blocks) : BlockManager(n_blocks, {}) {}
+
+BlockManager::BlockManager(int32_t n_blocks, const std::vector<int32_t>& used) {
   TRIREME_CHECK(n_blocks >= 0);
   ref_counts_.assign(static_cast<size_t>(n_blocks), 0);
+  for (const int32_t block : used) {
+    TRIREME_CHECK_MSG(ref_count(block) == 0, "a KV block belongs to two sequences");
+    ref_counts_[static_cast<size_t>(block)] = 1;
+  }
   free_.reserve(static_cast<size_t>(n_blocks));
-  for (int32_t block = n_blocks - 1; block >= 0; --block) free_.push_back(block);
+  for (int32_t block = n_blocks - 1; block >= 0; --block) {
+    if (ref_count(block) == 0) free_.push_back(block);
+  }
 }
 
 int32_t BlockManager::allocate() {

@@ -12,6 +12,8 @@ class BlockManager {
  public:
   // Blocks 0 .. n_blocks - 1, all free.
   explicit BlockManager(int32_t n_blocks);
+  // With those in `used` taken, each by one sequence.
+  BlockManager(int32_t n_blocks, const std::vector<int32_t>& used);
 
   int32_t n_blocks() const { return static_cast<int32_t>(ref_counts_.size()); }
   int32_t n_free() const { return static_cast<int32_t>(free_.size()); }

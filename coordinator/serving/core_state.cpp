@@ -30,6 +30,11 @@ InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver ser
     replicas.push_back(std::make_unique<Replica>(options.scheduler));
     replicas.back()->index = i;
   }
+  weights_file = options.weights;
+  last_generation = weights_file.generation;
+  weights = std::make_shared<ServedWeights>(
+      ServedWeights{.generation = last_generation, .id = weights_id(options.weights.fingerprint)});
+  gate.weights = weights;
   gate.status.context_length = options.scheduler.context_length;
   gate.status.vocab_size = options.scheduler.vocab_size;
   gate.status.problem = problem;
@@ -49,7 +54,11 @@ Group::Events InferenceCore::Impl::group_events(Replica& replica) {
   group_events.on_broken = [this, &replica](const std::string& error) {
     group_broken(replica, error);
   };
+  group_events.on_prepared = [this, &replica](uint64_t generation, const std::string& failure) {
+    group_prepared(replica, generation, failure);
+  };
   group_events.on_loading = [this, &replica](uint64_t loaded_bytes, uint64_t total_bytes) {
+    if (push) return group_preparing(replica, loaded_bytes, total_bytes);
     replica.loaded_bytes = loaded_bytes;
     replica.total_bytes = total_bytes;
     if (listener.on_loading) listener.on_loading(replica.index, loaded_bytes, total_bytes);
@@ -59,6 +68,8 @@ Group::Events InferenceCore::Impl::group_events(Replica& replica) {
 
 void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& capacity) {
   replica.numerics_id = capacity.numerics_id;
+  replica.layout = capacity.layout;
+  replica.scheduler.set_layout(capacity.layout);
   replica.scheduler.group_up(replica.group->epoch(), capacity.kv_blocks, capacity.kv_kept, events);
   if (listener.on_serving) listener.on_serving(replica.index, capacity);
   // Whoever waits for a group that is down can go on here. Those that waited for this one too, if
@@ -77,9 +88,12 @@ void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
 
 void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
                                      const std::string& detail) {
-  problem = "the ranks were lost and are being started again: " + detail;
+  problem = (cause == kRegroupCause ? "the ranks are being started again: "
+                                    : "the ranks were lost and are being started again: ") +
+            detail;
+  fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + detail);
   if (replica.scheduler.serving()) {
-    const int32_t n_replayed = replica.scheduler.group_lost(events);
+    const int32_t n_replayed = replica.scheduler.group_lost(events, cause == kRegroupCause);
     if (n_replayed > 0 && observer.on_replayed) observer.on_replayed(n_replayed);
   }
   if (observer.on_group_lost) observer.on_group_lost(cause);
@@ -91,6 +105,7 @@ void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
 void InferenceCore::Impl::group_broken(Replica& replica, const std::string& error) {
   problem = error;
   replica.broken = true;
+  fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + error);
   if (replica.scheduler.serving()) replica.scheduler.group_lost(events);
   if (listener.on_broken) listener.on_broken(replica.index, error);
   rehome(replica);
@@ -162,6 +177,7 @@ void InferenceCore::Impl::settle() {
     // The ranks first: they work while clients are told.
     for (const std::unique_ptr<Replica>& replica : replicas) pump(*replica);
     for (SequenceEvent& event : std::exchange(events, {})) deliver(std::move(event));
+    drop_old_weights();
   } while (settle_again || !events.empty());
   publish();
   settling = false;
@@ -177,7 +193,9 @@ void InferenceCore::Impl::settle_soon() {
 }
 
 void InferenceCore::Impl::pump(Replica& replica) {
-  while (std::optional<StepPlan> plan = replica.scheduler.plan_step()) {
+  while (!holding) {
+    std::optional<StepPlan> plan = replica.scheduler.plan_step();
+    if (!plan) break;
     const auto now = std::chrono::steady_clock::now();
     for (const SequencePlan& part : plan->sequences) {
       if (part.reset_slot) records.at(part.request_id)->times.planned(now, observer);
@@ -259,6 +277,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.replica = replica->index;
     one.status = replica->group->status();
     one.epoch = replica->group->epoch();
+    one.layout = replica->layout;
     one.n_ranks_alive = replica->group->n_ranks_alive();
     one.ranks = replica->group->ranks();
     one.n_running = replica->scheduler.n_running();

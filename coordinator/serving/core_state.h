@@ -2,11 +2,15 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "coordinator/serving/inference_core.h"
@@ -19,9 +23,12 @@ struct CoreGate {
   mutable std::mutex mutex;
   ServiceStatus status;  // as of the last change
   RequestId last_id = 0;
-  int64_t n_live = 0;     // accepted and not ended
-  int32_t kv_blocks = 0;  // of the largest replica; 0: not known yet
+  int64_t n_live = 0;                            // accepted and not ended
+  int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
+  std::shared_ptr<const ServedWeights> weights;  // of new requests
+  bool running = false;                          // the service's thread
   bool stopped = false;
+  std::condition_variable ended;
   std::vector<ReplicaSnapshot> replicas;  // as of the last call of InferenceCore::replicas
 };
 
@@ -35,9 +42,12 @@ struct InferenceCore::Impl {
     std::unique_ptr<Group> group;
     bool broken = false;
     std::string numerics_id;  // of the last launch that served
+    Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
     uint64_t loaded_bytes = 0;
     uint64_t total_bytes = 0;
+    bool prepared = false;                          // in the push under way
+    std::pair<uint64_t, uint64_t> preparing_bytes;  // loaded, of all
 
     int32_t load() const { return scheduler.n_running() + scheduler.n_waiting(); }
   };
@@ -48,14 +58,37 @@ struct InferenceCore::Impl {
     bool numerics_told = false;
   };
 
+  struct Push {
+    WeightsFile file;
+    PushListener listener;
+  };
+  struct OldWeights {
+    uint64_t generation = 0;
+    std::string id;
+    std::weak_ptr<const ServedWeights> held;
+  };
+
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
        ReplicaListener replica_listener);
+
+  bool begin();
+  void serve();
 
   Group::Events group_events(Replica& replica);
   void group_serving(Replica& replica, const GroupCapacity& capacity);
   void group_result(Replica& replica, StepResult&& result);
   void group_lost(Replica& replica, const std::string& cause, const std::string& detail);
   void group_broken(Replica& replica, const std::string& error);
+
+  void begin_push(WeightsFile file, PushListener push_listener);
+  std::string why_not_push() const;
+  void group_prepared(Replica& replica, uint64_t generation, const std::string& failure);
+  void group_preparing(Replica& replica, uint64_t loaded_bytes, uint64_t total_bytes);
+  void commit_push();
+  void fail_push(const std::string& why);
+  int32_t n_requests_of(uint64_t generation) const;
+  void drop_old_weights();
+  void watch_old_weights();
 
   Result<RequestId> enter(const GenerateRequest& request);
   void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
@@ -89,7 +122,15 @@ struct InferenceCore::Impl {
   std::unordered_map<RequestId, std::shared_ptr<Record>> records;
   std::vector<SequenceEvent> events;  // not yet delivered
   std::string problem = "the model is being loaded";
-  std::string ended_because;  // set once by stop
+  std::string ended_because;                     // set once by stop
+  WeightsFile weights_file;                      // of new requests
+  std::shared_ptr<const ServedWeights> weights;  // the same
+  std::optional<OldWeights> old_weights;         // until nobody holds them
+  std::optional<Push> push;                      // under way
+  uint64_t last_generation = 0;
+  std::string no_pushes;  // why, or empty
+  boost::asio::steady_timer old_weights_timer{io};
+  bool holding = false;  // no more plans
   bool settling = false;
   bool settle_again = false;
   bool settle_posted = false;

@@ -32,11 +32,33 @@ InferenceCore::~InferenceCore() { stop(); }
 
 void InferenceCore::start() {
   TRIREME_CHECK(!impl_->thread.joinable());
-  boost::asio::post(impl_->io, [impl = impl_.get()] {
-    for (const std::unique_ptr<Impl::Replica>& replica : impl->replicas) replica->group->start();
-    impl->settle();
+  // Before the thread, so that a stop() meanwhile waits for it.
+  if (impl_->begin()) impl_->thread = std::thread([impl = impl_.get()] { impl->serve(); });
+}
+
+void InferenceCore::run() {
+  if (impl_->begin()) impl_->serve();
+}
+
+// False: it was stopped before.
+bool InferenceCore::Impl::begin() {
+  {
+    const std::lock_guard lock(gate.mutex);
+    if (gate.stopped) return false;
+    gate.running = true;
+  }
+  boost::asio::post(io, [this] {
+    for (const std::unique_ptr<Replica>& replica : replicas) replica->group->start();
+    settle();
   });
-  impl_->thread = std::thread([impl = impl_.get()] { impl->io.run(); });
+  return true;
+}
+
+void InferenceCore::Impl::serve() {
+  io.run();
+  const std::lock_guard lock(gate.mutex);
+  gate.running = false;
+  gate.ended.notify_all();
 }
 
 Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on_event) {
@@ -53,6 +75,25 @@ Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on
 void InferenceCore::cancel(RequestId id, FinishReason counted_as) {
   boost::asio::dispatch(impl_->io,
                         [impl = impl_.get(), id, counted_as] { impl->cancelled(id, counted_as); });
+}
+
+std::shared_ptr<const ServedWeights> InferenceCore::weights() const {
+  const std::lock_guard lock(impl_->gate.mutex);
+  return impl_->gate.weights;
+}
+
+void InferenceCore::push(WeightsFile file, PushListener push_listener) {
+  boost::asio::post(impl_->io, [impl = impl_.get(), file = std::move(file),
+                                push_listener = std::move(push_listener)]() mutable {
+    impl->begin_push(std::move(file), std::move(push_listener));
+  });
+}
+
+void InferenceCore::refuse_pushes(const std::string& why) {
+  boost::asio::post(impl_->io, [impl = impl_.get(), why] {
+    impl->no_pushes = why;
+    impl->fail_push(why);
+  });
 }
 
 ServiceStatus InferenceCore::status() const {
@@ -73,14 +114,18 @@ void InferenceCore::drain(std::function<void()> on_drained) {
 }
 
 void InferenceCore::stop() {
-  if (!impl_->thread.joinable()) return;
-  TRIREME_CHECK_MSG(std::this_thread::get_id() != impl_->thread.get_id(),
+  TRIREME_CHECK_MSG(!impl_->io.get_executor().running_in_this_thread(),
                     "the service cannot stop itself");
   {
-    const std::lock_guard lock(impl_->gate.mutex);
-    impl_->gate.stopped = true;
+    std::unique_lock lock(impl_->gate.mutex);
+    const bool first = !std::exchange(impl_->gate.stopped, true);
     impl_->gate.status.draining = true;
     impl_->gate.status.ready = false;
+    if (!first || !impl_->gate.running) {
+      lock.unlock();
+      if (impl_->thread.joinable()) impl_->thread.join();
+      return;
+    }
   }
   const auto stopped = std::make_shared<std::promise<void>>();
   boost::asio::post(impl_->io, [impl = impl_.get(), stopped] {
@@ -89,7 +134,11 @@ void InferenceCore::stop() {
   });
   stopped->get_future().wait_for(std::chrono::milliseconds(impl_->options.stop_timeout_ms));
   impl_->io.stop();
-  impl_->thread.join();
+  {
+    std::unique_lock lock(impl_->gate.mutex);
+    impl_->gate.ended.wait(lock, [this] { return !impl_->gate.running; });
+  }
+  if (impl_->thread.joinable()) impl_->thread.join();
 }
 
 std::vector<ReplicaSnapshot> InferenceCore::replicas() const {
@@ -135,6 +184,7 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
   records.emplace(id, std::make_shared<Record>(
                           Record{std::move(handler), nullptr, RequestTimes(now, n_prompt), false}));
+  if (request.weights == nullptr) request.weights = weights;
   if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
     Replica* replica = choose(*sequence, nullptr);
@@ -159,6 +209,8 @@ void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
 
 void InferenceCore::Impl::end_all(const std::string& error) {
   ended_because = error;
+  no_pushes = error;
+  fail_push(error);
   for (const auto& [id, record] : records) {
     if (record->replica != nullptr) record->replica->scheduler.cancel(id);
     end_with_error(id);

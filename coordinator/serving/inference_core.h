@@ -1,8 +1,10 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,9 +15,12 @@
 
 namespace trireme {
 
+struct CoreState;
+
 struct InferenceCoreOptions {
   SchedulerConfig scheduler;  // of each replica
   int32_t n_replicas = 1;
+  WeightsFile weights;        // that the groups launch with
   int32_t max_waiting = 256;  // live requests beyond those that the slots of all replicas hold
   int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
 };
@@ -27,6 +32,16 @@ struct ReplicaListener {
   std::function<void(int replica, const GroupCapacity& capacity)> on_serving;
   std::function<void(int replica, const std::string& cause, const std::string& detail)> on_lost;
   std::function<void(int replica, const std::string& error)> on_broken;
+  // The last request of these weights has ended, and the ranks unmap them.
+  std::function<void(const std::string& id)> on_weights_dropped;
+};
+
+// How a change of weights goes. Called on the service's thread; must not block.
+struct PushListener {
+  std::function<void(uint64_t loaded_bytes, uint64_t total_bytes)> on_progress;  // of all ranks
+  // Once, at the end. `failure`: why nothing has changed; empty: new requests get the new weights,
+  // and `n_before` requests go on with those before.
+  std::function<void(const std::string& failure, int32_t n_before)> on_end;
 };
 
 // One replica as it is now.
@@ -34,6 +49,7 @@ struct ReplicaSnapshot {
   int replica = 0;
   GroupStatus status = GroupStatus::kStopped;
   uint64_t epoch = 0;
+  Layout layout;  // of the last launch that served
   int n_ranks_alive = 0;
   std::vector<RankInfo> ranks;
   int32_t n_running = 0;
@@ -57,12 +73,23 @@ class InferenceCore final : public InferenceService {
                 ServingObserver observer, ReplicaListener listener);
   ~InferenceCore() override;  // stops
 
-  // Starts the thread and the groups.
+  // Starts the groups on a thread of its own.
   void start();
+  // The same on the calling thread, until another one calls stop(). Ranks die with the thread that
+  // started them, and only the main thread outlives an exec.
+  void run();
 
   Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
   void cancel(RequestId id, FinishReason counted_as) override;
   ServiceStatus status() const override;
+  std::shared_ptr<const ServedWeights> weights() const override;
+
+  // From any thread. New requests get the weights of another packed file, once every rank of every
+  // replica has it ready; else none does. Those that began before go on with theirs. Whether the
+  // model is alike is the caller's to check. The file's generation is given here.
+  void push(WeightsFile file, PushListener push_listener);
+  // From any thread. Ends a push that is under way, and refuses others.
+  void refuse_pushes(const std::string& why);
 
   // From any thread. Refuses new requests from now on; calls back on the service's thread once the
   // last one has ended (at once when there is none).
@@ -75,7 +102,30 @@ class InferenceCore final : public InferenceService {
   // From any thread.
   std::vector<ReplicaSnapshot> replicas() const;
 
+  // ---- a handover to another program in this process (coordinator/handover) ----
+  // From any thread but the service's.
+
+  // Runs `task` on the service's thread; returns when it has run.
+  void on_service(const std::function<void()>& task);
+  // Makes no more plans and waits for those in flight. Why that cannot be, or "". To be followed
+  // by go_on() unless the process execs.
+  std::string hold_plans(std::chrono::milliseconds deadline);
+  // And then holds the groups.
+  std::string hold_groups(std::chrono::milliseconds deadline);
+  void go_on();
+  // After hold_groups(), on the service's thread. Nothing when a group was lost meanwhile.
+  std::optional<CoreState> state();
+
+  // Before start() or run(): as another service was.
+  void restore(CoreState&& state);
+  // The handler of a restored request. False: there is no such request.
+  bool listen(RequestId id, EventHandler on_event);
+  // Ends those that nobody listens to.
+  void cancel_unheard();
+
  private:
+  std::string wait_held(std::chrono::milliseconds deadline, const std::function<bool()>& done);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

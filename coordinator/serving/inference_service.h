@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,19 @@ namespace trireme {
 using RequestId = uint64_t;
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kError };
+
+// The weights that a request is answered with, all of its choices alike. The ranks keep them as
+// long as anybody holds this.
+struct ServedWeights {
+  uint64_t generation = 0;  // WeightsFile::generation
+  std::string id;           // tells them from all others: the fingerprint as text
+  // Ids of those that this server served before: the same text layer reads their answers. The last
+  // few dozens.
+  std::vector<std::string> before;
+};
+
+// ServedWeights::id of a packed file.
+std::string weights_id(uint64_t fingerprint);
 
 // One sequence to generate. Token ids only: text, templates and stop strings are the caller's.
 struct GenerateRequest {
@@ -33,6 +47,7 @@ struct GenerateRequest {
   // token after them.
   std::vector<int32_t> output_ids;
   std::string numerics_id;
+  std::shared_ptr<const ServedWeights> weights;  // null: those of new requests
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly
@@ -80,6 +95,8 @@ class InferenceService {
   // kCancelled.
   virtual void cancel(RequestId id, FinishReason counted_as) = 0;
   virtual ServiceStatus status() const = 0;
+  // Those of new requests.
+  virtual std::shared_ptr<const ServedWeights> weights() const = 0;
 };
 
 }  // namespace trireme

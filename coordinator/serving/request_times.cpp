@@ -11,7 +11,33 @@ void tell(const std::function<void(double)>& listener, double value) {
   if (listener) listener(value);
 }
 
+int64_t to_us(RequestTimes::TimePoint moment) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(moment.time_since_epoch()).count();
+}
+
+RequestTimes::TimePoint from_us(int64_t us) {
+  return RequestTimes::TimePoint(std::chrono::microseconds(us));
+}
+
 }  // namespace
+
+RequestTimes::RequestTimes(const RequestMoments& moments)
+    : submitted_(from_us(moments.submitted_us)),
+      n_prompt_tokens_(moments.n_prompt_tokens),
+      n_output_tokens_(moments.n_output_tokens),
+      last_token_(from_us(moments.last_token_us)) {
+  if (moments.planned_us >= 0) planned_ = from_us(moments.planned_us);
+  if (moments.first_token_us >= 0) first_token_ = from_us(moments.first_token_us);
+}
+
+RequestMoments RequestTimes::moments() const {
+  return {.submitted_us = to_us(submitted_),
+          .planned_us = planned_ ? to_us(*planned_) : -1,
+          .first_token_us = first_token_ ? to_us(*first_token_) : -1,
+          .last_token_us = to_us(last_token_),
+          .n_prompt_tokens = n_prompt_tokens_,
+          .n_output_tokens = n_output_tokens_};
+}
 
 void RequestTimes::planned(TimePoint now, const ServingObserver& observer) {
   if (planned_) return;

@@ -66,6 +66,12 @@ std::optional<Error> Scheduler::refuse(const SchedulerConfig& config, int32_t n_
   return std::nullopt;
 }
 
+void Scheduler::set_layout(const Layout& layout) {
+  TRIREME_CHECK(!serving_ && in_flight_.empty());
+  config_.n_stages = layout.pp;
+  config_.n_ranks = layout.n_ranks();
+}
+
 void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
                          std::vector<SequenceEvent>& events) {
   TRIREME_CHECK(!serving_ && running_.empty() && in_flight_.empty());
@@ -76,8 +82,8 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
   }
   judge_suspects(kv_kept, events);
   serving_ = true;
-  epoch_ = epoch;
-  last_step_id_ = 0;
+  // The same one again where another coordinator served it before.
+  if (std::exchange(epoch_, epoch) != epoch) last_step_id_ = 0;
   for (Sequence* sequence : waiting()) {
     if (const std::optional<Error> error = refuse(config_, n_blocks(), sequence->log.request)) {
       events.push_back(
@@ -98,6 +104,7 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEven
   n_suspects_ += raw->suspect ? 1 : 0;
   const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
   TRIREME_CHECK_MSG(is_new, "request ids are never reused");
+  ++n_of_[raw->generation()];
   waiting_.emplace(id, raw);
 }
 
@@ -114,6 +121,7 @@ std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
   forget_kv(sequence);
   n_suspects_ -= sequence.suspect ? 1 : 0;
   sequence.newly_suspect = false;  // the return of another group explains nothing
+  forget_generation(sequence);
   waiting_.erase(found);
   return std::move(sequences_.extract(id).mapped());
 }
@@ -144,9 +152,13 @@ std::optional<StepPlan> Scheduler::plan_step() {
   if (suspect_first) plan_suspect(plan);
   suspect_had_turn_ = !plan.sequences.empty();
   if (plan.sequences.empty()) {
-    plan_running(plan);
-    plan_prompts(plan);
-    if (plan.sequences.empty() || pipeline_is_full) plan_ahead(plan);
+    for (const uint64_t generation : generations_in_turn()) {
+      plan.generation = generation;
+      plan_generation(plan, pipeline_is_full);
+      if (plan.sequences.empty()) continue;
+      last_generation_ = generation;
+      break;
+    }
   }
   if (plan.sequences.empty() && n_suspects_ > 0 && !suspect_first) {
     plan_suspect(plan);
@@ -155,6 +167,34 @@ std::optional<StepPlan> Scheduler::plan_step() {
   if (plan.sequences.empty()) return std::nullopt;
   launch(plan);
   return plan;
+}
+
+// Those with sequences: first the one that starves, else one whose turn it was not the last time.
+std::vector<uint64_t> Scheduler::generations_in_turn() const {
+  std::vector<uint64_t> turns;
+  for (const auto& [generation, n] : n_of_) turns.push_back(generation);
+  const auto first = std::find_if(turns.begin(), turns.end(), [this](uint64_t generation) {
+    return starving_ ? generation == *starving_ : generation != last_generation_;
+  });
+  std::rotate(turns.begin(), first == turns.end() ? turns.begin() : first, turns.end());
+  return turns;
+}
+
+void Scheduler::plan_generation(StepPlan& plan, bool pipeline_is_full) {
+  if (starving_ == plan.generation) starving_.reset();
+  plan_running(plan);
+  plan_prompts(plan);
+  if (plan.sequences.empty() || pipeline_is_full) plan_ahead(plan);
+}
+
+bool Scheduler::takes(const StepPlan& plan, const Sequence& sequence) const {
+  return sequence.generation() == plan.generation && !sequence.ended && !sequence.suspect &&
+         !sequence.yields;
+}
+
+int32_t Scheduler::n_of(uint64_t generation) const {
+  const auto found = n_of_.find(generation);
+  return found == n_of_.end() ? 0 : found->second;
 }
 
 bool Scheduler::prompts_wait() const {
@@ -190,9 +230,12 @@ void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& can
   for (Sequence* sequence : candidates) {
     if (n_places <= 0) break;
     const bool preempted = sequence->kv.slot < 0;
-    if (preempted || sequence->ended || sequence->suspect || sequence->yields) continue;
+    if (preempted || !takes(plan, *sequence)) continue;
     if (!sequence->decoding() || sequence->n_left() == 0) continue;
-    if (!reserve_next(*sequence)) continue;
+    if (!reserve_next(*sequence)) {
+      if (sequence->kv.slot >= 0) starving_ = plan.generation;
+      continue;
+    }
     append(plan, *sequence, 1);
     --n_places;
   }
@@ -207,12 +250,12 @@ void Scheduler::plan_prompts(StepPlan& plan) {
   };
   for (const auto& [id, sequence] : running_) {
     if (budget == 0) return;
-    if (!sequence->ended && !sequence->suspect && !sequence->yields && sequence->n_left() > 0 &&
-        !sequence->decoding())
+    if (takes(plan, *sequence) && sequence->n_left() > 0 && !sequence->decoding())
       append_chunk(*sequence);
   }
   while (budget > 0 && !waiting_.empty()) {
     Sequence& oldest = *waiting_.begin()->second;
+    if (oldest.generation() != plan.generation) return;  // its own turn comes
     if (oldest.suspect || !can_admit(oldest)) return;
     admit(oldest);
     append_chunk(oldest);
@@ -236,6 +279,7 @@ void Scheduler::plan_suspect(StepPlan& plan) {
   if (suspect == nullptr) return;
   TRIREME_CHECK(!suspect->in_flight());
   if (suspect->decoding() && !reserve_next(*suspect)) return;
+  plan.generation = suspect->generation();
   append(plan, *suspect, perturbed(std::min(suspect->n_left(), prefill_budget(plan))));
 }
 

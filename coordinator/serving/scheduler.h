@@ -9,11 +9,14 @@
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "comm/layout.h"
 #include "coordinator/serving/block_manager.h"
 #include "coordinator/serving/sequence.h"
 #include "kernels/result.h"
 
 namespace trireme {
+
+struct SchedulerState;
 
 // Makes the schedule worse on purpose, repeatably, to show that the tokens do not depend on it.
 struct TestPerturbation {
@@ -63,6 +66,8 @@ struct StepOutcome {
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
 // are not made while there is a prompt to compute, which would have to wait for them.
+//
+// A plan is of one generation of weights; while there are sequences of two, plans take turns.
 class Scheduler {
  public:
   explicit Scheduler(SchedulerConfig config);
@@ -70,6 +75,9 @@ class Scheduler {
   // Why the request can never be served. n_kv_blocks 0: not known yet.
   static std::optional<Error> refuse(const SchedulerConfig& config, int32_t n_kv_blocks,
                                      const GenerateRequest& request);
+
+  // How the ranks of the next group_up are arranged.
+  void set_layout(const Layout& layout);
 
   // The group of `epoch` serves from now on, with so many KV blocks. kv_kept: they hold what the
   // last group's confirmed steps put there, so that nothing of it is computed again; which also
@@ -81,8 +89,8 @@ class Scheduler {
   // Every plan in flight is void. Running sequences wait again, ahead of the rest, with their
   // output kept, and what they have in KV if the next group still has it; returns how many. A
   // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
-  // has proven itself.
-  int32_t group_lost(std::vector<SequenceEvent>& events);
+  // has proven itself, unless the loss was `wanted`.
+  int32_t group_lost(std::vector<SequenceEvent>& events, bool wanted = false);
 
   // The request was let through by refuse(). It may come from another scheduler (take).
   void add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events);
@@ -97,6 +105,13 @@ class Scheduler {
 
   StepOutcome apply(StepResult&& result, std::vector<SequenceEvent>& events);
 
+  // For a handover (coordinator/handover), with no plan in flight: running sequences wait again,
+  // with what they have in KV; nothing is forgotten.
+  void rest();
+  SchedulerState state() const;
+  // Of a new scheduler: as another one was that rested, and whose group is still to come up.
+  void restore(SchedulerState&& state);
+
   // Oldest first.
   std::vector<Sequence*> waiting() const;
   // One of them, to be added elsewhere.
@@ -110,6 +125,8 @@ class Scheduler {
   // While down: of the last group, 0 before the first.
   int32_t n_blocks() const { return blocks_.n_blocks(); }
   int32_t n_free_blocks() const { return blocks_.n_free(); }
+  // Sequences of a generation of weights.
+  int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }
   const SchedulerConfig& config() const { return config_; }
 
@@ -128,6 +145,9 @@ class Scheduler {
 
   void perturb();
   bool prompts_wait() const;
+  std::vector<uint64_t> generations_in_turn() const;
+  void plan_generation(StepPlan& plan, bool pipeline_is_full);
+  bool takes(const StepPlan& plan, const Sequence& sequence) const;
   void plan_running(StepPlan& plan);
   void plan_prompts(StepPlan& plan);
   void plan_ahead(StepPlan& plan);
@@ -155,6 +175,7 @@ class Scheduler {
   void settle_suspect(Sequence& sequence);
   void end(Sequence& sequence);
   void remove(Sequence& sequence);
+  void forget_generation(const Sequence& sequence);
 
   SchedulerConfig config_;
   BlockManager blocks_{0};
@@ -169,6 +190,11 @@ class Scheduler {
   std::map<RequestId, Sequence*> running_;  // has a slot
   std::deque<Sequence*> ready_;             // running and not in flight, longest idle first
   std::deque<PlanInFlight> in_flight_;
+
+  std::map<uint64_t, int32_t> n_of_;  // sequences by generation; none without any
+  uint64_t last_generation_ = 0;      // of the last plan, suspects' aside
+  // Whose sequence waits for a block of one in flight of another generation: its turn is next.
+  std::optional<uint64_t> starving_;
 
   int32_t n_suspects_ = 0;
   bool suspect_had_turn_ = false;

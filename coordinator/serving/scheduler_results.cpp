@@ -72,7 +72,7 @@ void Scheduler::end(Sequence& sequence) {
   if (!sequence.in_flight()) remove(sequence);
 }
 
-int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
+int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events, bool wanted) {
   TRIREME_CHECK(serving_);
   serving_ = false;
   in_flight_.clear();
@@ -81,6 +81,8 @@ int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events) {
     sequence->kv.n_plans = 0;
     if (sequence->ended) {
       remove(*sequence);
+    } else if (wanted) {
+      continue;
     } else if (sequence->suspect) {
       sequence->struck = true;
     } else {
@@ -127,7 +129,13 @@ void Scheduler::remove(Sequence& sequence) {
   if (sequence.kv.slot >= 0) wait_again(sequence);
   forget_kv(sequence);
   waiting_.erase(sequence.id);
+  forget_generation(sequence);
   sequences_.erase(sequence.id);
+}
+
+void Scheduler::forget_generation(const Sequence& sequence) {
+  const auto found = n_of_.find(sequence.generation());
+  if (--found->second == 0) n_of_.erase(found);
 }
 
 }  // namespace trireme

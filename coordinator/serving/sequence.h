@@ -52,6 +52,8 @@ struct Sequence {
   int32_t proof_length = 0;    // output length that clears a suspect
   std::string numerics_id;     // of the groups that gave its output: the rest must come from such
 
+  // Of the weights that all of it is computed with.
+  uint64_t generation() const { return log.request.weights ? log.request.weights->generation : 0; }
   bool in_flight() const { return kv.n_plans > 0; }
   // Tokens whose KV is neither there nor on its way, those that plans in flight draw included. The
   // last token of an answer is not fed back.

@@ -1,5 +1,6 @@
 #include "comm/control/control_codec.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -34,8 +35,12 @@ std::string refused(T frame, Change change) {
 }
 
 StepPlan sample_plan() {
-  StepPlan plan{
-      .epoch = 7, .step_id = 1234567890123, .trace = true, .feed_samples = true, .sequences = {}};
+  StepPlan plan{.epoch = 7,
+                .step_id = 1234567890123,
+                .generation = 5,
+                .trace = true,
+                .feed_samples = true,
+                .sequences = {}};
   SequencePlan a{.request_id = 1,
                  .model_id = 2,
                  .adapter_id = 3,
@@ -71,7 +76,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(hello.host, "node-a");
   EXPECT_EQ(hello.build, "0.1.0");
 
-  const JobSpec job = round_trip(JobSpec{.packed_path = "/p/\xff.packed",
+  const JobSpec job = round_trip(JobSpec{.weights = {{1, "/p/\xff.packed", ~0ULL}, {4, "/q", 3}},
                                          .model_path = "/m",
                                          .layout = {.tp = 3, .pp = 2},
                                          .hidden_size = 896,
@@ -90,7 +95,8 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
                                          .comm_timeout_ms = 30001});
-  EXPECT_EQ(job.packed_path, "/p/\xff.packed");
+  EXPECT_THAT(job.weights, testing::ElementsAre(WeightsFile{1, "/p/\xff.packed", ~0ULL},
+                                                WeightsFile{4, "/q", 3}));
   EXPECT_EQ(job.model_path, "/m");
   EXPECT_EQ(job.layout, (Layout{.tp = 3, .pp = 2}));
   EXPECT_EQ(job.hidden_size, 896);
@@ -109,6 +115,26 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.heartbeat_ms, 51);
   EXPECT_EQ(job.silence_ms, 3001);
   EXPECT_EQ(job.comm_timeout_ms, 30001);
+}
+
+TEST(ControlCodec, WeightsComeBack) {
+  const WeightsOrder order =
+      round_trip(WeightsOrder{.kind = WeightsOrder::Kind::kDrop, .file = {7, "/p\xff", ~0ULL - 1}});
+  EXPECT_EQ(order.kind, WeightsOrder::Kind::kDrop);
+  EXPECT_EQ(order.file, (WeightsFile{7, "/p\xff", ~0ULL - 1}));
+  const WeightsPrepared prepared = round_trip(WeightsPrepared{
+      .generation = 7, .fingerprint = ~0ULL, .numerics_id = "n", .failure = "damaged"});
+  EXPECT_EQ(prepared.generation, 7U);
+  EXPECT_EQ(prepared.fingerprint, ~0ULL);
+  EXPECT_EQ(prepared.numerics_id, "n");
+  EXPECT_EQ(prepared.failure, "damaged");
+  EXPECT_EQ(refused(WeightsOrder{}, [](WeightsOrder& o) { o.kind = WeightsOrder::Kind(3); }),
+            "kind");
+  EXPECT_EQ(refused(WeightsOrder{}, [](WeightsOrder& o) { o.file.path.assign(9000, 'x'); }),
+            "path");
+  EXPECT_EQ(refused(WeightsPrepared{}, [](WeightsPrepared& p) { p.numerics_id.assign(2000, 'x'); }),
+            "numerics_id");
+  EXPECT_EQ(refused(JobSpec{}, [](JobSpec& j) { j.weights.resize(3); }), "weights");
 }
 
 TEST(ControlCodec, StateReadyAndStartComeBack) {
@@ -147,6 +173,7 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_EQ(round_trip(ControlFailure{.message = "no\nroom"}).message, "no\nroom");
   round_trip(ControlDrain{});
   round_trip(ControlPing{});
+  round_trip(ControlRenew{});
 }
 
 TEST(ControlCodec, PlanComesBack) {

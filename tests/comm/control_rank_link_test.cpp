@@ -47,13 +47,14 @@ class Listener {
 class Side {
  public:
   explicit Side(UniqueFd fd, bool tls = false) : fd_(std::move(fd)) {
-    if (!tls) return;
-    tls_.emplace(TlsContext::server_by_secret("s"));
-    while (!tls_->established() && tls_->problem().empty()) {
-      if (!receive()) return;
-      tls_->shake_hands();
-      EXPECT_TRUE(send_all(fd_.get(), tls_->take_output()));
-    }
+    if (tls) shake_hands();
+  }
+  // A new TLS session on the connection.
+  void renew() {
+    send(ControlRenew{});
+    ASSERT_TRUE(next<ControlRenew>());
+    EXPECT_TRUE(send_all(fd_.get(), {&kRenewByte, 1}));
+    shake_hands();
   }
   template <typename T>
   void send(const T& frame) {
@@ -88,6 +89,14 @@ class Side {
   void hang_up() { fd_.reset(); }
 
  private:
+  void shake_hands() {
+    tls_.emplace(TlsContext::server_by_secret("s"));
+    while (!tls_->established() && tls_->problem().empty()) {
+      if (!receive()) return;
+      tls_->shake_hands();
+      EXPECT_TRUE(send_all(fd_.get(), tls_->take_output()));
+    }
+  }
   // Encrypted bytes, few at a time: records come in pieces.
   bool receive() {
     char some[100];
@@ -178,8 +187,9 @@ void go_from_hello_to_drain(bool tls) {
                                           .kv_bytes = 0})
                   .kv_blocks,
               6);
-    StepPlan plan;
-    while (link->next_plan(plan)) {
+    RankTask task;
+    while (link->next_task(task)) {
+      const auto& plan = std::get<StepPlan>(task);
       StepResult result;
       result.step_id = plan.step_id;
       link->send_result(result);
@@ -199,6 +209,35 @@ void go_from_hello_to_drain(bool tls) {
 TEST(ControlRankLink, GoesFromHelloToDrain) { go_from_hello_to_drain(/*tls=*/false); }
 
 TEST(ControlRankLink, GoesFromHelloToDrainUnderTls) { go_from_hello_to_drain(/*tls=*/true); }
+
+TEST(ControlRankLink, GoesOnInANewTlsSession) {
+  const Listener listener;
+  std::thread coordinator([&] {
+    Side side(listener.accept_one(), /*tls=*/true);
+    ASSERT_TRUE(side.next<RankHello>());
+    side.send(quick_job());
+    for (uint64_t step = 1; step <= 3; ++step) {
+      side.renew();
+      ASSERT_TRUE(side.next<RankState>()) << "heartbeats go on";
+      StepPlan plan;
+      plan.step_id = step;
+      side.send(plan);
+      EXPECT_EQ(side.next<StepResult>()->step_id, step);
+    }
+    side.send(ControlDrain{});
+    EXPECT_FALSE(side.next<ControlFailure>());
+  });
+  {
+    const auto link = RankLink::connect(options_for("tls://" + listener.address()));
+    RankTask task;
+    while (link->next_task(task)) {
+      StepResult result;
+      result.step_id = std::get<StepPlan>(task).step_id;
+      link->send_result(result);
+    }
+  }
+  coordinator.join();
+}
 
 TEST(ControlRankLink, ACoordinatorThatDoesNotKnowTheSecretIsNotTalkedTo) {
   const Listener listener;
@@ -267,8 +306,8 @@ class ControlRankLinkDeathTest : public testing::Test {
       }
     });
     const auto link = RankLink::connect(options_for(listener.address()));
-    StepPlan plan;
-    while (link->next_plan(plan)) {
+    RankTask task;
+    while (link->next_task(task)) {
     }
     coordinator.join();
   }

@@ -41,7 +41,7 @@ class ClusterFileTest : public testing::Test {
 
 TEST_F(ClusterFileTest, ReadsEveryKey) {
   const ClusterOptions o = read(
-      "model: demo\nserved_model_name: tales\ntp: 2\npp: 3\nreplicas: 4\nthreads: 5\n"
+      "model: demo\nserved_model_name: tales\ntp: 2\npp: 3\nmin_ranks: 5\nreplicas: 4\nthreads: 5\n"
       "dtype: float32\ncontext_length: 100\nmax_sequences: 6\nmax_batch_tokens: 70\nkv_gib: 1.5\n"
       "kv_dtype: int8\n"
       "journal: /j\njournal_retention: 7\njournal_grace: 8\njournal_mib: 9\n"
@@ -53,6 +53,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.model, "demo");
   EXPECT_EQ(o.served_name, "tales");
   EXPECT_EQ(o.layout, (Layout{2, 3}));
+  EXPECT_EQ(o.min_ranks, 5);
   EXPECT_EQ(o.n_replicas, 4);
   EXPECT_EQ(o.n_threads, 5);
   EXPECT_EQ(o.format, WeightFormat::kF32);
@@ -83,7 +84,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));
   EXPECT_EQ(o.deadlines.launch_ms, 900);
   EXPECT_EQ(o.deadlines.max_crashes, 7);
-  EXPECT_EQ(o.deadlines.heartbeat_ms, 400);
+  EXPECT_EQ(o.deadlines.heartbeat_ms, 475);
 }
 
 TEST_F(ClusterFileTest, TheCommandLineWins) {

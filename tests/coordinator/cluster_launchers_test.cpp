@@ -76,7 +76,8 @@ TEST(ClusterLaunchers, LocalStartsOneProcessPerRank) {
   EXPECT_EQ(commands[1].name, "rank 1");
   EXPECT_EQ(commands[1].death_signal, SIGKILL);
   EXPECT_THAT(commands[1].environment,
-              ElementsAre(std::pair("TRIREME_SECRET", "s3cret"), std::pair("TRIREME_EPOCH", "7")));
+              ElementsAre(std::pair("TRIREME_SECRET", "s3cret"), std::pair("TRIREME_REPLICA", "0"),
+                          std::pair("TRIREME_EPOCH", "7")));
 }
 
 TEST(ClusterLaunchers, MpirunPlacesRanksAndKeepsTheSecretOffTheCommandLine) {
@@ -121,6 +122,23 @@ TEST(ClusterLaunchers, SrunAndExternal) {
   spec.launcher = LauncherKind::kExternal;
   EXPECT_TRUE(launch_commands(spec, kContext).empty());
   EXPECT_THAT(external_instructions(spec, 4000), HasSubstr("--coordinator 10.0.0.9:4000"));
+}
+
+TEST(ClusterLaunchers, AProbeSaysItsVersionOnItsHost) {
+  LaunchContext context = kContext;
+  context.is_probe = true;
+  LaunchSpec spec = spec_of(LauncherKind::kMpirun, 1, 1);
+  spec.hosts = {"a:2"};
+  const std::vector<std::string> mpirun = launch_commands(spec, context)[0].argv;
+  EXPECT_EQ(value_of(mpirun, "-np"), "1");
+  EXPECT_EQ(value_of(mpirun, "--host"), "a:2");
+  EXPECT_EQ(value_of(mpirun, "/opt/trireme"), "--version");
+  spec.launcher = LauncherKind::kSrun;
+  spec.hosts = {"a"};
+  const std::vector<std::string> srun = launch_commands(spec, context)[0].argv;
+  EXPECT_EQ(value_of(srun, "-n"), "1");
+  EXPECT_EQ(std::count(srun.begin(), srun.end(), "--nodelist=a"), 1);
+  EXPECT_EQ(value_of(srun, "/opt/trireme"), "--version");
 }
 
 TEST(ClusterLaunchers, IPv6AddressesGetBrackets) {

@@ -82,6 +82,9 @@ class ClusterProcessGroup : public testing::Test {
       lost_.push_back(cause);
       details_.push_back(detail);
     };
+    events.on_prepared = [this](uint64_t generation, const std::string& failure) {
+      prepared_.emplace_back(generation, failure);
+    };
     events.on_broken = [this](const std::string& error) { broken_ = error; };
     events.on_loading = [this](uint64_t, uint64_t total) { loading_total_ = total; };
     group_ = make_process_group(io_, spec_, std::move(events));
@@ -165,6 +168,7 @@ class ClusterProcessGroup : public testing::Test {
   std::vector<std::string> details_;
   std::string broken_;
   uint64_t loading_total_ = 0;
+  std::vector<std::pair<uint64_t, std::string>> prepared_;
   std::set<int64_t> pids_;
 };
 
@@ -399,6 +403,34 @@ TEST_F(ClusterProcessGroup, RanksDoNotOutliveTheCoordinator) {
   ASSERT_EQ(waitpid(coordinator, nullptr, 0), coordinator);
   EXPECT_TRUE(run_until([&] { return !process_exists(pids[0]) && !process_exists(pids[1]); }));
   std::filesystem::remove_all(folder_);  // the dead coordinator's: a run folder's owner clears it
+}
+
+TEST_F(ClusterProcessGroup, PreparesWeightsOnEveryRankOrSaysWhyNot) {
+  serve();
+  const auto ask = [this](const std::string& path, uint64_t generation) {
+    group_->prepare({.generation = generation, .path = path, .fingerprint = 5});
+    EXPECT_TRUE(run_until([&] { return prepared_.size() == generation; }));
+    EXPECT_EQ(prepared_.back().first, generation);
+    if (!prepared_.back().second.empty()) group_->drop(generation);
+    return prepared_.back().second;
+  };
+  EXPECT_THAT(ask("damaged", 1), HasSubstr("a leaf is damaged; make it again"));
+  EXPECT_THAT(ask("other", 2), HasSubstr("has weights 0000000000000006 at other"));
+  EXPECT_EQ(ask("good", 3), "");
+  group_->commit({.generation = 3, .path = "good", .fingerprint = 5});
+  EXPECT_EQ(step(1), 2);
+  EXPECT_TRUE(lost_.empty());
+  stop();
+}
+
+TEST_F(ClusterProcessGroup, ARankThatDiesOfAnOrderIsALoss) {
+  spec_.job.model_path = "prepare-die";
+  serve();
+  group_->prepare({.generation = 1, .path = "good", .fingerprint = 5});
+  ASSERT_TRUE(run_until([this] { return n_serving_ == 2; }));
+  EXPECT_EQ(lost_.size(), 1U);
+  EXPECT_TRUE(prepared_.empty());
+  stop();
 }
 
 TEST_F(ClusterProcessGroup, MpirunBringsUpAndRecoversAGroup) {

@@ -23,6 +23,10 @@ bool wait_until(const std::function<bool()>& done) {
   return true;
 }
 
+Environment with_epoch(const std::string& secret, const std::string& epoch) {
+  return {{"TRIREME_SECRET", secret}, {"TRIREME_EPOCH", epoch}};
+}
+
 class ClusterProcess : public testing::Test {
  protected:
   ClusterProcess() {
@@ -36,7 +40,7 @@ class ClusterProcess : public testing::Test {
     LaunchCommand command;
     command.name = "it";
     command.argv = std::move(argv);
-    command.environment = {{"TRIREME_SECRET", secret_}, {"TRIREME_EPOCH", "3"}};
+    command.environment = with_epoch(secret_, "3");
     command.death_signal = SIGKILL;
     return Process::start(command, in_.get(), kept_fd);
   }
@@ -113,11 +117,12 @@ TEST_F(ClusterProcess, FindsWhatLeftForASessionOfItsOwn) {
   ASSERT_EQ(read(out_.get(), up, sizeof(up)), static_cast<ssize_t>(sizeof(up)));
   (*process).signal_group(SIGKILL);
   EXPECT_THAT(end_of(*process), HasSubstr("signal 9"));
-  EXPECT_EQ(signal_epoch_processes(secret_, 4, SIGKILL), 0);
-  EXPECT_EQ(signal_epoch_processes(secret_ + "x", 3, SIGKILL), 0);
+  EXPECT_EQ(signal_processes_with(with_epoch(secret_, "4"), SIGKILL), 0);
+  EXPECT_EQ(signal_processes_with(with_epoch(secret_ + "x", "3"), SIGKILL), 0);
   // It may be in the middle of its exec, where its environment cannot be read.
-  EXPECT_TRUE(wait_until([&] { return signal_epoch_processes(secret_, 3, 0) == 1; }));
-  EXPECT_TRUE(wait_until([&] { return signal_epoch_processes(secret_, 3, SIGKILL) == 1; }));
+  EXPECT_TRUE(wait_until([&] { return signal_processes_with(with_epoch(secret_, "3"), 0) == 1; }));
+  EXPECT_TRUE(
+      wait_until([&] { return signal_processes_with(with_epoch(secret_, "3"), SIGKILL) == 1; }));
   EXPECT_EQ(written(), "");  // ends when it does
 }
 

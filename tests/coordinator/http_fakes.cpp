@@ -203,6 +203,16 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
   return event;
 }
 
+std::shared_ptr<const ServedWeights> FakeService::weights() const {
+  const std::lock_guard lock(mutex_);
+  return weights_;
+}
+
+void FakeService::set_weights(ServedWeights weights) {
+  const std::lock_guard lock(mutex_);
+  weights_ = std::make_shared<ServedWeights>(std::move(weights));
+}
+
 void FakeService::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {

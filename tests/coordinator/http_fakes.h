@@ -48,10 +48,12 @@ class FakeService final : public InferenceService {
   Result<RequestId> submit(GenerateRequest request, EventHandler on_event) override;
   void cancel(RequestId id, FinishReason counted_as) override;
   ServiceStatus status() const override;
+  std::shared_ptr<const ServedWeights> weights() const override;
 
   void set_script(std::string script);
   void set_mode(Mode mode);
   void set_status(ServiceStatus status);
+  void set_weights(ServedWeights weights);
   void set_refusal(std::optional<Error> refusal);
   void release() { set_mode(Mode::kScript); }
 
@@ -78,6 +80,7 @@ class FakeService final : public InferenceService {
   FinishReason last_cancel_ = FinishReason::kNone;
   std::string script_ = "Once upon a time";
   ServiceStatus status_;
+  std::shared_ptr<const ServedWeights> weights_ = std::make_shared<ServedWeights>();
   std::optional<Error> refusal_;
   std::vector<GenerateRequest> requests_;
   std::map<RequestId, Running> running_;

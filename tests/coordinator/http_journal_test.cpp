@@ -172,6 +172,24 @@ TEST_F(HttpJournal, GoesOnWithWhatWasBegun) {
   EXPECT_THAT(other.body, HasSubstr("begun with other weights"));
 }
 
+TEST_F(HttpJournal, AnAnswerKeepsTheWeightsItBeganWith) {
+  server_->service.set_weights({.generation = 1, .id = "one", .before = {}});
+  const std::string first = stream({{"prompt", "x"}, {"max_tokens", 5}});
+  server_->service.set_weights({.generation = 2, .id = "two", .before = {"one"}});
+  const std::string second = stream({{"prompt", "x"}, {"max_tokens", 5}});
+  const std::vector<GenerateRequest> requests = server_->service.requests();
+  EXPECT_EQ(requests.at(0).weights->id, "one");
+  EXPECT_EQ(requests.at(1).weights->id, "two");
+  EXPECT_EQ(get(id_in(first), "Accept: text/event-stream\r\n").body, first);
+  EXPECT_EQ(get(id_in(second), "Accept: text/event-stream\r\n").body, second);
+  // A server that was started with others may have another text layer.
+  start();
+  server_->service.set_weights({.generation = 1, .id = "one", .before = {}});
+  EXPECT_EQ(get(id_in(first), "Accept: text/event-stream\r\n").body, first);
+  EXPECT_THAT(get(id_in(second), "Accept: text/event-stream\r\n").body,
+              HasSubstr("begun with other weights"));
+}
+
 TEST_F(HttpJournal, AClientThatGoesHasTimeToComeBack) {
   server_->service.set_mode(FakeService::Mode::kEndless);
   TestClient client(server_->port());

@@ -95,7 +95,8 @@ struct Bench {
   }
   void expect_undisturbed(RequestId id) {
     SCOPED_TRACE(id);
-    expect_equal(heard[id], undisturbed(requests[id]));
+    const auto& weights = requests[id].weights;
+    expect_equal(heard[id], undisturbed(requests[id], weights ? weights->generation : 0));
   }
   void expect_idle() const {
     EXPECT_EQ(scheduler.n_running(), 0);

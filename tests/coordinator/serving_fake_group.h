@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,7 @@ struct GroupScript {
   std::function<bool(const StepPlan&)> kills;
   bool relaunches = true;  // after a loss, by itself
   bool breaks = false;     // after a loss, for good
+  bool prepares = true;    // further weights, at once; else the test calls end_preparation
 };
 
 // A group of fake ranks in the service's own thread.
@@ -49,8 +51,24 @@ class FakeGroup final : public Group {
       lose("rank_exit", "rank 0 was killed");  // the hard case: before send returns
       return;
     }
+    EXPECT_EQ(loaded.count(plan.generation), 1U) << "a plan of weights that are not loaded";
     results_.push_back(ranks_->run(plan));
     if (script.answer) later([this] { answer_one(); });
+  }
+
+  void prepare(const WeightsFile& file) override {
+    EXPECT_EQ(status_, GroupStatus::kServing);
+    preparing_ = file.generation;
+    if (script.prepares) later([this] { end_preparation(""); });
+  }
+  void end_preparation(const std::string& failure) {
+    if (const uint64_t generation = std::exchange(preparing_, 0); generation != 0)
+      events_.on_prepared(generation, failure);
+  }
+  void commit(const WeightsFile& file) override { loaded.insert(file.generation); }
+  void drop(uint64_t generation) override {
+    preparing_ = 0;
+    loaded.erase(generation);
   }
 
   void stop(std::function<void()> on_stopped) override {
@@ -78,6 +96,7 @@ class FakeGroup final : public Group {
   }
   void lose(const std::string& cause, const std::string& detail) {
     results_.clear();
+    preparing_ = 0;
     status_ = GroupStatus::kBackoff;
     if (script.relaunches && !script.breaks) later([this] { come_up(); });
     events_.on_lost(cause, detail);
@@ -95,6 +114,7 @@ class FakeGroup final : public Group {
   }
 
   GroupScript script;
+  std::set<uint64_t> loaded = {0};  // generations
 
  private:
   void later(std::function<void()> what) { boost::asio::post(io_, std::move(what)); }
@@ -103,6 +123,7 @@ class FakeGroup final : public Group {
   Events events_;
   GroupStatus status_ = GroupStatus::kStopped;
   uint64_t epoch_ = 0;
+  uint64_t preparing_ = 0;
   std::optional<Ranks> ranks_;
   std::deque<StepResult> results_;
 };

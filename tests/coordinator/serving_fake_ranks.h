@@ -27,9 +27,9 @@ inline uint64_t mix(uint64_t a, uint64_t b) {
 }
 
 // The fake model: its state after a token is a hash of all tokens so far, kept in the KV cell of
-// that token; everything it answers is a function of that state.
-inline uint64_t next_state(uint64_t state, int32_t token) {
-  return mix(state, static_cast<uint64_t>(token));
+// that token; everything it answers is a function of that state. Its weights are their generation.
+inline uint64_t next_state(uint64_t state, int32_t token, uint64_t generation) {
+  return mix(state, static_cast<uint64_t>(token) + 1000003U * generation);
 }
 inline int32_t draw(uint64_t state, const SamplingParams& sampling, uint32_t choice,
                     int32_t output_index) {
@@ -74,13 +74,13 @@ struct Transcript {
 };
 
 // What the model says when nothing disturbs it.
-inline Transcript undisturbed(const GenerateRequest& request) {
+inline Transcript undisturbed(const GenerateRequest& request, uint64_t generation = 0) {
   Transcript out;
   uint64_t state = 0;
   for (size_t i = 0; i < request.prompt_ids.size(); ++i) {
     if (i > 0 && request.want_prompt_logprobs)
       out.prompt_logprobs.push_back(logprob(state, request.prompt_ids[i]));
-    state = next_state(state, request.prompt_ids[i]);
+    state = next_state(state, request.prompt_ids[i], generation);
   }
   if (request.want_last_logits) out.last_logits = all_logits(state);
   out.finish = FinishReason::kLength;
@@ -94,7 +94,7 @@ inline Transcript undisturbed(const GenerateRequest& request) {
       out.finish = FinishReason::kStop;
       break;
     }
-    state = next_state(state, token);
+    state = next_state(state, token, generation);
   }
   return out;
 }
@@ -142,7 +142,7 @@ class Ranks {
     result.step_id = plan.step_id;
     for (const SequencePlan& part : plan.sequences) {
       EXPECT_TRUE(seen.insert(part.request_id).second) << "twice in a plan";
-      result.sequences.push_back(run(part, plan.feed_samples));
+      result.sequences.push_back(run(part, plan.generation, plan.feed_samples));
     }
     return result;
   }
@@ -178,7 +178,7 @@ class Ranks {
     return cells_[static_cast<size_t>(block * kBlockSize + position % kBlockSize)];
   }
 
-  SequenceResult run(const SequencePlan& part, bool feed) {
+  SequenceResult run(const SequencePlan& part, uint64_t generation, bool feed) {
     Slot& slot = slots_.at(static_cast<size_t>(part.slot));
     if (part.reset_slot) {
       for (int32_t& owner : block_owner_) owner = owner == part.slot ? -1 : owner;
@@ -208,7 +208,7 @@ class Ranks {
       const bool by_slot = part.input_ids[i] == kTokenFromSlot;
       const int32_t token = by_slot ? slot.last_token : part.input_ids[i];
       EXPECT_GE(token, 0) << "a token that was never drawn";
-      state = next_state(state, token);
+      state = next_state(state, token, generation);
       cell(slot, position) = {
           .request_id = part.request_id, .state = state, .step_id = last_step_id_};
       if (!part.logprob_targets.empty()) {

@@ -191,6 +191,44 @@ TEST(SchedulerLoss, AnOlderSequenceTakesTheBlocksThatYoungerOnesKeep) {
   bench.run_to_the_end();
 }
 
+// The group is given up for a launch on another layout: no request is to blame, whatever is in
+// flight, and plans fit the new pipeline.
+TEST(SchedulerLoss, AWantedLossBlamesNobodyAndMayChangeTheLayout) {
+  SchedulerConfig config = small_config();
+  config.n_stages = 3;
+  Bench bench(config);
+  for (uint64_t seed = 1; seed <= 3; ++seed) bench.add(request_of(10, 12, seed));
+  for (const Layout layout : {Layout{1, 1}, Layout{2, 2}, Layout{1, 1}, Layout{1, 3}}) {
+    bench.plan_all();
+    EXPECT_EQ(bench.scheduler.group_lost(bench.events, /*wanted=*/true), 3);
+    bench.in_flight.clear();
+    bench.scheduler.set_layout(layout);
+    bench.up();
+    bench.plan_all();
+    EXPECT_EQ(bench.scheduler.n_plans_in_flight(), std::min(layout.pp, 2)) << "no suspects";
+    while (!bench.in_flight.empty()) bench.answer_oldest();
+  }
+  bench.run_to_the_end();
+}
+
+// Of the sequences that a loss left, those end that can never fit into what smaller ranks hold.
+TEST(SchedulerLoss, ASmallerPoolEndsOnlyWhatItCannotHold) {
+  Bench bench(small_config());
+  bench.add(request_of(10, 60, 1));
+  bench.add(request_of(10, 12, 2));
+  for (int i = 0; i < 5; ++i) bench.answer(*bench.scheduler.plan_step());
+  bench.lose();
+  bench.n_blocks = 3;
+  bench.up();
+  EXPECT_EQ(bench.heard[1].finish, FinishReason::kError);
+  EXPECT_EQ(
+      bench.heard[1].error,
+      "the prompt has 10 tokens and max_tokens is 60; that needs 5 KV blocks and there are 3");
+  bench.run();
+  bench.expect_undisturbed(2);
+  bench.expect_idle();
+}
+
 TEST(SchedulerLoss, WaitingSequencesGoOnElsewhere) {
   Bench a(small_config());
   a.add(request_of(10, 12, 1));

@@ -1,15 +1,19 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "coordinator/cluster/formation.h"
 #include "coordinator/cluster/group.h"
 #include "coordinator/cluster/supervisor.h"
 #include "tests/coordinator/serving_fake_ranks.h"
@@ -25,8 +29,10 @@ struct SimulatedFaults {
   double dies_at_plan = 0.0;   // of a plan: a rank is killed while it is in flight,
   double stops_at_plan = 0.0;  // or stopped, or cut off,
   double deadlocks_at_plan = 0.0;
-  double kv_is_lost = 0.5;  // of a loss: the next launch finds no KV
-  int max_losses = 0;       // then nothing goes wrong any more
+  double host_goes_at_plan = 0.0;  // of a plan: a host is gone for a while, if there are several
+  double kv_is_lost = 0.5;         // of a loss: the next launch finds no KV
+  double prepare_fails = 0.0;      // of further weights, on one rank
+  int max_losses = 0;              // then nothing goes wrong any more
   // A plan with this request's token at this position kills the group, always.
   RequestId poison = 0;
   int32_t poison_position = 0;
@@ -36,6 +42,8 @@ struct SimulatedCoverage {
   int n_losses = 0;
   int n_failed_launches = 0;
   int n_kept = 0;
+  int n_smaller = 0;   // launches on fewer ranks than the last,
+  int n_returned = 0;  // and on more
   int n_stale_results = 0;
 };
 
@@ -58,6 +66,8 @@ class SimulatedGroup final : public Group {
         events_(std::move(events)),
         supervisor_(spec) {}
 
+  size_t n_generations() const { return loaded_.size(); }
+
   // Losses for which a rank may be to blame.
   int n_blamed() const { return n_blamed_; }
 
@@ -74,9 +84,23 @@ class SimulatedGroup final : public Group {
   void send(StepPlan&& plan) override {
     if (supervisor_.status() != GroupStatus::kServing) return;
     plan.epoch = supervisor_.epoch();
+    EXPECT_EQ(loaded_.count(plan.generation), 1U) << "a plan of weights that are not loaded";
     supervisor_.on_plan_sent(clock_.now());
+    EXPECT_LE(supervisor_.n_plans_in_flight(),
+              in_formation(spec_, supervisor_.formation()).job.max_plans_in_flight);
     plans_.push_back(std::move(plan));
     if (plans_.size() == 1) begin_plan();
+  }
+
+  // Orders go out at once, as ProcessGroup's.
+  void prepare(const WeightsFile& file) override {
+    for (const SupervisorAction& each : supervisor_.prepare(clock_.now(), file)) perform_one(each);
+  }
+  void commit(const WeightsFile& file) override {
+    for (const SupervisorAction& each : supervisor_.commit(file)) perform_one(each);
+  }
+  void drop(uint64_t generation) override {
+    for (const SupervisorAction& each : supervisor_.drop(generation)) perform_one(each);
   }
 
  private:
@@ -124,11 +148,17 @@ class SimulatedGroup final : public Group {
   void perform_one(const SupervisorAction& action) {
     switch (action.kind) {
       case Kind::kLaunch: return launch(action.epoch);
+      case Kind::kAskHosts: return ask();
       case Kind::kKill: return kill();
       case Kind::kSendJob: return load(action.rank);
       case Kind::kSendStart: return start_ranks(action.keep_kv);
-      case Kind::kReportServing: return events_.on_serving(supervisor_.capacity());
-      case Kind::kReportLost: return events_.on_lost(action.cause, action.text);
+      case Kind::kSendWeights: return obey(action.order);
+      case Kind::kReportPrepared:
+        return events_.on_prepared(action.order.file.generation, action.text);
+      case Kind::kReportServing: blames_ = false; return events_.on_serving(supervisor_.capacity());
+      case Kind::kReportLost:
+        blames_ |= action.cause != kRegroupCause;
+        return events_.on_lost(action.cause, action.text);
       case Kind::kReportBroken: return events_.on_broken(action.text);
       case Kind::kTerminate:
       case Kind::kSendDrain:
@@ -137,9 +167,60 @@ class SimulatedGroup final : public Group {
     }
   }
 
-  int n_ranks() const { return spec_.job.layout.n_ranks(); }
+  const Layout& layout() const { return supervisor_.formation().choice.layout; }
+  int n_ranks() const { return layout().n_ranks(); }
+  // Fewer ranks hold fewer.
+  int32_t n_blocks() const { return n_blocks_ * n_ranks() / spec_.job.layout.n_ranks(); }
+  bool is_gone(const std::string& host) const {
+    return host == gone_host_ && clock_.now() < gone_until_ms_;
+  }
+
+  void ask() {
+    std::vector<std::string> answered;
+    for (const std::string& host : spec_.hosts) {
+      if (!is_gone(host)) answered.push_back(host);
+    }
+    const bool all = answered.size() == spec_.hosts.size();
+    clock_.after(all ? pick(20, 200) : spec_.deadlines.probe_ms,
+                 [this, answered] { perform(supervisor_.on_hosts_asked(clock_.now(), answered)); });
+  }
+
+  // Ranks elsewhere, or others in number, find nothing of what the last ones left.
+  void note_formation() {
+    const Formation& now = supervisor_.formation();
+    if (now == last_formation_) return;
+    const int n_before = last_formation_.choice.layout.n_ranks();
+    coverage_.n_smaller += n_ranks() < n_before ? 1 : 0;
+    coverage_.n_returned += n_ranks() > n_before ? 1 : 0;
+    n_blamed_ += std::exchange(kv_is_there_, false) && blames_ ? 1 : 0;
+    last_formation_ = now;
+  }
+  void obey(const WeightsOrder& order) {
+    const uint64_t generation = order.file.generation;
+    if (order.kind == WeightsOrder::Kind::kCommit) {
+      EXPECT_EQ(n_prepared_[generation], n_ranks()) << "not every rank has it ready";
+      loaded_.insert(generation);
+    } else if (order.kind == WeightsOrder::Kind::kDrop) {
+      loaded_.erase(generation);
+      for (const StepPlan& plan : plans_) EXPECT_NE(plan.generation, generation) << "in use";
+    } else {
+      for (int rank = 0; rank < n_ranks(); ++rank) prepare_rank(rank, order.file);
+    }
+  }
+
+  void prepare_rank(int rank, const WeightsFile& file) {
+    later(pick(1, 400), [this, rank, file](Epoch& epoch) {
+      if (!epoch.alive || !epoch.connected || epoch.silent) return;
+      WeightsPrepared prepared{
+          .generation = file.generation, .fingerprint = file.fingerprint, .numerics_id = "fake"};
+      if (chance(faults_.prepare_fails)) prepared.failure = "a leaf is damaged";
+      n_prepared_[file.generation] += prepared.failure.empty() ? 1 : 0;
+      perform(supervisor_.on_prepared(clock_.now(), epoch.number, rank, prepared));
+    });
+  }
 
   void launch(uint64_t number) {
+    note_formation();
     epoch_ = std::make_shared<Epoch>(Epoch{.number = number});
     plans_.clear();
     if (launch_may_fail(faults_.launch_fails)) {
@@ -147,6 +228,9 @@ class SimulatedGroup final : public Group {
       epoch_->alive = false;
       perform(supervisor_.on_launch_failed(clock_.now(), number, "no such host"));
       return;
+    }
+    for (const std::string& host : last_formation_.hosts) {
+      if (is_gone(host)) return;
     }
     const int64_t missing = launch_may_fail(faults_.launch_hangs) ? pick(0, n_ranks() - 1) : -1;
     for (int rank = 0; rank < n_ranks(); ++rank) {
@@ -187,8 +271,8 @@ class SimulatedGroup final : public Group {
     later(pick(5, 200), [this, rank](Epoch& epoch) {
       if (!epoch.alive || !epoch.connected) return;
       RankReady ready;
-      ready.kv_blocks = n_blocks_;
-      ready.kv_kept = kv_is_there_ ? n_blocks_ : 0;
+      ready.kv_blocks = n_blocks();
+      ready.kv_kept = kv_is_there_ ? n_blocks() : 0;
       ready.numerics_id = "fake";
       perform(supervisor_.on_ready(clock_.now(), epoch.number, rank, ready));
     });
@@ -200,8 +284,10 @@ class SimulatedGroup final : public Group {
     if (keep_kv)
       model_->relaunch();
     else
-      model_.emplace(max_slots_, n_blocks_, max_batch_tokens_);
+      model_.emplace(max_slots_, n_blocks(), max_batch_tokens_);
     kv_is_there_ = true;
+    loaded_.clear();
+    for (const WeightsFile& file : supervisor_.launched_weights()) loaded_.insert(file.generation);
   }
 
   // The oldest plan goes through the ranks, unless something happens to them meanwhile.
@@ -213,6 +299,8 @@ class SimulatedGroup final : public Group {
       later(pick(0, duration), [this](Epoch& epoch) { die(epoch); });
     } else if (may_fail(faults_.stops_at_plan)) {
       later(pick(0, duration), [](Epoch& epoch) { epoch.silent = true; });
+    } else if (spec_.hosts.size() > 1 && may_fail(faults_.host_goes_at_plan)) {
+      later(pick(0, duration), [this](Epoch& epoch) { lose_a_host(epoch); });
     } else if (may_fail(faults_.deadlocks_at_plan)) {
       epoch_->stuck = true;
       ++n_blamed_;
@@ -222,7 +310,7 @@ class SimulatedGroup final : public Group {
       if (!epoch.alive || epoch.silent || epoch.number != supervisor_.epoch()) return;
       if (plans_.empty()) return;
       StepResult result = model_->run(plans_.front());
-      result.world_rank = spec_.job.layout.world_rank(spec_.job.layout.pp - 1, 0);
+      result.world_rank = layout().world_rank(layout().pp - 1, 0);
       plans_.pop_front();
       ++epoch.tick;
       answer(std::move(result));
@@ -252,6 +340,14 @@ class SimulatedGroup final : public Group {
       if (part.request_id == faults_.poison && end > faults_.poison_position) return true;
     }
     return false;
+  }
+
+  void lose_a_host(Epoch& epoch) {
+    gone_host_ =
+        spec_.hosts[static_cast<size_t>(pick(0, static_cast<int64_t>(spec_.hosts.size()) - 1))];
+    gone_until_ms_ = clock_.now() + pick(100, 60000);
+    const std::vector<std::string>& hosts = last_formation_.hosts;
+    if (std::find(hosts.begin(), hosts.end(), gone_host_) != hosts.end()) epoch.silent = true;
   }
 
   // One rank is killed: its exit and the end of its socket are noticed in any order.
@@ -304,7 +400,13 @@ class SimulatedGroup final : public Group {
   std::shared_ptr<Epoch> epoch_ = std::make_shared<Epoch>();
   std::deque<StepPlan> plans_;  // not yet run; the first is under way
   std::optional<Ranks> model_;
-  bool kv_is_there_ = false;  // in memory that outlives the ranks
+  Formation last_formation_ = whole_formation(spec_);
+  std::string gone_host_;
+  int64_t gone_until_ms_ = 0;
+  bool blames_ = false;                 // the loss before the present launch was not wanted
+  std::set<uint64_t> loaded_;           // generations
+  std::map<uint64_t, int> n_prepared_;  // ranks, by generation
+  bool kv_is_there_ = false;            // in memory that outlives the ranks
   int n_losses_ = 0;
   int n_blamed_ = 0;
   int64_t last_arrival_ms_ = 0;

@@ -33,6 +33,10 @@ struct Coverage {
   int n_cancelled = 0;
   int n_given_up = 0;
   int n_poisoned = 0;
+  int n_too_long = 0;  // for what a smaller layout holds
+  int n_pushed = 0;
+  int n_push_failures = 0;
+  int n_on_old_weights = 0;  // requests that ended on others than new ones got then
   int64_t virtual_ms = 0;
 };
 
@@ -43,8 +47,10 @@ class Simulation {
     InferenceCoreOptions options;
     options.scheduler = random_config();
     options.n_replicas = n_replicas_;
+    options.weights = {.generation = 1, .path = "w1", .fingerprint = 1};
     const SimulatedFaults faults = random_faults();
-    const LaunchSpec spec = random_spec(options.scheduler);
+    LaunchSpec spec = random_spec(options.scheduler);
+    spec.job.weights = {options.weights};
     const auto n_blocks = static_cast<int32_t>(pick(10, 40));
     core_ = std::make_unique<InferenceCore>(
         options,
@@ -60,6 +66,7 @@ class Simulation {
     poison_ = faults.poison;
     for (SimulatedGroup* group : groups_) group->start();
     plan_clients();
+    if (chance(0.5)) plan_pushes();
   }
 
   void run() {
@@ -78,6 +85,7 @@ class Simulation {
   struct Client {
     GenerateRequest request;
     RequestId id = 0;
+    uint64_t generation = 0;  // of the weights
     bool refused = false;
     bool cancelled = false;
     fake::Transcript heard;
@@ -107,6 +115,7 @@ class Simulation {
     faults.dies_at_plan = sometimes(0.05);
     faults.stops_at_plan = sometimes(0.02);
     faults.deadlocks_at_plan = sometimes(0.02);
+    faults.host_goes_at_plan = sometimes(0.02);
     faults.max_losses = static_cast<int>(pick(0, 8));
     faults.kv_is_lost = std::array{0.0, 0.3, 1.0}[static_cast<size_t>(pick(0, 2))];
     if (chance(0.2)) {
@@ -116,13 +125,27 @@ class Simulation {
     faults.launch_fails = sometimes(0.1);
     faults.launch_hangs = sometimes(0.05);
     faults.dies_loading = sometimes(0.1);
+    faults.prepare_fails = sometimes(0.1);
     return faults;
   }
 
   LaunchSpec random_spec(const SchedulerConfig& config) {
     LaunchSpec spec;
     spec.job.layout = {.tp = static_cast<int32_t>(pick(1, 2)), .pp = config.n_stages};
+    spec.job.max_plans_in_flight = config.max_plans_in_flight();
     spec.deadlines.max_crashes = chance(0.2) ? 3 : 1000;
+    if (chance(0.5)) {
+      spec.launcher = LauncherKind::kMpirun;
+      spec.hosts = {"a", "b"};
+    }
+    if (chance(0.6)) {
+      spec.deadlines.probe_ms = 300;
+      spec.deadlines.return_ms = static_cast<int32_t>(pick(100, 2000));
+      const auto valid = [](const Layout& layout) { return layout.tp <= 2 && layout.pp <= 3; };
+      for (const Layout& layout : smaller_layouts(spec.job.layout, 1, valid)) {
+        spec.smaller_layouts.push_back({.layout = layout});
+      }
+    }
     return spec;
   }
 
@@ -144,12 +167,34 @@ class Simulation {
     }
   }
 
+  void plan_pushes() {
+    const int64_t n_pushes = pick(1, 6);
+    for (int64_t i = 0; i < n_pushes; ++i) {
+      clock_.after(pick(0, 6000), [this, i] {
+        ++n_pushes_open_;
+        core_->push({.path = "w", .fingerprint = static_cast<uint64_t>(i) + 100},
+                    {.on_progress = [](uint64_t, uint64_t) {},
+                     .on_end =
+                         [this](const std::string& failure, int32_t) {
+                           --n_pushes_open_;
+                           ++(failure.empty() ? coverage_.n_pushed : coverage_.n_push_failures);
+                         }});
+      });
+    }
+  }
+
   void submit(Client& client) {
-    const Result<RequestId> id = core_->submit(client.request, [&client](GenerateEvent&& event) {
+    GenerateRequest request = client.request;
+    request.weights = core_->weights();
+    client.generation = request.weights->generation;
+    const Result<RequestId> id = core_->submit(request, [this, &client](GenerateEvent&& event) {
       EXPECT_FALSE(client.cancelled) << "an event after cancel";
+      if (event.finish != FinishReason::kNone)
+        coverage_.n_on_old_weights += client.generation != core_->weights()->generation ? 1 : 0;
       client.heard.hear(std::move(event));
     });
     client.refused = !id;
+    if (!id) client.heard.error = id.error().message;
     if (id) client.id = *id;
   }
 
@@ -173,6 +218,11 @@ class Simulation {
   }
 
   void check() {
+    EXPECT_EQ(n_pushes_open_, 0) << "a push never ended";
+    for (const SimulatedGroup* group : groups_) {
+      if (group->status() != GroupStatus::kServing) continue;
+      EXPECT_EQ(group->n_generations(), 1U) << "weights that nobody needs are kept";
+    }
     bool any_broken = false;
     for (const SimulatedGroup* group : groups_)
       any_broken |= group->status() == GroupStatus::kBroken;
@@ -184,11 +234,12 @@ class Simulation {
     for (const Client& client : clients_) {
       SCOPED_TRACE(client.id);
       if (client.refused) {
-        EXPECT_TRUE(any_broken) << "refused for no reason";
-        ++coverage_.n_given_up;
+        const bool too_long = is_too_long(client);
+        EXPECT_TRUE(any_broken || too_long) << "refused for no reason";
+        ++(too_long ? coverage_.n_too_long : coverage_.n_given_up);
         continue;
       }
-      const fake::Transcript want = fake::undisturbed(client.request);
+      const fake::Transcript want = fake::undisturbed(client.request, client.generation);
       if (client.cancelled || client.heard.finish == FinishReason::kError) {
         const auto& got = client.heard.token_ids;
         ASSERT_LE(got.size(), want.token_ids.size());
@@ -199,6 +250,12 @@ class Simulation {
         fake::expect_equal(client.heard, want);
       }
     }
+  }
+
+  // For what the ranks of a smaller layout hold.
+  bool is_too_long(const Client& client) const {
+    return coverage_.groups.n_smaller > n_smaller_before_ &&
+           client.heard.error.find("KV blocks and there are") != std::string::npos;
   }
 
   void count_unfinished(const Client& client, bool any_broken) {
@@ -212,6 +269,8 @@ class Simulation {
         EXPECT_GE(groups_[0]->n_blamed(), 2) << "ended for losses that no rank is to blame for";
       }
       coverage_.n_poisoned += client.id == poison_ ? 1 : 0;
+    } else if (is_too_long(client)) {
+      ++coverage_.n_too_long;
     } else {
       EXPECT_TRUE(any_broken) << client.heard.error;
       ++coverage_.n_given_up;
@@ -230,10 +289,12 @@ class Simulation {
   Coverage& coverage_;
   SimulatedClock clock_;
   int32_t n_replicas_ = 1;
+  const int n_smaller_before_ = coverage_.groups.n_smaller;
   RequestId poison_ = 0;
   boost::asio::io_context* io_ = nullptr;
   std::vector<SimulatedGroup*> groups_;
   std::deque<Client> clients_;
+  int n_pushes_open_ = 0;
   std::unique_ptr<InferenceCore> core_;
 };
 
@@ -251,16 +312,25 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.groups.n_failed_launches, static_cast<int>(n_runs / 50));
   EXPECT_GT(coverage.groups.n_kept, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.groups.n_stale_results, 0);
+  EXPECT_GT(coverage.groups.n_smaller, static_cast<int>(n_runs / 20));
+  EXPECT_GT(coverage.groups.n_returned, static_cast<int>(n_runs / 20));
+  EXPECT_GT(coverage.n_too_long, 0);
   EXPECT_GT(coverage.n_finished, static_cast<int>(n_runs * 3));
   EXPECT_GT(coverage.n_cancelled, 0);
   EXPECT_GT(coverage.n_given_up, 0);
   EXPECT_GT(coverage.n_poisoned, 0);
+  EXPECT_GT(coverage.n_pushed, static_cast<int>(n_runs / 4));
+  EXPECT_GT(coverage.n_push_failures, static_cast<int>(n_runs / 10));
+  EXPECT_GT(coverage.n_on_old_weights, static_cast<int>(n_runs / 10));
   std::printf(
       "%d requests finished, %d cancelled, %d given up; %d losses, %d failed launches, "
-      "%d times KV was kept; %.0f hours of virtual time\n",
+      "%d times KV was kept, %d times a layout was smaller and %d times larger than the last; "
+      "%d pushes, %d without success, %d requests ended on the weights before; "
+      "%.0f hours of virtual time\n",
       coverage.n_finished, coverage.n_cancelled, coverage.n_given_up, coverage.groups.n_losses,
-      coverage.groups.n_failed_launches, coverage.groups.n_kept,
-      static_cast<double>(coverage.virtual_ms) / 3.6e6);
+      coverage.groups.n_failed_launches, coverage.groups.n_kept, coverage.groups.n_smaller,
+      coverage.groups.n_returned, coverage.n_pushed, coverage.n_push_failures,
+      coverage.n_on_old_weights, static_cast<double>(coverage.virtual_ms) / 3.6e6);
 }
 
 }  // namespace

@@ -58,6 +58,34 @@ TEST_F(TextGuide, LowestAllowedTokensMakeValidJson) {
   EXPECT_LE(json["legs"], 4);
 }
 
+// What a lost group costs: the guide is made again and taken through the tokens that were given,
+// which may end inside a string, an escape or a character of several tokens.
+TEST_F(TextGuide, GoesOnTheSameFromATokenLog) {
+  constexpr std::string_view kGrammar =
+      R"({"type": "object", "properties": {"name": {"type": "string"}, "of": {"type": "array",
+          "items": {"enum": ["K\u00f6nig", "\u20ac", 17]}, "minItems": 2}},
+          "required": ["name", "of"], "additionalProperties": false})";
+  const std::vector<int32_t> log =
+      *tokenizer_.encode("{\"name\": \"a\\\"b ü€\", \"of\": [\"König\", 17, \"€\"]}", false);
+  std::vector<std::vector<int32_t>> masks;
+  Guide undisturbed = make("json_schema", kGrammar);
+  for (const int32_t id : log) {
+    masks.push_back(allowed(undisturbed));
+    ASSERT_TRUE(undisturbed.push(id).ok());
+  }
+  EXPECT_EQ(allowed(undisturbed), (std::vector<int32_t>{0, 3})) << "all of it was a whole object";
+  int n_inside_a_character = 0;
+  for (size_t lost_at = 0; lost_at < log.size(); ++lost_at) {
+    Guide again = make("json_schema", kGrammar);
+    for (size_t i = 0; i < lost_at; ++i) ASSERT_TRUE(again.push(log[i]).ok());
+    EXPECT_EQ(allowed(again), masks[lost_at]) << "lost after " << lost_at << " tokens";
+    EXPECT_TRUE(again.push(log[lost_at]).ok());
+    const std::vector<int32_t> so_far(log.begin(), log.begin() + static_cast<long>(lost_at));
+    n_inside_a_character += tokenizer_.decode(so_far, true).ends_with("\xEF\xBF\xBD") ? 1 : 0;
+  }
+  EXPECT_GE(n_inside_a_character, 5);
+}
+
 TEST_F(TextGuide, TakesEndTokensButNothingElseAfterTheEnd) {
   Guide guide = make("regex", "yes");
   bool ended = false;
@@ -90,6 +118,46 @@ TEST_F(TextGuide, RefusesBadAndHugeGrammars) {
     const Result<Guide> guide = factory_->make(tag, grammar);
     ASSERT_FALSE(guide.ok()) << tag << " " << grammar.substr(0, 60);
     EXPECT_THAT(guide.error().message, HasSubstr("the grammar"));
+  }
+}
+
+// Whatever they ask for, a guide either is not made, or says what may come next, or fails for good:
+// it never lets everything through.
+TEST_F(TextGuide, GrammarBombsEndInARefusal) {
+  const std::string open(60'000, '(');
+  const std::string close(60'000, ')');
+  std::string deep = "1";
+  for (int i = 0; i < 5'000; ++i) deep = R"({"items":)" + deep + "}";
+  for (const auto& [tag, grammar] : std::vector<std::pair<std::string, std::string>>{
+           {"regex", open},
+           {"regex", open + "a" + close},
+           {"regex", "a{1,1000000000}"},
+           {"regex", "((((a{1,99}){1,99}){1,99}){1,99}){1,99}"},
+           {"regex", "(a|b|ab|ba){1000}(.{1,1000}){1,1000}"},
+           {"json_schema", R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"},
+                               "b": {"$ref": "#/$defs/a"}}})"},
+           {"json_schema", R"({"type": "string", "maxLength": 1000000000, "minLength": 99999999})"},
+           {"json_schema", R"({"type": "array", "minItems": 1000000000})"},
+           {"json_schema", deep},
+           {"lark", "start: start start"},
+           {"lark", "start: " + open + "\"a\"" + close}}) {
+    Result<Guide> guide = factory_->make(tag, grammar);
+    if (!guide.ok()) {
+      EXPECT_THAT(guide.error().message, HasSubstr("the grammar")) << grammar.substr(0, 60);
+      EXPECT_LT(guide.error().message.size(), 2000U);
+      continue;
+    }
+    std::vector<uint32_t> words((kPaddedVocabSize + 31) / 32);
+    bool failed = false;
+    for (int n_tokens = 0; n_tokens < 20 && !failed; ++n_tokens) {
+      failed = !guide->mask(words).ok();
+      if (failed) break;
+      const std::vector<int32_t> next = allowed(*guide);
+      ASSERT_FALSE(next.empty()) << grammar.substr(0, 60);
+      EXPECT_LT(next.size(), size_t{4096}) << grammar.substr(0, 60);
+      failed = !guide->push(next.front()).ok();
+    }
+    EXPECT_TRUE(!failed || !guide->mask(words).ok()) << grammar.substr(0, 60);
   }
 }
 

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 from trireme_process import http_get, wait_until
 
 FREEZE_DEADLINE_S = 10
+BUILD_DEADLINE_S = 60
+POISON_IDS = [2001 + 2 * i for i in range(12)]  # in no other prompt
 PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
 WAIT_ALL = 0x40000000  # __WALL
 
@@ -43,6 +47,26 @@ def frozen_thread(tid):
         # It is gone when the group was killed meanwhile.
         with contextlib.suppress(OSError):
             ptrace(PTRACE_DETACH)
+
+
+def as_sent(ids):
+    """The bytes of token ids in a plan: protobuf's packed sint32, here of two bytes each."""
+    assert all(64 <= i < 8192 for i in ids)
+    return b"".join(bytes((2 * i & 0x7F | 0x80, 2 * i >> 7)) for i in ids)
+
+
+def poison_ranks(surroundings, folder):
+    """Every rank started from now on crashes when it is told to compute POISON_IDS. False where
+    there is no C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return False
+    library = Path(folder) / "poison.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library,
+                    Path(__file__).parent / "poison.c"], check=True, timeout=BUILD_DEADLINE_S)
+    surroundings.environment["LD_PRELOAD"] = str(library)
+    surroundings.environment["TRIREME_TEST_POISON"] = os.fsdecode(as_sent(POISON_IDS))
+    return True
 
 
 class ReadyWatch(threading.Thread):

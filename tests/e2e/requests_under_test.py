@@ -52,6 +52,7 @@ class Stream(threading.Thread):
         self.client = make_client(server)
         self.request = request
         self.pieces = []
+        self.times = []  # when each came
         self.finish_reason = None
         self.error = None
 
@@ -59,6 +60,7 @@ class Stream(threading.Thread):
         try:
             for chunk in self.client.completions.create(model=MODEL, stream=True, **self.request):
                 for choice in chunk.choices:
+                    self.times.append(time.monotonic())
                     self.pieces.append(choice.text)
                     self.finish_reason = choice.finish_reason or self.finish_reason
         except Exception as error:  # any failure the client sees is the test's finding

@@ -200,6 +200,12 @@ HOSTILE_TEMPLATES = {
     "repeat": "{{ 'x' * 1000000000000 }}",
     "list": "{{ [1] * 1000000000000 }}",
     "range": "{{ range(1000000000000) | list }}",
+    "doubling": "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}"
+                "{% endfor %}",
+    "hoarding": "{% set n = namespace(l=[]) %}{% for i in range(90) %}"
+                "{% set n.l = n.l + [('x' ~ i) * 9999999] %}{% endfor %}",
+    "nesting": "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
+               "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ cycler.__init__.__globals__.os.popen('touch /tmp/x').read() }}",
@@ -218,16 +224,18 @@ def test_hostile_chat_template(cache_folder, tmp_path):
     config["chat_template"] = "{% if false %}" + cases + "{% else %}<|user|>hi{% endif %}"
     path.write_text(json.dumps(config))
     made = Surroundings(cache_folder)
-    with running(Server(made, model=model)) as server, memory_bounded(server, 256 * MIB):
+    with running(Server(made, model=model)) as server, memory_bounded(server, 96 * MIB):
         def chat(content):
             return http_post(server.url + "/v1/chat/completions", dict(
                 messages=[{"role": "user", "content": content}], max_tokens=2))
 
         assert chat("plain")[0] == 200
+        ranks = server.children()
         for name in HOSTILE_TEMPLATES:
             status, answer = chat(name)
             assert status == 400, f"{name}: {status} {answer}"
             assert "root:" not in answer and len(answer) < 4000
+            assert server.children() == ranks, f"{name}: what rendered it is still there"
         assert chat("plain")[0] == 200
 
 

@@ -8,10 +8,12 @@ import time
 
 import openai
 import pytest
+from abuse import MIB, memory_bounded
 from faults import ReadyWatch, frozen_thread, kill
+from raw_http import exchange, post, status_of
 from requests_under_test import (MODEL, Stream, join, long_requests, make_client,
                                  start_streams, wait_until_flowing)
-from trireme_process import READY_DEADLINE_S, wait_until
+from trireme_process import READY_DEADLINE_S, http_get, wait_until
 
 DETECTED_S = 0.5   # a rank that stands still
 NOT_READY_S = 1.0  # a rank that is gone
@@ -99,7 +101,7 @@ def test_stopped_rank_is_found_and_fenced(start_server, surroundings, undisturbe
     assert_undisturbed(server, streams, undisturbed)
     kill([stopped], signal.SIGCONT)  # if it were still there
     watch.stop()
-    # Heartbeats of 50 ms, a limit of 400 ms: the rest is this machine's noise.
+    # Heartbeats of 50 ms, a limit of 475 ms: the rest is this machine's noise.
     assert watch.first_503 - stopped_at < DETECTED_S + 0.5
     end(server, surroundings)
 
@@ -183,4 +185,41 @@ def test_requests_queue_while_no_group_serves(start_server, surroundings, undist
     stream.start()
     wait_until(lambda: server.metric("vllm:num_requests_waiting") == 1, READY_DEADLINE_S, "a queue")
     assert_undisturbed(server, [stream], undisturbed[:1])
+    end(server, surroundings)
+
+
+@pytest.mark.parametrize("replicas", (1, 2))
+def test_queue_is_bounded_while_no_group_comes_up(start_server, surroundings, undisturbed, tmp_path,
+                                                  deadlines, replicas):
+    """As long as the ranks cannot be started, requests wait up to the bound; the rest is told at
+    once to come back, and costs nothing."""
+    surroundings.environment["XDG_CACHE_HOME"] = str(tmp_path)
+    n_slots, n_waiting = 2, 3
+    server = start_server("--replicas", replicas, "--max-sequences", n_slots, "--max-waiting",
+                          n_waiting, *deadlines(max_crashes=1000, backoff_max_ms=200))
+    streams = start(server, undisturbed[:n_slots])
+    packed, = tmp_path.rglob("*.trireme")
+    away = packed.rename(packed.with_suffix(".away"))
+    kill(server.rank_pids())
+    wait_until(lambda: not server.is_ready(), READY_DEADLINE_S, "the loss")
+
+    requests = [undisturbed[i % len(undisturbed)] for i in range(replicas * n_slots + n_waiting)]
+    streams += start_streams(server, [request for request, _ in requests[n_slots:]])
+    wait_until(lambda: server.metric("vllm:num_requests_waiting") == len(requests),
+               READY_DEADLINE_S, "a full queue")
+    n_launches = server.metric("trireme_group_restarts_total")
+    body = dict(model=MODEL, prompt="Once", max_tokens=4)
+    with memory_bounded(server, 16 * MIB):
+        for i in range(200):
+            answer = exchange(server, post("/v1/completions", body | dict(stream=i % 2 == 0)))
+            assert status_of(answer) == 503 and b"\r\nRetry-After: 1\r\n" in answer, answer
+            assert b'"code":"queue_full"' in answer
+    wait_until(lambda: server.metric("trireme_group_restarts_total") > n_launches,
+               READY_DEADLINE_S, "another try to start the ranks")
+    assert http_get(server.url + "/health")[0] == 200
+    assert server.metric("vllm:num_requests_waiting") == len(requests)
+
+    away.rename(packed)
+    assert_undisturbed(server, streams, requests, n_restarts=None)
+    assert status_of(exchange(server, post("/v1/completions", body))) == 200
     end(server, surroundings)

@@ -8,11 +8,14 @@ import pytest
 from faults import ReadyWatch, kill
 from requests_under_test import join, long_requests, start_streams, wait_until_flowing
 from trireme_process import READY_DEADLINE_S, REPO, run_command, wait_until
-from two_hosts import cluster_file, inside, let_through, two_hosts
+from two_hosts import blip, cluster_file, inside, let_through, two_hosts
 
 subnet = pytest.fixture(two_hosts)
 BLIP_S = 0.2
+PAUSE_S = 0.6  # until TCP has caught up
+N_BLIPS = 4
 CUT_S = 3.0
+FAST = dict(launch_ms=6000, silence_ms=800, comm_ms=2000, backoff_max_ms=500, max_crashes=100)
 
 
 def test_two_hosts_give_the_bytes_of_one_rank(surroundings, subnet, tmp_path):
@@ -40,8 +43,7 @@ def undisturbed(server):
 def start_disturbed(start_server, subnet, tmp_path, undisturbed):
     """A function that starts TP 2 x PP 2 over two hosts, and streams that flow."""
     def start(**deadlines):
-        config = cluster_file(tmp_path / "cluster.yaml", subnet, launch_ms=6000, silence_ms=800,
-                              comm_ms=2000, backoff_max_ms=500, max_crashes=100, **deadlines)
+        config = cluster_file(tmp_path / "cluster.yaml", subnet, **deadlines)
         server = start_server("--tp", 2, "--pp", 2, "--config", config)
         streams = start_streams(server, [request for request, _ in undisturbed])
         wait_until_flowing(streams)
@@ -56,12 +58,14 @@ def assert_undisturbed(server, streams, undisturbed):
     wait_until(server.is_ready, READY_DEADLINE_S, "ready again")
 
 
-def test_a_short_blip_costs_nothing(start_disturbed, undisturbed, subnet, surroundings):
-    # TCP sends again 200 and then 400 ms after what was lost: the usual 400 ms are too few.
-    server, streams = start_disturbed(heartbeat_ms=900)
-    let_through(subnet, 2, False)
-    time.sleep(BLIP_S)
-    let_through(subnet, 2, True)
+def test_short_blips_cost_nothing(start_disturbed, undisturbed, subnet, surroundings):
+    # TCP sends again after 200 to 235 ms, on a busy machine, and when that is lost too, after as
+    # much again: now and then more than the usual limit.
+    server, streams = start_disturbed(heartbeat_ms=600)
+    for i in range(N_BLIPS):
+        assert any(stream.is_alive() for stream in streams), f"only {i} blips hit a stream"
+        blip(subnet, 2, BLIP_S)
+        time.sleep(PAUSE_S)
     assert_undisturbed(server, streams, undisturbed)
     assert server.metric("trireme_group_restarts_total") == 0, server.output()
     assert server.stop() == 0, server.output()
@@ -72,7 +76,7 @@ def test_a_short_blip_costs_nothing(start_disturbed, undisturbed, subnet, surrou
 def test_a_cut_link(start_disturbed, undisturbed, subnet, surroundings, one_way):
     """Found on both sides; what was on the far host ends by itself, and the streams go on when the
     link is back."""
-    server, streams = start_disturbed()
+    server, streams = start_disturbed(**FAST)
     ranks = set(server.rank_pids())
     watch = ReadyWatch(server)
     cut_at = time.monotonic()
@@ -94,7 +98,7 @@ def test_a_cut_link(start_disturbed, undisturbed, subnet, surroundings, one_way)
 
 
 def test_a_killed_daemon_of_mpirun(start_disturbed, undisturbed, surroundings):
-    server, streams = start_disturbed()
+    server, streams = start_disturbed(**FAST)
     daemons = [pid for pid, words in surroundings.processes().items() if words[0].endswith("orted")]
     assert len(daemons) == 2
     kill(daemons[:1])

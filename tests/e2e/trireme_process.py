@@ -126,9 +126,9 @@ class Surroundings:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
-def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_S):
+def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_S, binary=BINARY):
     """A trireme command that ends by itself: subprocess.CompletedProcess with text."""
-    command = [str(BINARY), *(str(argument) for argument in arguments)]
+    command = [str(binary), *(str(argument) for argument in arguments)]
     process = subprocess.Popen(
         command, env=surroundings.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -146,13 +146,13 @@ class Server:
     """`trireme serve` (or any command line that starts one) on a free port, or a given one."""
 
     def __init__(self, surroundings, *options, model="demo", prefix=(), port=None,
-                 scheme="http"):
+                 scheme="http", binary=BINARY):
         self.surroundings = surroundings
         self.port = port or free_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         name = f"{surroundings.temporary.name}-{uuid.uuid4().hex[:8]}.log"
         self.log = surroundings.temporary.parent / name
-        command = [*prefix, str(BINARY), "serve", str(model), "--port", str(self.port),
+        command = [*prefix, str(binary), "serve", str(model), "--port", str(self.port),
                    *(str(option) for option in options)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -190,6 +190,11 @@ class Server:
                   if pid != self.process.pid}
         workers = [pid for pid, words in others.items() if "worker" in words[1:2]]
         return sorted(workers or others)
+
+    def children(self):
+        """Of the coordinator, the ended ones that it has not taken note of too."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return sorted(pid for task in tasks for pid in read_bytes(task).split())
 
     def resident_bytes(self):
         """Of the coordinator."""

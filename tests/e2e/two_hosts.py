@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 from trireme_process import REPO
@@ -34,14 +35,14 @@ def two_hosts():
     pytest.skip(f"two hosts were NOT tested, as network namespaces are not to be had: {reason}")
 
 
-def cluster_file(path, subnet, **deadlines):
-    """Writes it: mpirun over the two hosts."""
+def cluster_file(path, subnet, agent=SCRIPTS / "rsh.sh", **deadlines):
+    """Writes it: mpirun over the two hosts, which `agent` reaches."""
     path.write_text(
         "launcher:\n"
         "  kind: mpirun\n"
         f"  hosts: [{subnet}.1, {subnet}.2]\n"
         "  mpirun_args:\n"
-        f"    [--mca, plm_rsh_agent, {SCRIPTS / 'rsh.sh'},\n"
+        f"    [--mca, plm_rsh_agent, {agent},\n"
         "     --mca, plm_rsh_no_tree_spawn, '1',\n"
         f"     --mca, oob_tcp_if_include, {subnet}.0/24,\n"
         f"     --mca, btl_tcp_if_include, {subnet}.0/24]\n"
@@ -64,3 +65,10 @@ def let_through(subnet, host, all_or_nothing):
     port_state = "3" if all_or_nothing else "0"  # forwarding, disabled
     subprocess.run(["bridge", "link", "set", "dev", f"tv{host}{subnet.replace('.', '')}", "state",
                     port_state], check=True, timeout=SCRIPT_DEADLINE_S)
+
+
+def blip(subnet, host, seconds):
+    """Nothing passes for so long."""
+    let_through(subnet, host, False)
+    time.sleep(seconds)
+    let_through(subnet, host, True)

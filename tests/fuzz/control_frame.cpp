@@ -41,9 +41,14 @@ struct CheckRanges {
   void operator()(const RankState& state) const {
     TRIREME_CHECK(state.activity <= RankActivity::kWaiting);
   }
+  void operator()(const WeightsOrder& order) const {
+    TRIREME_CHECK(order.kind <= WeightsOrder::Kind::kDrop);
+  }
+  void operator()(const WeightsPrepared&) const {}
   void operator()(const ControlFailure&) const {}
   void operator()(const ControlDrain&) const {}
   void operator()(const ControlPing&) const {}
+  void operator()(const ControlRenew&) const {}
 };
 
 std::string encode(const ControlFrame& frame) {

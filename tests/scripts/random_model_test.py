@@ -53,7 +53,20 @@ def test_the_tensors_fit_the_config(tmp_path):
     kv = config["num_key_value_heads"] * config["head_dim"]
     assert tensors["model.layers.0.self_attn.k_proj.weight"][1] == [kv, hidden]
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "generation_config.json", "model.safetensors"]
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json"]
+
+
+def test_the_tokenizer_has_a_text_for_every_id(tmp_path):
+    folder = write(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    ids = sorted(tokenizer["model"]["vocab"].values())
+    assert ids == list(range(config["vocab_size"]))
+    contents = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    named = json.loads((folder / "tokenizer_config.json").read_text())
+    assert contents[named["bos_token"]] == config["bos_token_id"]
+    assert contents[named["eos_token"]] == config["eos_token_id"]
 
 
 def test_weights_are_spread_about_zero_and_norms_about_one(tmp_path):

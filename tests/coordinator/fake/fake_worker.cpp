@@ -55,11 +55,28 @@ void load(RankLink& link, const std::string& mode, const std::string& region_fd)
   link.set_loaded(1000, 1000);
 }
 
+void obey(RankLink& link, const std::string& mode, const WeightsOrder& order) {
+  if (order.kind != WeightsOrder::Kind::kPrepare) return;
+  WeightsPrepared prepared{.generation = order.file.generation,
+                           .fingerprint = order.file.fingerprint,
+                           .numerics_id = "fake"};
+  if (mode == "prepare-die") std::raise(SIGKILL);
+  if (mode == "prepare-hang") return;
+  if (order.file.path == "damaged") prepared.failure = "a leaf is damaged; make it again";
+  if (order.file.path == "other") ++prepared.fingerprint;
+  link.send_prepared(prepared);
+}
+
 void serve(RankLink& link, const std::string& mode, int world_rank) {
   const Layout& layout = link.job().layout;
-  StepPlan plan;
+  RankTask task;
   link.set_activity(RankActivity::kIdle);
-  while (link.next_plan(plan)) {
+  while (link.next_task(task)) {
+    if (const auto* order = std::get_if<WeightsOrder>(&task)) {
+      obey(link, mode, *order);
+      continue;
+    }
+    const auto& plan = std::get<StepPlan>(task);
     if (mode == "deadlock") {
       link.set_activity(RankActivity::kWaiting, 3, (world_rank + 1) % layout.n_ranks());
       sleep_for_ever();

@@ -8,6 +8,7 @@ mod border;
 mod conversation;
 mod guide;
 mod python_json;
+mod sandbox;
 mod shield;
 mod template;
 mod tokenizer;

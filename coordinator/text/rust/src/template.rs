@@ -1,4 +1,4 @@
-//! Chat templates: Jinja as transformers runs it, bounded in time and in the size of what it
+//! Chat templates: Jinja as transformers runs it, bounded in time, memory and the size of what it
 //! writes.
 
 use std::ffi::CString;
@@ -14,6 +14,7 @@ use serde_json::Map;
 use crate::border::{answer, build, destroy, ids_to_bytes, text_argument, TextBuffer};
 use crate::conversation::{Conversation, Request};
 use crate::python_json::tojson;
+use crate::sandbox::run_bounded;
 use crate::shield::Shield;
 use crate::tokenizer::TextTokenizer;
 
@@ -72,14 +73,19 @@ impl ChatTemplate {
 
     fn render_conversation(&self, conversation: &Conversation) -> Result<String> {
         let template = self.environment.get_template("chat").map_err(template_error)?;
-        let mut output = BoundedOutput { bytes: Vec::new(), full: false };
-        let context = Value::from(Serde(&conversation.context));
-        let result = template.render_captured_to(context, &mut output).map(|_| ());
-        if output.full {
-            return Err(anyhow!("the chat template writes more than {MAX_OUTPUT_BYTES} bytes"));
-        }
-        result.map_err(template_error)?;
-        conversation.finish(String::from_utf8(output.bytes).context("not valid UTF-8")?)
+        // Instructions and output are bounded, but a single one may double a string or compare two
+        // lists of 2^40 items.
+        let rendered = run_bounded("the chat template", || {
+            let mut output = BoundedOutput { bytes: Vec::new(), full: false };
+            let context = Value::from(Serde(&conversation.context));
+            let result = template.render_captured_to(context, &mut output).map(|_| ());
+            if output.full {
+                return Err(anyhow!("the chat template writes more than {MAX_OUTPUT_BYTES} bytes"));
+            }
+            result.map_err(template_error)?;
+            String::from_utf8(output.bytes).context("not valid UTF-8")
+        })?;
+        conversation.finish(rendered)
     }
 }
 
@@ -274,6 +280,34 @@ mod tests {
         let source = "{% for a in range(9999) %}{{ 'x' * 100000 }}{% endfor %}";
         let error = template(source).render(request("", false)).unwrap_err().to_string();
         assert!(error.contains("writes more than"), "{error}");
+    }
+
+    #[test]
+    fn what_grows_without_output_is_bounded() {
+        let doubled = "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}\
+                       {% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s | length }}";
+        let repeated = "{% set n = namespace(l=[]) %}{% for i in range(90) %}\
+                        {% set n.l = n.l + [('x' ~ i) * 9999999] %}{% endfor %}{{ n.l | length }}";
+        let captured = "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}\
+                        {% set s %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = s %}{% endfor %}";
+        let replaced = "{{ ('x' * 99999) | replace('x', 'x' * 99999) | length }}";
+        for source in [doubled, repeated, captured, replaced] {
+            let error = template(source).render(request("", false)).unwrap_err().to_string();
+            assert_eq!(error, "the chat template takes more than 256 MiB of memory", "{source}");
+        }
+    }
+
+    #[test]
+    fn one_endless_instruction_is_ended() {
+        let deep = |name| {
+            format!(
+                "{{% set n = namespace(l=[1]) %}}{{% for i in range(60) %}}\
+                 {{% set n.l = [n.l, n.l] %}}{{% endfor %}}{{% set {name} = n.l %}}"
+            )
+        };
+        let source = format!("{}{}{{{{ a == b }}}}", deep("a"), deep("b"));
+        let error = template(&source).render(request("", false)).unwrap_err().to_string();
+        assert_eq!(error, "the chat template takes more than 2 s");
     }
 
     #[test]

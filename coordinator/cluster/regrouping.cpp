@@ -1,0 +1,116 @@
+#include "coordinator/cluster/regrouping.h"
+
+#include <algorithm>
+
+namespace trireme {
+namespace {
+
+constexpr int64_t kAskAfterMs = 1000;        // a launch that goes well is over before
+constexpr int32_t kReturnLaunchMs = 10000;   // clients wait for it, and there is a way back
+constexpr int64_t kMostReturnMs = 3600'000;  // between two tries to return, after many in vain
+
+}  // namespace
+
+Regrouping::Regrouping(const LaunchSpec& spec)
+    : spec_(spec),
+      formation_(whole_formation(spec)),
+      return_interval_ms_(spec.deadlines.return_ms) {}
+
+// With one host, or the ranks on this one, there is nobody to ask who could be left out.
+bool Regrouping::asks_hosts() const {
+  return spec_.launcher != LauncherKind::kLocal && spec_.hosts.size() > 1;
+}
+
+int32_t Regrouping::launch_ms() const {
+  return fallback_ ? std::min(kReturnLaunchMs, spec_.deadlines.launch_ms)
+                   : spec_.deadlines.launch_ms;
+}
+
+void Regrouping::on_launch(int64_t now_ms) {
+  if (next_) formation_ = *next_;
+  next_.reset();
+  ask_at_ms_ = now_ms + (suspicious_ ? 0 : kAskAfterMs);
+}
+
+void Regrouping::on_serving(int64_t now_ms) {
+  served_ = true;
+  suspicious_ = false;
+  next_.reset();
+  fallback_.reset();
+  serving_since_ms_ = now_ms;
+  return_at_ms_ = now_ms + return_interval_ms_;
+}
+
+// A whole group that held shows that its hosts are to be trusted again.
+void Regrouping::on_lost(int64_t now_ms, bool silently) {
+  suspicious_ = silently;
+  const bool held = is_whole() && now_ms - serving_since_ms_ >= return_interval_ms_;
+  if (held) return_interval_ms_ = spec_.deadlines.return_ms;
+}
+
+bool Regrouping::on_launch_failed() {
+  suspicious_ = true;
+  if (!has_choice()) return false;
+  if (!next_ && fallback_) next_ = fallback_;
+  fallback_.reset();
+  if (!next_ && !asks_hosts()) {
+    const auto smaller = std::find_if(
+        spec_.smaller_layouts.begin(), spec_.smaller_layouts.end(), [this](const auto& choice) {
+          return choice.layout.n_ranks() < formation_.choice.layout.n_ranks();
+        });
+    if (smaller != spec_.smaller_layouts.end()) {
+      next_ = Formation{.choice = *smaller, .hosts = spec_.hosts};
+    }
+  }
+  return next_.has_value();
+}
+
+bool Regrouping::watch_launch(int64_t now_ms) {
+  if (!has_choice() || !asks_hosts() || asking_ || now_ms < ask_at_ms_) return false;
+  asking_ = true;
+  ask_at_ms_ = now_ms + spec_.deadlines.probe_ms + kAskAfterMs;
+  return true;
+}
+
+Regrouping::Wish Regrouping::watch_serving(int64_t now_ms, bool is_idle) {
+  if (!has_choice() || is_whole() || asking_ || now_ms < return_at_ms_) return Wish::kNone;
+  if (asks_hosts()) {
+    asking_ = true;
+    return Wish::kAskHosts;
+  }
+  if (!is_idle) return Wish::kNone;
+  grow_to(whole_formation(spec_));
+  return Wish::kMove;
+}
+
+std::vector<std::string> Regrouping::on_answers(const std::vector<std::string>& hosts) {
+  asking_ = false;
+  std::vector<std::string> missing;
+  for (const std::string& host : formation_.hosts) {
+    if (std::find(hosts.begin(), hosts.end(), host) == hosts.end()) missing.push_back(host);
+  }
+  if (missing.empty()) return {};
+  const std::optional<Formation> best = formation_on(spec_, hosts);
+  if (!best) return {};
+  next_ = best;
+  return missing;
+}
+
+bool Regrouping::on_answers_serving(int64_t now_ms, const std::vector<std::string>& hosts) {
+  asking_ = false;
+  if (is_whole() || now_ms < return_at_ms_) return false;
+  return_at_ms_ = now_ms + spec_.deadlines.return_ms;
+  const std::optional<Formation> best = formation_on(spec_, hosts);
+  if (!best || best->choice.layout.n_ranks() <= formation_.choice.layout.n_ranks()) return false;
+  grow_to(*best);
+  return true;
+}
+
+void Regrouping::grow_to(const Formation& formation) {
+  next_ = formation;
+  fallback_ = formation_;
+  return_interval_ms_ =
+      std::max(return_interval_ms_, std::min(2 * return_interval_ms_, kMostReturnMs));
+}
+
+}  // namespace trireme

@@ -1,0 +1,45 @@
+// The scheduler between two coordinators of one group.
+
+#include <utility>
+
+#include "coordinator/handover/serving_state.h"
+#include "coordinator/serving/scheduler.h"
+#include "kernels/check.h"
+
+namespace trireme {
+
+void Scheduler::rest() {
+  TRIREME_CHECK_MSG(in_flight_.empty(), "a plan is in flight");
+  while (!running_.empty()) wait_again(*running_.begin()->second);
+}
+
+SchedulerState Scheduler::state() const {
+  TRIREME_CHECK_MSG(running_.empty(), "a sequence runs");
+  SchedulerState state{.epoch = epoch_,
+                       .last_step_id = last_step_id_,
+                       .n_blocks = blocks_.n_blocks(),
+                       .sequences = {}};
+  for (const auto& [id, sequence] : waiting_) state.sequences.push_back(*sequence);
+  return state;
+}
+
+void Scheduler::restore(SchedulerState&& state) {
+  TRIREME_CHECK(!serving_ && sequences_.empty());
+  epoch_ = state.epoch;
+  last_step_id_ = state.last_step_id;
+  std::vector<int32_t> used;
+  for (Sequence& given : state.sequences) {
+    used.insert(used.end(), given.kv.blocks.begin(), given.kv.blocks.end());
+    n_suspects_ += given.suspect ? 1 : 0;
+    ++n_of_[given.generation()];
+    const RequestId id = given.id;
+    auto sequence = std::make_unique<Sequence>(std::move(given));
+    waiting_.emplace(id, sequence.get());
+    const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
+    TRIREME_CHECK_MSG(is_new, "a request is there twice");
+  }
+  n_kept_blocks_ = static_cast<int32_t>(used.size());
+  blocks_ = BlockManager(state.n_blocks, used);
+}
+
+}  // namespace trireme

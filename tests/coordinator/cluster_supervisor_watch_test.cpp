@@ -1,0 +1,111 @@
+// What the supervisor makes of heartbeats, and of their absence.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <vector>
+
+#include "tests/coordinator/supervisor_drive.h"
+
+namespace trireme {
+namespace {
+
+using Kind = SupervisorAction::Kind;
+using testing::HasSubstr;
+
+TEST(ClusterSupervisor, SilenceIsLossButABlipOrAPauseOfOurOwnIsNot) {
+  Drive d;
+  d.bring_up();
+  const std::vector<std::optional<RankState>> one_silent = {state_of(RankActivity::kIdle, 1),
+                                                            std::nullopt};
+  d.pass(250, one_silent);
+  d.pass(100, RankActivity::kIdle);
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  // This process stood still for long: nobody is blamed for it.
+  d.now += 5000;
+  d.take(d.supervisor.on_timer(d.now));
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  d.pass(200, RankActivity::kIdle);
+  d.pass(500, one_silent);
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
+}
+
+// On a machine with too much to do, the ranks come to run as seldom as this process.
+TEST(ClusterSupervisor, SilenceCountsOnlyWhileThisProcessRuns) {
+  Drive d;
+  d.bring_up();
+  const auto pass_in_steps_of_100_ms = [&d](int n_steps, bool rank_1_is_heard) {
+    for (int i = 0; i < n_steps; ++i) {
+      d.now += 100;
+      for (int rank = 0; rank < (rank_1_is_heard ? 2 : 1); ++rank) {
+        d.take(d.supervisor.on_state(d.now, d.supervisor.epoch(), rank,
+                                     state_of(RankActivity::kIdle, 1)));
+      }
+      d.take(d.supervisor.on_timer(d.now));
+    }
+  };
+  for (int i = 0; i < 5; ++i) {
+    pass_in_steps_of_100_ms(9, false);
+    EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+    pass_in_steps_of_100_ms(1, true);
+  }
+  pass_in_steps_of_100_ms(13, false);
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
+}
+
+TEST(ClusterSupervisor, AFrameThatTakesLongToComeIsNoSilence) {
+  Drive d;
+  d.bring_up();
+  const std::vector<std::optional<RankState>> no_heartbeats(2);
+  for (int i = 0; i < 20; ++i) {
+    for (int rank = 0; rank < 2; ++rank) d.supervisor.on_heard(d.now, d.supervisor.epoch(), rank);
+    d.pass(300, no_heartbeats);
+  }
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  d.pass(200, no_heartbeats);
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "heartbeat");
+}
+
+// What is known of a rank is as old as its last heartbeat, not as its last byte.
+TEST(ClusterSupervisor, BytesWithoutHeartbeatsShowNoDeadlock) {
+  Drive d;
+  d.bring_up();
+  d.supervisor.on_plan_sent(d.now);
+  d.pass(200, RankActivity::kWaiting);
+  for (int i = 0; i < 10; ++i) {
+    for (int rank = 0; rank < 2; ++rank) d.supervisor.on_heard(d.now, d.supervisor.epoch(), rank);
+    d.pass(100, std::vector<std::optional<RankState>>(2));
+  }
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+}
+
+TEST(ClusterSupervisor, AllWaitingIsADeadlockOneComputingIsNot) {
+  Drive d;
+  d.bring_up();
+  const RankState waiting = state_of(RankActivity::kWaiting, 7);
+  const RankState computing = state_of(RankActivity::kComputing, 7);
+  d.pass(1000, {waiting, waiting});  // no plan in flight
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  d.supervisor.on_plan_sent(d.now);
+  d.pass(30000, {waiting, computing});  // a long prefill
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  for (uint64_t tick = 8; tick < 20; ++tick) {  // slow, but moving
+    d.pass(200, {state_of(RankActivity::kWaiting, tick), state_of(RankActivity::kWaiting, 7)});
+  }
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  d.pass(1200, {waiting, waiting});
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "stalled");
+}
+
+TEST(ClusterSupervisor, AStepWithoutAnyTickRunsIntoTheWatchdog) {
+  Drive d;
+  d.bring_up();
+  d.supervisor.on_plan_sent(d.now);
+  d.pass(119000, RankActivity::kComputing);
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  d.pass(2000, RankActivity::kComputing);
+  EXPECT_EQ(d.last(Kind::kReportLost)->cause, "stalled");
+}
+
+}  // namespace
+}  // namespace trireme
