@@ -14,7 +14,7 @@ enum class LauncherKind : uint8_t { kLocal, kMpirun, kSrun, kExternal };
 struct GroupDeadlines {
   int32_t launch_ms = 60000;   // until every rank said hello
   int32_t load_ms = 600000;    // and then until every rank is ready, without progress
-  int32_t heartbeat_ms = 475;  // nothing heard from one rank
+  int32_t heartbeat_ms = 400;  // nothing heard from one rank
   int32_t stall_ms = 1000;     // all ranks waiting and no tick: deadlock
   int32_t step_ms = 120000;    // plan in flight and no tick from a computing rank
   int32_t stop_ms = 5000;      // told to end; then killed

@@ -84,7 +84,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));
   EXPECT_EQ(o.deadlines.launch_ms, 900);
   EXPECT_EQ(o.deadlines.max_crashes, 7);
-  EXPECT_EQ(o.deadlines.heartbeat_ms, 475);
+  EXPECT_EQ(o.deadlines.heartbeat_ms, 400);
 }
 
 TEST_F(ClusterFileTest, TheCommandLineWins) {
