@@ -68,13 +68,7 @@ GenerateRequest GenerationJob::make_request(int index) const {
 }
 
 void GenerationJob::submit_all() {
-  const bool streams = call_.stream && parts_.responder != nullptr;
-  writer_ = std::make_unique<AnswerWriter>(
-      make_writer({.form = streams                       ? AnswerWriter::Form::kStream
-                           : parts_.responder != nullptr ? AnswerWriter::Form::kWhole
-                                                         : AnswerWriter::Form::kSilent,
-                   .with_ids = parts_.kept.has_value(),
-                   .from = {}}));
+  begin_writing({});
   listen_to_client();
   if (parts_.kept) keep();
   // From then on the choices hold them, as long as they are drawn.
@@ -171,6 +165,15 @@ void GenerationJob::write(int index, const GenerateEvent& event) {
 
 AnswerWriter GenerationJob::make_writer(AnswerWriter::Options options) const {
   return {call_, parts_.codec, parts_.format, std::move(options)};
+}
+
+void GenerationJob::begin_writing(const StreamPosition& from) {
+  auto form = AnswerWriter::Form::kSilent;
+  if (parts_.responder != nullptr) {
+    form = call_.stream ? AnswerWriter::Form::kStream : AnswerWriter::Form::kWhole;
+  }
+  writer_ = std::make_unique<AnswerWriter>(
+      make_writer({.form = form, .with_ids = parts_.kept.has_value(), .from = from}));
 }
 
 void GenerationJob::finish_answer() {

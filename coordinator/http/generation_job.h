@@ -107,6 +107,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void replay(AnswerWriter& writer, const StreamPosition& from) const;
   void serve_client(const ResponderPtr& responder, const StreamPosition& from);
   AnswerWriter make_writer(AnswerWriter::Options options) const;
+  // In the form that the client, if there is one, asked for. It has what is before `from`.
+  void begin_writing(const StreamPosition& from);
 
   void finish_answer();
   void fail(const ApiError& error);

@@ -41,13 +41,7 @@ std::optional<AnswerState> GenerationJob::state() const {
 }
 
 void GenerationJob::take_over(const AnswerState& answer, const Listen& listen) {
-  const bool streams = call_.stream && parts_.responder != nullptr;
-  writer_ = std::make_unique<AnswerWriter>(
-      make_writer({.form = streams                       ? AnswerWriter::Form::kStream
-                           : parts_.responder != nullptr ? AnswerWriter::Form::kWhole
-                                                         : AnswerWriter::Form::kSilent,
-                   .with_ids = parts_.kept.has_value(),
-                   .from = answer.sent}));
+  begin_writing(answer.sent);
   streaming_ = answer.streaming;
   told_any_ = answer.told_any;
   n_open_ = 0;

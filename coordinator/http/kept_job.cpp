@@ -81,8 +81,7 @@ void GenerationJob::serve_client(const ResponderPtr& responder, const StreamPosi
   }
   parts_.kept->keeper->end_grace(parts_.kept->entry->request().id);
   parts_.responder = responder;
-  writer_ = std::make_unique<AnswerWriter>(
-      make_writer({.form = AnswerWriter::Form::kStream, .with_ids = true, .from = from}));
+  begin_writing(from);
   replay(*writer_, from);
   if (ended_) end_.error.empty() ? writer_->finish() : writer_->fail(end_.error);
   streaming_ = true;

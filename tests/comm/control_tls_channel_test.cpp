@@ -8,10 +8,10 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 
 #include "kernels/result.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -22,8 +22,7 @@ using testing::Not;
 // A self-signed certificate and its key as PEM files, in a folder of their own.
 class PemFiles {
  public:
-  PemFiles() : folder_(testing::TempDir() + "tls-XXXXXX") {
-    EXPECT_NE(mkdtemp(folder_.data()), nullptr);
+  PemFiles() {
     EVP_PKEY* key = EVP_EC_gen("P-256");
     X509* certificate = X509_new();
     ASN1_INTEGER_set(X509_get_serialNumber(certificate), 1);
@@ -44,13 +43,12 @@ class PemFiles {
     X509_free(certificate);
     EVP_PKEY_free(key);
   }
-  ~PemFiles() { std::filesystem::remove_all(folder_); }
-  std::string certificate() const { return folder_ + "/cert.pem"; }
-  std::string key() const { return folder_ + "/key.pem"; }
-  std::string locked_key() const { return folder_ + "/locked.pem"; }
+  std::string certificate() const { return folder_ / "cert.pem"; }
+  std::string key() const { return folder_ / "key.pem"; }
+  std::string locked_key() const { return folder_ / "locked.pem"; }
 
  private:
-  std::string folder_;
+  const TempFolder folder_;
 };
 
 // Carries what both say until neither has more; everything that crossed.

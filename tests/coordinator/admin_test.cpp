@@ -1,7 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -11,6 +10,7 @@
 #include "coordinator/admin/admin_client.h"
 #include "coordinator/admin/admin_server.h"
 #include "kernels/result.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -20,19 +20,12 @@ using testing::HasSubstr;
 
 class Admin : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "adminXXXXXX";
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    base_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(base_); }
-
   std::filesystem::path new_folder(const std::string& name) const {
     std::filesystem::create_directories(base_ / name);
     return base_ / name;
   }
   std::string ask(const std::string& command, const Json& arguments, int64_t pid = 0) {
-    return ask_server(base_, pid, command, arguments, std::chrono::seconds(20),
+    return ask_server(base_.path(), pid, command, arguments, std::chrono::seconds(20),
                       [this](const std::string& line) { told_.push_back(line); });
   }
   std::string refusal(const std::string& command, int64_t pid = 0) {
@@ -44,7 +37,7 @@ class Admin : public testing::Test {
     return "";
   }
 
-  std::filesystem::path base_;
+  const TempFolder base_;
   std::vector<std::string> told_;
 };
 

@@ -12,6 +12,7 @@
 #include "kernels/result.h"
 #include "tests/coordinator/http_fakes.h"
 #include "tests/coordinator/http_test_client.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -27,17 +28,15 @@ constexpr const char* kStapleHash =
 
 class KeyFile {
  public:
-  explicit KeyFile(const std::string& text) : path_(testing::TempDir() + "keys-XXXXXX") {
-    const int fd = mkstemp(path_.data());
-    EXPECT_GE(fd, 0);
-    close(fd);
-    std::ofstream(path_) << text;
+  explicit KeyFile(const std::string& text) {
+    std::ofstream file(path());
+    fs::permissions(path(), fs::perms::owner_read | fs::perms::owner_write);
+    file << text;
   }
-  ~KeyFile() { fs::remove(path_); }
-  const std::string& path() const { return path_; }
+  std::string path() const { return folder_ / "keys"; }
 
  private:
-  std::string path_;
+  const TempFolder folder_;
 };
 
 std::string problem_of(const std::string& file, std::string_view from_environment = "") {

@@ -1,7 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +8,7 @@
 #include "coordinator/http/stream_position.h"
 #include "tests/coordinator/http_fakes.h"
 #include "tests/coordinator/http_test_client.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -43,16 +43,8 @@ TEST(FirstEvents, AreWholeOnes) {
 
 class HttpJournal : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "journalXXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-    start();
-  }
-  void TearDown() override {
-    stop();
-    std::filesystem::remove_all(folder_);
-  }
+  HttpJournal() { start(); }
+  ~HttpJournal() override { stop(); }
 
   void start(const HttpLimits& limits = {}, int32_t grace_s = 30) {
     stop();
@@ -87,7 +79,7 @@ class HttpJournal : public testing::Test {
     return body.substr(begin, body.find('"', begin) - begin);
   }
 
-  std::filesystem::path folder_;
+  const TempFolder folder_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<TestServer> server_;
 };

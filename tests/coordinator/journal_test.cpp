@@ -8,9 +8,10 @@
 
 #include <condition_variable>
 #include <csignal>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -46,15 +47,11 @@ GenerateEvent token(int32_t id, FinishReason finish = FinishReason::kNone) {
 class JournalTest : public testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "journalXXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
     options_.path = folder_ / "journal";
     options_.now_s = [this] { return now_s_.load(); };
     options_.commit_interval_ms = 1;
     options_.retry_interval_ms = 1;
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   std::unique_ptr<Journal> open() { return std::make_unique<Journal>(options_); }
 
@@ -114,7 +111,7 @@ class JournalTest : public testing::Test {
     sqlite3_close(db);
   }
 
-  std::filesystem::path folder_;
+  const TempFolder folder_;
   JournalOptions options_;
   std::atomic<int64_t> now_s_{1000};
   std::mutex mutex_;
@@ -267,7 +264,7 @@ TEST_F(JournalTest, SaysWhatIsWrongWithAFile) {
   EXPECT_THAT(refusal(), HasSubstr("is damaged or no journal"));
   std::ofstream(options_.path) << std::string(1000, 'x');
   EXPECT_THAT(refusal(), HasSubstr("is damaged or no journal"));
-  options_.path = folder_;
+  options_.path = folder_.path();
   EXPECT_THAT(refusal(), HasSubstr("cannot open the journal"));
 }
 

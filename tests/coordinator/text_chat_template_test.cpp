@@ -37,7 +37,7 @@ Json user_says(const std::string& content) {
 class OwnTemplate {
  public:
   explicit OwnTemplate(const std::string& source) {
-    folder_.copy_demo_tokenizer();
+    test::copy_demo_tokenizer(folder_);
     folder_.write("chat_template.jinja", source);
   }
   ChatTemplate load() const {
@@ -45,7 +45,7 @@ class OwnTemplate {
   }
 
  private:
-  test::TemporaryFolder folder_;
+  TempFolder folder_;
 };
 
 Result<std::string> render(const std::string& source, const Json& messages,
@@ -188,8 +188,8 @@ TEST(TextChatTemplate, TellsTheTime) {
 }
 
 TEST(TextChatTemplate, IsFoundWhereverModelsKeepIt) {
-  test::TemporaryFolder folder;
-  folder.copy_demo_tokenizer();
+  TempFolder folder;
+  test::copy_demo_tokenizer(folder);
   const Tokenizer tokenizer = Tokenizer::load(folder.path());
   const auto rendered = [&](const ChatOptions& options = {}) {
     return *ChatTemplate::load(folder.path(), tokenizer)->render(user_says("x"), options);

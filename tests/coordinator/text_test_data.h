@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -8,6 +7,7 @@
 #include <string_view>
 
 #include "kernels/result.h"
+#include "tests/temp_folder.h"
 
 namespace trireme::test {
 
@@ -23,29 +23,10 @@ inline Json text_cases() {
   return Json::parse(file);
 }
 
-// A folder that goes away with the test.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "trireme-text-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-  void write(const std::string& name, std::string_view content) const {
-    std::ofstream(path_ / name, std::ios::binary) << content;
-  }
-  // The demo's tokenizer.json under this folder.
-  void copy_demo_tokenizer() const {
-    std::filesystem::copy_file(source_path("demo/model/tokenizer.json"), path_ / "tokenizer.json");
-  }
-
- private:
-  std::filesystem::path path_;
-};
+// The demo's tokenizer.json into a folder.
+inline void copy_demo_tokenizer(const TempFolder& folder) {
+  std::filesystem::copy_file(source_path("demo/model/tokenizer.json"), folder / "tokenizer.json");
+}
 
 // The message of the EnvironmentError that `call` throws, "" when it throws none.
 template <typename Call>

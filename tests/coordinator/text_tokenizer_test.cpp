@@ -66,7 +66,7 @@ TEST(TextTokenizer, RefusesTextThatIsNoUtf8OrTooLong) {
 }
 
 TEST(TextTokenizer, NamesTheFileAndTheMendWhenItCannotLoad) {
-  const test::TemporaryFolder folder;
+  const TempFolder folder;
   const auto load = [&] { (void)Tokenizer::load(folder.path()); };
   const std::string name = (folder.path() / "tokenizer.json").string();
   EXPECT_THAT(test::environment_error(load), AllOf(HasSubstr(name), HasSubstr("no such file")));
@@ -82,8 +82,8 @@ TEST(TextTokenizer, NamesTheFileAndTheMendWhenItCannotLoad) {
 }
 
 TEST(TextTokenizer, NamesABrokenTokenizerConfig) {
-  const test::TemporaryFolder folder;
-  folder.copy_demo_tokenizer();
+  const TempFolder folder;
+  test::copy_demo_tokenizer(folder);
   const auto load = [&] { (void)Tokenizer::load(folder.path()); };
   EXPECT_EQ(test::environment_error(load), "");
   folder.write("tokenizer_config.json", "{\"bos_token\": ");
@@ -91,7 +91,7 @@ TEST(TextTokenizer, NamesABrokenTokenizerConfig) {
 }
 
 TEST(TextTokenizer, SettingsOfTokenizerJsonNeverCutOrPadPrompts) {
-  const test::TemporaryFolder folder;
+  const TempFolder folder;
   std::ifstream file(test::source_path("demo/model/tokenizer.json"));
   Json json = Json::parse(file);
   json["truncation"] = {

@@ -54,8 +54,7 @@ def test_serves_the_same_after_two_kills(start_server, surroundings, server):
     for _ in range(2):
         ranks = disturbed.rank_pids()
         os.kill(ranks[-1], signal.SIGKILL)
-        wait_until(lambda: set(disturbed.rank_pids()).isdisjoint(ranks) and disturbed.is_ready(),
-                   READY_DEADLINE_S, "a new group")
+        disturbed.wait_for_new_ranks(ranks)
         assert sample_answers(disturbed) == expected
     assert http_get(disturbed.url + "/health")[0] == 200
     assert disturbed.stop() == 0, disturbed.output()

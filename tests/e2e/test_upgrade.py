@@ -116,8 +116,7 @@ def test_a_rank_lost_after_an_upgrade_comes_back(start_upgradable, surroundings,
         upgrade(surroundings)
         before = server.rank_pids()
         kill(before[:1])
-        wait_until(lambda: server.is_ready() and not set(before) & set(server.rank_pids()),
-                   READY_DEADLINE_S, "new ranks")
+        server.wait_for_new_ranks(before)
     join_streams(streams)
     assert_same(streams, undisturbed)
     assert server.stop() == 0, server.output()
@@ -136,8 +135,7 @@ def test_another_program_takes_over(start_upgradable, surroundings, undisturbed,
     before = server.rank_pids()
     assert {os.readlink(f"/proc/{pid}/exe") for pid in before} == {str(BINARY)}
     kill(before[:1])
-    wait_until(lambda: server.is_ready() and not set(before) & set(server.rank_pids()),
-               READY_DEADLINE_S, "new ranks")
+    server.wait_for_new_ranks(before)
     assert {os.readlink(f"/proc/{pid}/exe") for pid in server.rank_pids()} == {str(copy)}
     join_streams(streams)
     assert_same(streams, undisturbed)

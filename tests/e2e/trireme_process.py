@@ -191,6 +191,14 @@ class Server:
         workers = [pid for pid, words in others.items() if "worker" in words[1:2]]
         return sorted(workers or others)
 
+    def wait_for_new_ranks(self, before):
+        """Until it serves with ranks of which none is in `before`."""
+        def serves_with_others():
+            ranks = self.rank_pids()
+            return ranks and set(ranks).isdisjoint(before) and self.is_ready()
+
+        wait_until(serves_with_others, READY_DEADLINE_S, "new ranks that serve")
+
     def children(self):
         """Of the coordinator, the ended ones that it has not taken note of too."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")

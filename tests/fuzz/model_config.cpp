@@ -7,33 +7,10 @@
 #include "model/packed_header_json.h"
 #include "model/rope_frequencies.h"
 #include "tests/fuzz/fuzz_input.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
-
-// A model folder with nothing in it but the two files, gone with the process.
-class Folder {
- public:
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "trireme-fuzz-XXXXXX").string();
-    TRIREME_CHECK(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  void write(const char* name, std::string_view text) const {
-    std::ofstream(path_ / name, std::ios::binary | std::ios::trunc) << text;
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // An accepted config can be put into a packed file and read again, and its positions have angles.
 void check_config(const ModelConfig& config) {
@@ -57,7 +34,7 @@ void check_config(const ModelConfig& config) {
 // The input is config.json and, behind a NUL, generation_config.json.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace trireme;
-  static const Folder folder;
+  static const TempFolder folder;  // a model folder with nothing in it but the two files
   const std::string_view text = fuzz::text_of(data, size);
   const size_t end = text.find('\0');
   folder.write("config.json", text.substr(0, end));

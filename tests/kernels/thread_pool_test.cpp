@@ -125,7 +125,7 @@ TEST(ThreadPoolDeathTest, AThreadThatCannotBeStartedIsToldAndTheOthersEnd) {
 
 TEST(ThreadPool, BindsItsThreadsOneEachWhereThereAreAsMany) {
   const std::vector<Cpu> cpus = available_cpus();
-  if (cpus.size() < 2) GTEST_SKIP() << "needs two processors";
+  if (cpus.size() < 2) GTEST_SKIP() << "SKIPPED: needs two processors";
   const std::vector<int> two = {cpus[0].id, cpus[1].id};
   std::thread([&] {
     ThreadPool pool(2, two);

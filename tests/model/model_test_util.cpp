@@ -34,17 +34,6 @@ void append(std::string& out, const std::string& dtype, float value) {
 
 }  // namespace
 
-TempFolder::TempFolder() {
-  std::string name = (fs::temp_directory_path() / "trireme-test-XXXXXX").string();
-  TRIREME_CHECK(::mkdtemp(name.data()) != nullptr);
-  path_ = name;
-}
-
-TempFolder::~TempFolder() {
-  std::error_code code;
-  fs::remove_all(path_, code);
-}
-
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   std::ostringstream out;

@@ -11,21 +11,11 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/result.h"
+#include "tests/temp_folder.h"
 
 namespace trireme::testing {
 
-// A folder of its own, gone with the object.
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using trireme::TempFolder;
 
 std::string read_file(const std::filesystem::path& path);
 void write_file(const std::filesystem::path& path, const std::string& bytes);

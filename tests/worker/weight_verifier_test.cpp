@@ -1,7 +1,6 @@
 #include "worker/weight_verifier.h"
 
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -10,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "model/packed_layout.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -23,14 +23,10 @@ constexpr std::chrono::seconds kDeadline{60};
 class WeightVerifierTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "trireme-test-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
     pack_model(TRIREME_SOURCE_DIR "/tests/golden/llama", folder_ / "packed.trireme",
                WeightFormat::kBF16, {});
     file_ = PackedModel::open(folder_ / "packed.trireme");
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   // Flips a bit of one block's first byte; the mapping sees it.
   void damage(const char* tensor, int block) const {
@@ -47,7 +43,7 @@ class WeightVerifierTest : public ::testing::Test {
     return file_->find_damage(&shard, [](uint64_t, uint64_t) { return true; });
   }
 
-  fs::path folder_;
+  const TempFolder folder_;
   std::shared_ptr<const PackedModel> file_;
 };
 

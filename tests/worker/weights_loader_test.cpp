@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "comm/self_communicator.h"
+#include "tests/temp_folder.h"
 
 namespace trireme {
 namespace {
@@ -27,9 +27,6 @@ constexpr std::chrono::seconds kDeadline{60};
 class WeightsLoaderTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "trireme-test-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
     const fs::path model = TRIREME_SOURCE_DIR "/tests/golden/llama";
     old_ = pack(model, "old", WeightFormat::kBF16);
     fs::copy(model, folder_ / "other");
@@ -42,7 +39,6 @@ class WeightsLoaderTest : public ::testing::Test {
   void TearDown() override {
     loader_.reset();
     engine_.reset();
-    fs::remove_all(folder_);
   }
 
   WeightsFile pack(const fs::path& model, const std::string& name, WeightFormat format) const {
@@ -121,7 +117,7 @@ class WeightsLoaderTest : public ::testing::Test {
     return result.sequences.at(0).logits;
   }
 
-  fs::path folder_;
+  const TempFolder folder_;
   WeightsFile old_, new_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<WeightsLoader> loader_;
