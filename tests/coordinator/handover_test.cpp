@@ -135,9 +135,9 @@ SchedulerConfig config() {
   return config;
 }
 
-GenerateRequest request(int32_t n_prompt) {
+GenerateRequest request(int32_t n_prompt, int32_t token) {
   GenerateRequest request;
-  request.prompt_ids.assign(static_cast<size_t>(n_prompt), 7);
+  request.prompt_ids.assign(static_cast<size_t>(n_prompt), token);
   request.max_new_tokens = 8;
   return request;
 }
@@ -159,7 +159,8 @@ TEST(SchedulerHandover, GoesOnWithoutComputingAnythingAgain) {
   std::vector<SequenceEvent> events;
   Scheduler old(config());
   old.group_up(5, 20, false, events);
-  for (RequestId id = 1; id <= 3; ++id) old.add(make_sequence(id, request(20)), events);
+  for (int32_t id = 1; id <= 3; ++id)
+    old.add(make_sequence(static_cast<RequestId>(id), request(20, id)), events);
   std::optional<StepPlan> plan = old.plan_step();
   ASSERT_TRUE(plan);
   ASSERT_EQ(plan->sequences.size(), 2U) << "the third waits for a slot";
@@ -172,7 +173,7 @@ TEST(SchedulerHandover, GoesOnWithoutComputingAnythingAgain) {
 
   Scheduler next(config());
   next.restore(SchedulerState(state));
-  EXPECT_EQ(next.n_free_blocks(), old.n_free_blocks());
+  EXPECT_EQ(next.n_unheld_blocks(), old.n_unheld_blocks());
   for (Scheduler* scheduler : {&old, &next}) {
     if (scheduler == &next) next.group_up(5, 20, true, events);
     plan = scheduler->plan_step();
