@@ -170,19 +170,18 @@ std::optional<StepPlan> Scheduler::plan_step() {
   return plan;
 }
 
-// Those with sequences: first the one that starves, else one whose turn it was not the last time.
+// Those with sequences: first one whose turn it was not the last time.
 std::vector<uint64_t> Scheduler::generations_in_turn() const {
   std::vector<uint64_t> turns;
   for (const auto& [generation, n] : n_of_) turns.push_back(generation);
   const auto first = std::find_if(turns.begin(), turns.end(), [this](uint64_t generation) {
-    return starving_ ? generation == *starving_ : generation != last_generation_;
+    return generation != last_generation_;
   });
   std::rotate(turns.begin(), first == turns.end() ? turns.begin() : first, turns.end());
   return turns;
 }
 
 void Scheduler::plan_generation(StepPlan& plan, bool pipeline_is_full) {
-  if (starving_ == plan.generation) starving_.reset();
   plan_running(plan);
   plan_prompts(plan);
   if (plan.sequences.empty() || pipeline_is_full) plan_ahead(plan);
@@ -236,10 +235,7 @@ void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& can
     const bool preempted = sequence->kv.slot < 0;
     if (preempted || !takes(plan, *sequence)) continue;
     if (!sequence->decoding() || sequence->n_left() == 0) continue;
-    if (!reserve_next(*sequence)) {
-      if (sequence->kv.slot >= 0) starving_ = plan.generation;
-      continue;
-    }
+    if (!reserve_next(*sequence)) continue;
     append(plan, *sequence, 1);
     --n_places;
   }
@@ -257,7 +253,8 @@ void Scheduler::plan_prompts(StepPlan& plan) {
     if (takes(plan, *sequence) && sequence->n_left() > 0 && !sequence->decoding())
       append_chunk(*sequence);
   }
-  for (auto next = waiting_.begin(); budget > 0 && next != waiting_.end();) {
+  for (auto next = waiting_.begin(); next != waiting_.end();) {
+    if (budget == 0 || free_slots_.empty()) return;
     Sequence& oldest = *(next++)->second;                // admit() takes it out
     if (oldest.generation() != plan.generation) return;  // its own turn comes
     if (oldest.suspect) return;

@@ -210,8 +210,6 @@ class Scheduler {
 
   std::map<uint64_t, int32_t> n_of_;  // sequences by generation; none without any
   uint64_t last_generation_ = 0;      // of the last plan, suspects' aside
-  // Whose sequence waits for a block of one in flight of another generation: its turn is next.
-  std::optional<uint64_t> starving_;
 
   int32_t n_suspects_ = 0;
   bool suspect_had_turn_ = false;

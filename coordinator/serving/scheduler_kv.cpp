@@ -55,7 +55,8 @@ bool Scheduler::reserve_next(Sequence& sequence) {
   while (blocks_.n_unused() == 0) {
     if (take_kept_blocks()) continue;
     Sequence& youngest = *running_.rbegin()->second;
-    // What is in flight cannot be taken back; when it returns, this one is asked again first.
+    // What is in flight cannot be taken back. When it returns, this one is asked again; unless it
+    // is another generation's turn, but within a block's tokens the youngest needs one itself.
     youngest.yields = true;
     if (youngest.in_flight()) return false;
     TRIREME_CHECK_MSG(n_running() > 1, "a sequence alone in the KV pool does not fit");

@@ -16,6 +16,8 @@ Sequence some_sequence() {
   sequence.log.request.stop_token_ids = {2};
   sequence.log.request.n_logprobs = 4;
   sequence.log.output_ids = {8, 9};
+  sequence.log.request.cache_salt = "alice\nsalt";
+  sequence.log.n_cached_prompt = 2;
   sequence.log.prompt_logprobs = {-0.125F};
   sequence.log.n_prompt_logprobs = 1;
   sequence.kv.blocks = {11, 4};
@@ -78,6 +80,11 @@ HandoverState some_state() {
                           .group = group,
                           .numerics_id = "numerics"}};
   state.core.replicas[0].scheduler.sequences = {some_sequence()};
+  const PrefixDomain domain{.generation = 3, .cache_salt = "alice\nsalt"};
+  state.core.replicas[0].scheduler.cached = {
+      .prefixes = {{.block = 11, .parent = -1, .tokens = {5, 6, 7, 8}, .domain = domain},
+                   {.block = 12, .parent = 11, .tokens = {9}, .domain = domain}},
+      .unheld = {12}};
   state.core.last_id = 72;
   state.core.requests = {{.id = 71, .replica = 0, .numerics_told = true}};
   return state;
@@ -96,6 +103,12 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(sequence.log.request.sampling.seed, 0xFFFFFFFFFFFFFFFFU);
   EXPECT_EQ(sequence.kv.blocks, (std::vector<int32_t>{11, 4}));
   EXPECT_EQ(sequence.kv.slot, -1);
+  EXPECT_EQ(sequence.log.request.cache_salt, "alice\nsalt");
+  EXPECT_EQ(sequence.log.n_cached_prompt, 2);
+  const CachedBlocks& cached = decoded->core.replicas.at(0).scheduler.cached;
+  EXPECT_EQ(cached.prefixes.at(1).parent, 11);
+  EXPECT_EQ(cached.prefixes.at(0).tokens.at(3), 8);
+  EXPECT_EQ(cached.prefixes.at(0).domain.cache_salt, "alice\nsalt");
   EXPECT_TRUE(sequence.suspect);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
