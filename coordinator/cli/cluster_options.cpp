@@ -173,6 +173,8 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.write_timeout_ms = n.as<int>(); }},
     FileKey{"max_waiting", "--max-waiting",
             [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
+    FileKey{"prefix_cache", "--no-prefix-cache",
+            [](const YAML::Node& n, ClusterOptions& o) { o.prefix_cache = n.as<bool>(); }},
 };
 
 [[noreturn]] void unknown_key(const std::string& key) {

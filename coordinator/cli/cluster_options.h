@@ -64,6 +64,7 @@ struct ClusterOptions {
   int32_t request_timeout_ms = 30000;  // for a client to send a whole request
   int32_t write_timeout_ms = 30000;    // for a client to take a byte of its answer
   int32_t max_waiting = 256;           // requests beyond those being computed; more are refused
+  bool prefix_cache = true;            // KV of prompts that begin alike is computed once
   bool operator==(const ClusterOptions&) const = default;
 };
 
@@ -73,7 +74,7 @@ struct ClusterOptions {
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
 //   journal, journal_retention, journal_grace, journal_mib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
-//   request_timeout_ms, write_timeout_ms,
+//   request_timeout_ms, write_timeout_ms, prefix_cache,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 //   deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.

@@ -41,6 +41,9 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
   app.add_flag_callback(
       "--no-fuse", [&o] { o.fuse = false; },
       "run every operator by itself: the same output, slower");
+  app.add_flag_callback(
+      "--no-prefix-cache", [&o] { o.prefix_cache = false; },
+      "compute every prompt as a whole: the same output, slower where prompts begin alike");
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();

@@ -268,6 +268,7 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.scheduler.context_length = job_.context_length;
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
+  core.scheduler.prefix_cache = options_.prefix_cache;
   core.n_replicas = options_.n_replicas;
   core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;

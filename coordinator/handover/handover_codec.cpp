@@ -23,11 +23,15 @@ TRIREME_FIELDS(GroupState, epoch, serving, job, supervisor, listener, connection
 TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
                model_id, adapter_id, choice, want_prompt_logprobs, want_last_logits, trace,
-               n_logprobs, output_ids, numerics_id)
-TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given)
+               n_logprobs, output_ids, numerics_id, cache_salt)
+TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given,
+               n_cached_prompt)
 TRIREME_FIELDS(KvState, blocks, n_computed)
 TRIREME_FIELDS(Sequence, id, log, kv, suspect, newly_suspect, struck, proof_length, numerics_id)
-TRIREME_FIELDS(SchedulerState, epoch, last_step_id, n_blocks, sequences)
+TRIREME_FIELDS(PrefixDomain, model_id, adapter_id, generation, cache_salt)
+TRIREME_FIELDS(CachedBlock, block, parent, tokens, domain)
+TRIREME_FIELDS(CachedBlocks, prefixes, unheld)
+TRIREME_FIELDS(SchedulerState, epoch, last_step_id, n_blocks, sequences, cached)
 TRIREME_FIELDS(ReplicaState, scheduler, group, numerics_id)
 TRIREME_FIELDS(RequestMoments, submitted_us, planned_us, first_token_us, last_token_us,
                n_prompt_tokens, n_output_tokens)
@@ -40,9 +44,10 @@ TRIREME_FIELDS(ConnectionState, fd, phase, unread, unsent, route_label, key_name
 TRIREME_FIELDS(Prompt, ids, text)
 TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
-               text, ignore_eos, echo, stream, include_usage, continuous_usage)
+               text, ignore_eos, echo, stream, include_usage, continuous_usage, cache_salt)
 TRIREME_FIELDS(TokenLogprob, token_id, logprob)
-TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id, finish)
+TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
+               n_cached_tokens, finish)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
 TRIREME_FIELDS(StreamPosition, choices, usage)
 TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts, created, seed,

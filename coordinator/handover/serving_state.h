@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "coordinator/handover/group_state.h"
+#include "coordinator/serving/block_manager.h"
 #include "coordinator/serving/request_times.h"
 #include "coordinator/serving/sequence.h"
 
@@ -16,6 +17,7 @@ struct SchedulerState {
   uint64_t last_step_id = 0;
   int32_t n_blocks = 0;
   std::vector<Sequence> sequences;
+  CachedBlocks cached;
 };
 
 struct ReplicaState {

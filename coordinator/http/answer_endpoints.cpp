@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
@@ -64,6 +65,7 @@ ParsedCall parse_again(const ApiContext& context, const JournaledRequest& reques
                           "other_form");
     call->sampling.seed = request.seed;
     call->max_new_tokens = request.max_new_tokens;
+    keep_cache_apart(call, request.key_name);
     for (size_t i = 0; i < call->prompts.size(); ++i) call->prompts[i].ids = request.prompts[i];
   }
   return parsed;

@@ -30,6 +30,7 @@ struct GenerationCall {
   bool stream = false;
   bool include_usage = false;     // a last chunk with the usage
   bool continuous_usage = false;  // the usage in every chunk
+  std::string cache_salt;         // GenerateRequest::cache_salt
 
   int n_choices() const { return static_cast<int>(prompts.size()) * n; }
   int64_t n_prompt_tokens() const {

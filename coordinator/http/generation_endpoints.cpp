@@ -1,6 +1,7 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
@@ -49,6 +50,7 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
 
   auto& call = std::get<GenerationCall>(parsed);
+  keep_cache_apart(&call, request.key_name);
   const std::string id = draw_answer_id(kind.id_prefix);
   const auto created = static_cast<int64_t>(std::time(nullptr));
   const auto weights = context->service.weights();

@@ -99,7 +99,7 @@ struct Metrics::State {
   prometheus::Gauge& running = gauge("vllm:num_requests_running", "Requests in the batch");
   prometheus::Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests in the queue");
   prometheus::Gauge& kv_usage =
-      gauge("vllm:kv_cache_usage_perc", "Part of the KV blocks in use, 0 to 1");
+      gauge("vllm:kv_cache_usage_perc", "Part of the KV blocks that running requests hold, 0 to 1");
   prometheus::Family<prometheus::Gauge>& waiting_by_reason =
       prometheus::BuildGauge()
           .Name("vllm:num_requests_waiting_by_reason")
@@ -115,6 +115,21 @@ struct Metrics::State {
   CounterFamily& success = counters("vllm:request_success_total", "Requests that ended, by reason");
   prometheus::Counter& preemptions =
       counter("vllm:num_preemptions_total", "Sequences that lost their KV blocks to others");
+  prometheus::Counter& prefix_queries =
+      counter("vllm:prefix_cache_queries_total", "Tokens that the prefix cache was asked for");
+  prometheus::Counter& prefix_hits =
+      counter("vllm:prefix_cache_hits_total", "Tokens whose KV was in the prefix cache");
+  prometheus::Counter& prompt_tokens_cached =
+      counter("vllm:prompt_tokens_cached_total", "Prompt tokens whose KV was in the prefix cache");
+  prometheus::Family<prometheus::Gauge>& kv_blocks =
+      prometheus::BuildGauge()
+          .Name("trireme_kv_blocks")
+          .Help(
+              "KV blocks, by what they hold: of running requests, what can be used again, nothing")
+          .Register(registry);
+  prometheus::Gauge& kv_blocks_running = kv_blocks.Add(with("use", "running"));
+  prometheus::Gauge& kv_blocks_cached = kv_blocks.Add(with("use", "cached"));
+  prometheus::Gauge& kv_blocks_free = kv_blocks.Add(with("use", "free"));
   CounterFamily& rejections =
       counters("vllm:admission_rejections_total", "Requests that were not taken, by reason");
 
@@ -227,6 +242,11 @@ ServingObserver Metrics::observer() {
   };
   observer.on_iteration = [&s](int32_t n_tokens) { s.iteration_tokens.Observe(n_tokens); };
   observer.on_preemption = [&s] { s.preemptions.Increment(); };
+  observer.on_prefix_cache = [&s](const PrefixCacheCounts& more) {
+    s.prefix_queries.Increment(static_cast<double>(more.n_queried));
+    s.prefix_hits.Increment(static_cast<double>(more.n_hit));
+    s.prompt_tokens_cached.Increment(static_cast<double>(more.n_cached_prompt));
+  };
   observer.on_group_lost = [&s](const std::string& cause) {
     s.labelled(s.restarts, "cause", cause).Increment();
   };
@@ -241,6 +261,9 @@ void Metrics::set_status(const ServiceStatus& status) {
   s.waiting_capacity.Set(status.ready ? status.n_waiting : 0);
   s.waiting_group.Set(status.ready ? 0 : status.n_waiting);
   s.kv_usage.Set(status.kv_usage);
+  s.kv_blocks_running.Set(status.n_running_kv_blocks);
+  s.kv_blocks_free.Set(status.n_free_kv_blocks);
+  s.kv_blocks_cached.Set(status.n_kv_blocks - status.n_running_kv_blocks - status.n_free_kv_blocks);
   s.drain_state.Set(status.draining ? 1 : 0);
   std::lock_guard lock(s.mutex);
   if (s.cache_config_blocks == status.n_kv_blocks) return;

@@ -34,6 +34,7 @@ int64_t count_characters(std::string_view text);
 struct Usage {
   int64_t n_prompt_tokens = 0;
   int64_t n_output_tokens = 0;
+  int64_t n_cached_tokens = 0;  // of the prompts', whose KV was there
 };
 
 // The JSON of one request's answer: of an endpoint, with this request's id and time.

@@ -32,6 +32,7 @@ OrderedJson usage_json(const Usage& usage) {
   json["prompt_tokens"] = usage.n_prompt_tokens;
   json["completion_tokens"] = usage.n_output_tokens;
   json["total_tokens"] = usage.n_prompt_tokens + usage.n_output_tokens;
+  json["prompt_tokens_details"] = {{"cached_tokens", usage.n_cached_tokens}};
   return json;
 }
 

@@ -30,7 +30,7 @@ struct UnsupportedField {
   Neutral neutral;
 };
 
-constexpr std::array<UnsupportedField, 36> kUnsupported = {{
+constexpr auto kUnsupported = std::to_array<UnsupportedField>({
     {"presence_penalty", Neutral::kZero},
     {"frequency_penalty", Neutral::kZero},
     {"repetition_penalty", Neutral::kOne},
@@ -59,7 +59,6 @@ constexpr std::array<UnsupportedField, 36> kUnsupported = {{
     {"bad_words", Neutral::kEmpty},
     {"priority", Neutral::kZero},
     {"request_id", Neutral::kNever},
-    {"cache_salt", Neutral::kNever},
     {"truncate_prompt_tokens", Neutral::kNever},
     {"spaces_between_special_tokens", Neutral::kTrue},
     {"chat_template", Neutral::kNever},
@@ -67,7 +66,7 @@ constexpr std::array<UnsupportedField, 36> kUnsupported = {{
     {"audio", Neutral::kNever},
     {"modalities", Neutral::kTextList},
     {"web_search_options", Neutral::kNever},
-}};
+});
 
 bool is_neutral(const Json& value, Neutral neutral) {
   switch (neutral) {

@@ -24,6 +24,7 @@ std::vector<T> from_index(const std::vector<T>& values, size_t begin) {
 
 void append_event(ChoiceLog& log, const GenerateEvent& event, bool with_logprobs) {
   if (!event.numerics_id.empty()) log.numerics_id = event.numerics_id;
+  if (log.empty()) log.n_cached_tokens = event.n_cached_tokens;
   if (!event.prompt_logprobs.empty()) log.prompt_logprobs = event.prompt_logprobs;
   log.token_ids.insert(log.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
   if (with_logprobs) {
@@ -45,11 +46,13 @@ ChoiceLog tail_of(const ChoiceLog& log, size_t begin) {
   if (begin > 0) return tail;
   tail.prompt_logprobs = log.prompt_logprobs;
   tail.numerics_id = log.numerics_id;
+  tail.n_cached_tokens = log.n_cached_tokens;
   return tail;
 }
 
 void append_tail(ChoiceLog& log, ChoiceLog tail) {
   if (log.numerics_id.empty()) log.numerics_id = std::move(tail.numerics_id);
+  if (log.empty()) log.n_cached_tokens = tail.n_cached_tokens;
   append_moved(log.prompt_logprobs, std::move(tail.prompt_logprobs));
   append_moved(log.token_ids, std::move(tail.token_ids));
   append_moved(log.logprobs, std::move(tail.logprobs));
@@ -65,6 +68,7 @@ GenerateEvent event_at(const ChoiceLog& log, size_t i) {
   TRIREME_CHECK(i < n_events(log));
   GenerateEvent event;
   if (i == 0) event.prompt_logprobs = log.prompt_logprobs;
+  event.n_cached_tokens = log.n_cached_tokens;
   if (i < log.token_ids.size()) event.token_ids.push_back(log.token_ids[i]);
   if (i < log.logprobs.size()) event.logprobs.push_back(log.logprobs[i]);
   if (i < log.top_logprobs.size()) event.top_logprobs.push_back(log.top_logprobs[i]);

@@ -17,6 +17,7 @@ struct ChoiceLog {
   std::vector<std::vector<TokenLogprob>> top_logprobs;  // the same
   std::vector<float> prompt_logprobs;                   // where it shows those: [n_prompt - 1]
   std::string numerics_id;                              // of the group that drew the tokens
+  int32_t n_cached_tokens = 0;                          // GenerateEvent::n_cached_tokens
   // What the service said with the last token. An end by a stop string is not said: it is found
   // again in the text.
   FinishReason finish = FinishReason::kNone;
@@ -28,7 +29,7 @@ struct ChoiceLog {
 
 void append_event(ChoiceLog& log, const GenerateEvent& event, bool with_logprobs);
 
-// What the log holds from token `begin` on; prompt_logprobs and numerics_id with begin == 0 only.
+// What the log holds from token `begin` on; what comes once with begin == 0 only.
 ChoiceLog tail_of(const ChoiceLog& log, size_t begin);
 void append_tail(ChoiceLog& log, ChoiceLog tail);
 

@@ -18,7 +18,7 @@ namespace trireme {
 namespace {
 
 constexpr int64_t kApplicationId = 0x5472694A;  // "TriJ"
-constexpr int64_t kVersion = 2;
+constexpr int64_t kVersion = 3;
 constexpr int64_t kMostChoices = 4096;  // more than any request may have
 
 constexpr const char* kSchema =
@@ -30,7 +30,7 @@ constexpr const char* kSchema =
     "CREATE INDEX ended_requests ON requests(ended) WHERE ended > 0;"
     "CREATE TABLE tokens(request INTEGER REFERENCES requests(row) ON DELETE CASCADE, "
     "choice INTEGER, position INTEGER, ids BLOB, logprobs BLOB, top_logprobs BLOB, "
-    "prompt_logprobs BLOB, numerics TEXT, finish INTEGER, "
+    "prompt_logprobs BLOB, numerics TEXT, cached_tokens INTEGER, finish INTEGER, "
     "PRIMARY KEY(request, choice, position)) WITHOUT ROWID;"
     "CREATE TABLE probes(only_row INTEGER PRIMARY KEY CHECK(only_row = 1), time INTEGER);";
 
@@ -144,7 +144,7 @@ struct JournalFile::State {
       "INSERT INTO requests(id, endpoint, key_name, weights, body, prompts, created, seed, "
       "max_new_tokens, n_choices, with_logprobs, ended) "
       "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"};
-  SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"};
+  SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"};
   SqliteStatement end{*db, "UPDATE requests SET ended = ?, status = ?, error = ? WHERE row = ?"};
   SqliteStatement resume{*db, "UPDATE requests SET n_resumes = n_resumes + 1 WHERE row = ?"};
   SqliteStatement progress{*db,
@@ -155,10 +155,12 @@ struct JournalFile::State {
       *db,
       "DELETE FROM requests WHERE row IN (SELECT row FROM requests WHERE ended > 0 "
       "ORDER BY ended DESC, row DESC LIMIT -1 OFFSET ?)"};
-  SqliteStatement select_tokens{*db,
-                                "SELECT choice, position, ids, logprobs, top_logprobs, "
-                                "prompt_logprobs, numerics, finish FROM tokens WHERE request = ? "
-                                "ORDER BY choice, position"};
+  SqliteStatement select_tokens{
+      *db,
+      "SELECT choice, position, ids, logprobs, top_logprobs, "
+      "prompt_logprobs, numerics, finish, cached_tokens FROM tokens WHERE "
+      "request = ? "
+      "ORDER BY choice, position"};
 
   JournaledAnswer read(const SqliteStatement& row);
   void read_tokens(JournalFile::Row row, JournaledAnswer& answer);
@@ -206,6 +208,7 @@ void JournalFile::add_tokens(Row row, int32_t choice, size_t position, const Cho
       .set_blob(tops_blob(tail.top_logprobs))
       .set_blob(floats_blob(tail.prompt_logprobs))
       .set_text(tail.numerics_id)
+      .set(tail.n_cached_tokens)
       .set(static_cast<int64_t>(tail.finish))
       .run();
   state_->progress.start().set(row).run();
@@ -271,6 +274,7 @@ void JournalFile::State::read_tokens(Row row, JournaledAnswer& answer) {
     tail.top_logprobs = checked(read_tops(select_tokens.blob(4)));
     tail.prompt_logprobs = checked(read_floats(select_tokens.blob(5)));
     tail.numerics_id = select_tokens.text(6);
+    tail.n_cached_tokens = static_cast<int32_t>(select_tokens.integer(8));
     tail.finish = static_cast<FinishReason>(finish);
     append_tail(log, std::move(tail));
     const size_t n_logprobs = answer.request.with_logprobs ? log.n_tokens() : 0;

@@ -118,6 +118,7 @@ void InferenceCore::Impl::drop_old_weights() {
   if (!old_weights || !old_weights->held.expired()) return;
   const OldWeights dropped = *std::exchange(old_weights, std::nullopt);
   for (const std::unique_ptr<Replica>& replica : replicas) {
+    replica->scheduler.forget_generation(dropped.generation);
     if (!replica->broken) replica->group->drop(dropped.generation);
   }
   if (listener.on_weights_dropped) listener.on_weights_dropped(dropped.id);

@@ -202,10 +202,20 @@ void InferenceCore::Impl::pump(Replica& replica) {
     }
     replica.group->send(std::move(*plan));
   }
+  tell_counts(replica);
+}
+
+void InferenceCore::Impl::tell_counts(Replica& replica) {
   for (; replica.n_preemptions_told < replica.scheduler.n_preemptions();
        ++replica.n_preemptions_told) {
     if (observer.on_preemption) observer.on_preemption();
   }
+  const PrefixCacheCounts now = replica.scheduler.prefix_cache_counts();
+  const PrefixCacheCounts last = std::exchange(replica.prefix_counts_told, now);
+  if (now.n_queried == last.n_queried || !observer.on_prefix_cache) return;
+  observer.on_prefix_cache({.n_queried = now.n_queried - last.n_queried,
+                            .n_hit = now.n_hit - last.n_hit,
+                            .n_cached_prompt = now.n_cached_prompt - last.n_cached_prompt});
 }
 
 void InferenceCore::Impl::deliver(SequenceEvent&& event) {
@@ -232,7 +242,6 @@ void InferenceCore::Impl::forget(RequestId id) {
 void InferenceCore::Impl::publish() {
   ServiceStatus now;
   int32_t largest = 0;
-  int32_t n_free = 0;
   bool all_known = true;
   now.alive = false;
   for (const std::unique_ptr<Replica>& replica : replicas) {
@@ -246,9 +255,11 @@ void InferenceCore::Impl::publish() {
     if (!scheduler.serving()) continue;
     now.ready = true;
     now.n_kv_blocks += scheduler.n_blocks();
-    n_free += scheduler.n_free_blocks();
+    now.n_running_kv_blocks += scheduler.n_running_blocks();
+    now.n_free_kv_blocks += scheduler.n_free_blocks();
   }
-  if (now.n_kv_blocks > 0) now.kv_usage = 1.0 - static_cast<double>(n_free) / now.n_kv_blocks;
+  if (now.n_kv_blocks > 0)
+    now.kv_usage = static_cast<double>(now.n_running_kv_blocks) / now.n_kv_blocks;
   now.context_length = options.scheduler.context_length;
   now.vocab_size = options.scheduler.vocab_size;
 
@@ -283,7 +294,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.n_running = replica->scheduler.n_running();
     one.n_waiting = replica->scheduler.n_waiting();
     one.n_kv_blocks = replica->scheduler.n_blocks();
-    one.n_free_kv_blocks = replica->scheduler.n_free_blocks();
+    one.n_unheld_kv_blocks = replica->scheduler.n_unheld_blocks();
     one.loaded_bytes = replica->loaded_bytes;
     one.total_bytes = replica->total_bytes;
     all.push_back(std::move(one));

@@ -44,6 +44,7 @@ struct InferenceCore::Impl {
     std::string numerics_id;  // of the last launch that served
     Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
+    PrefixCacheCounts prefix_counts_told;
     uint64_t loaded_bytes = 0;
     uint64_t total_bytes = 0;
     bool prepared = false;                          // in the push under way
@@ -105,6 +106,7 @@ struct InferenceCore::Impl {
   void settle();
   void settle_soon();
   void pump(Replica& replica);
+  void tell_counts(Replica& replica);
   void deliver(SequenceEvent&& event);
   void forget(RequestId id);
   void publish();

@@ -55,8 +55,8 @@ struct ReplicaSnapshot {
   int32_t n_running = 0;
   int32_t n_waiting = 0;
   int32_t n_kv_blocks = 0;
-  int32_t n_free_kv_blocks = 0;
-  uint64_t loaded_bytes = 0;  // of the launch under way
+  int32_t n_unheld_kv_blocks = 0;  // by any request
+  uint64_t loaded_bytes = 0;       // of the launch under way
   uint64_t total_bytes = 0;
 };
 

@@ -48,6 +48,8 @@ struct GenerateRequest {
   std::vector<int32_t> output_ids;
   std::string numerics_id;
   std::shared_ptr<const ServedWeights> weights;  // null: those of new requests
+  // Requests with the same one share the KV of equal prefixes.
+  std::string cache_salt;
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly
@@ -64,6 +66,8 @@ struct GenerateEvent {
   std::string numerics_id;  // of the group that drew the tokens; with the request's first event
   int32_t n_prompt_tokens = 0;
   int32_t n_output_tokens = 0;
+  // Prompt tokens whose KV was there when the request began: the same in all its events.
+  int32_t n_cached_tokens = 0;
 };
 
 // What the service is and does now; for /health, /ready, /v1/models and the banner.
@@ -73,8 +77,10 @@ struct ServiceStatus {
   bool draining = false;
   int n_running = 0;
   int n_waiting = 0;
-  double kv_usage = 0.0;  // 0..1
+  double kv_usage = 0.0;  // by running sequences, 0..1
   int32_t n_kv_blocks = 0;
+  int32_t n_running_kv_blocks = 0;  // that running sequences hold
+  int32_t n_free_kv_blocks = 0;     // that hold nothing; the rest holds what can be used again
   int32_t context_length = 0;
   int32_t vocab_size = 0;
   std::string problem;  // when not ready, why

@@ -78,7 +78,7 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
   TRIREME_CHECK(n_kv_blocks > 0);
   if (!kv_kept || n_kv_blocks != n_blocks()) {
     for (const auto& [id, sequence] : waiting_) forget_kv(*sequence);
-    blocks_ = BlockManager(n_kv_blocks);
+    blocks_ = new_blocks(n_kv_blocks);
   }
   judge_suspects(kv_kept, events);
   serving_ = true;
@@ -121,7 +121,7 @@ std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
   forget_kv(sequence);
   n_suspects_ -= sequence.suspect ? 1 : 0;
   sequence.newly_suspect = false;  // the return of another group explains nothing
-  forget_generation(sequence);
+  leave_generation(sequence);
   waiting_.erase(found);
   return std::move(sequences_.extract(id).mapped());
 }
@@ -139,6 +139,7 @@ std::optional<StepPlan> Scheduler::plan_step() {
   if (!serving_) return std::nullopt;
   const int32_t limit = n_suspects_ > 0 ? 1 : config_.max_plans_in_flight();
   if (n_plans_in_flight() >= limit) return std::nullopt;
+  if (!waiting_.empty()) attach_cached(*waiting_.begin()->second);
   const bool pipeline_is_full = n_plans_in_flight() >= config_.n_stages;
   if (pipeline_is_full && prompts_wait()) return std::nullopt;
   if (!in_flight_.empty() && holds_back()) return std::nullopt;
@@ -169,19 +170,18 @@ std::optional<StepPlan> Scheduler::plan_step() {
   return plan;
 }
 
-// Those with sequences: first the one that starves, else one whose turn it was not the last time.
+// Those with sequences: first one whose turn it was not the last time.
 std::vector<uint64_t> Scheduler::generations_in_turn() const {
   std::vector<uint64_t> turns;
   for (const auto& [generation, n] : n_of_) turns.push_back(generation);
   const auto first = std::find_if(turns.begin(), turns.end(), [this](uint64_t generation) {
-    return starving_ ? generation == *starving_ : generation != last_generation_;
+    return generation != last_generation_;
   });
   std::rotate(turns.begin(), first == turns.end() ? turns.begin() : first, turns.end());
   return turns;
 }
 
 void Scheduler::plan_generation(StepPlan& plan, bool pipeline_is_full) {
-  if (starving_ == plan.generation) starving_.reset();
   plan_running(plan);
   plan_prompts(plan);
   if (plan.sequences.empty() || pipeline_is_full) plan_ahead(plan);
@@ -198,7 +198,10 @@ int32_t Scheduler::n_of(uint64_t generation) const {
 }
 
 bool Scheduler::prompts_wait() const {
-  if (!waiting_.empty() && can_admit(*waiting_.begin()->second)) return true;
+  if (!waiting_.empty()) {
+    const Sequence& oldest = *waiting_.begin()->second;
+    if (can_admit(oldest) && !waits_for_prefix(oldest)) return true;
+  }
   return std::any_of(running_.begin(), running_.end(), [](const auto& entry) {
     const Sequence& sequence = *entry.second;
     return !sequence.ended && sequence.n_left() > 0 && !sequence.decoding();
@@ -232,10 +235,7 @@ void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& can
     const bool preempted = sequence->kv.slot < 0;
     if (preempted || !takes(plan, *sequence)) continue;
     if (!sequence->decoding() || sequence->n_left() == 0) continue;
-    if (!reserve_next(*sequence)) {
-      if (sequence->kv.slot >= 0) starving_ = plan.generation;
-      continue;
-    }
+    if (!reserve_next(*sequence)) continue;
     append(plan, *sequence, 1);
     --n_places;
   }
@@ -253,10 +253,14 @@ void Scheduler::plan_prompts(StepPlan& plan) {
     if (takes(plan, *sequence) && sequence->n_left() > 0 && !sequence->decoding())
       append_chunk(*sequence);
   }
-  while (budget > 0 && !waiting_.empty()) {
-    Sequence& oldest = *waiting_.begin()->second;
+  for (auto next = waiting_.begin(); next != waiting_.end();) {
+    if (budget == 0 || free_slots_.empty()) return;
+    Sequence& oldest = *(next++)->second;                // admit() takes it out
     if (oldest.generation() != plan.generation) return;  // its own turn comes
-    if (oldest.suspect || !can_admit(oldest)) return;
+    if (oldest.suspect) return;
+    attach_cached(oldest);
+    if (waits_for_prefix(oldest)) continue;
+    if (!can_admit(oldest)) return;
     admit(oldest);
     append_chunk(oldest);
   }

@@ -24,6 +24,7 @@ struct TestPerturbation {
   bool random_chunks = false;        // prefill chunks and decode batches of any size
   bool shuffle_batch = false;        // order of the sequences in a plan
   double preempt_probability = 0.0;  // each time a plan is made, of one running sequence
+  bool colliding_prefixes = false;   // their hashes are almost all equal
 };
 
 struct SchedulerConfig {
@@ -39,6 +40,7 @@ struct SchedulerConfig {
   int32_t context_length = 0;  // prompt + output at most
   int32_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
+  bool prefix_cache = true;  // KV blocks are found again by the tokens they were computed from
   TestPerturbation perturbation;
 
   int32_t max_plans_in_flight() const { return n_stages + n_plans_ahead; }
@@ -66,6 +68,9 @@ struct StepOutcome {
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
 // are not made while there is a prompt to compute, which would have to wait for them.
+//
+// Blocks whose KV a result has confirmed are cached: a sequence that begins with the same tokens
+// goes on behind them, and while another one computes what it begins with, it waits for that.
 //
 // A plan is of one generation of weights; while there are sequences of two, plans take turns.
 class Scheduler {
@@ -112,6 +117,9 @@ class Scheduler {
   // Of a new scheduler: as another one was that rested, and whose group is still to come up.
   void restore(SchedulerState&& state);
 
+  // No sequence of this generation of weights will come any more.
+  void forget_generation(uint64_t generation) { blocks_.forget_generation(generation); }
+
   // Oldest first.
   std::vector<Sequence*> waiting() const;
   // One of them, to be added elsewhere.
@@ -124,10 +132,14 @@ class Scheduler {
   int32_t n_plans_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   // While down: of the last group, 0 before the first.
   int32_t n_blocks() const { return blocks_.n_blocks(); }
+  // That no sequence holds; what is cached in them can be forgotten.
+  int32_t n_unheld_blocks() const { return blocks_.n_unused(); }
   int32_t n_free_blocks() const { return blocks_.n_free(); }
+  int32_t n_running_blocks() const { return blocks_.n_running(); }
   // Sequences of a generation of weights.
   int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }
+  const PrefixCacheCounts& prefix_cache_counts() const { return prefix_counts_; }
   const SchedulerConfig& config() const { return config_; }
 
  private:
@@ -169,17 +181,22 @@ class Scheduler {
   void leave_slot(Sequence& sequence);
   void forget_kv(Sequence& sequence);
 
+  BlockManager new_blocks(int32_t n_blocks) const;
+  void attach_cached(Sequence& sequence);
+  bool waits_for_prefix(const Sequence& sequence) const;
+  void publish(Sequence& sequence);
+  void count_cached(Sequence& sequence);
+
   void complete(PlanInFlight&& step, std::vector<SequenceEvent>& events);
   void judge_suspects(bool kv_kept, std::vector<SequenceEvent>& events);
   void clear_suspect(Sequence& sequence);
   void settle_suspect(Sequence& sequence);
   void end(Sequence& sequence);
   void remove(Sequence& sequence);
-  void forget_generation(const Sequence& sequence);
+  void leave_generation(const Sequence& sequence);
 
   SchedulerConfig config_;
   BlockManager blocks_{0};
-  int32_t n_kept_blocks_ = 0;  // held by waiting sequences
   std::vector<int32_t> free_slots_;
   bool serving_ = false;
   uint64_t epoch_ = 0;
@@ -193,12 +210,11 @@ class Scheduler {
 
   std::map<uint64_t, int32_t> n_of_;  // sequences by generation; none without any
   uint64_t last_generation_ = 0;      // of the last plan, suspects' aside
-  // Whose sequence waits for a block of one in flight of another generation: its turn is next.
-  std::optional<uint64_t> starving_;
 
   int32_t n_suspects_ = 0;
   bool suspect_had_turn_ = false;
   uint64_t n_preemptions_ = 0;
+  PrefixCacheCounts prefix_counts_;
   uint64_t random_state_ = 0;
 };
 

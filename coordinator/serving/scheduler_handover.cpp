@@ -18,7 +18,8 @@ SchedulerState Scheduler::state() const {
   SchedulerState state{.epoch = epoch_,
                        .last_step_id = last_step_id_,
                        .n_blocks = blocks_.n_blocks(),
-                       .sequences = {}};
+                       .sequences = {},
+                       .cached = blocks_.cached()};
   for (const auto& [id, sequence] : waiting_) state.sequences.push_back(*sequence);
   return state;
 }
@@ -27,9 +28,9 @@ void Scheduler::restore(SchedulerState&& state) {
   TRIREME_CHECK(!serving_ && sequences_.empty());
   epoch_ = state.epoch;
   last_step_id_ = state.last_step_id;
-  std::vector<int32_t> used;
+  std::vector<int32_t> held;
   for (Sequence& given : state.sequences) {
-    used.insert(used.end(), given.kv.blocks.begin(), given.kv.blocks.end());
+    held.insert(held.end(), given.kv.blocks.begin(), given.kv.blocks.end());
     n_suspects_ += given.suspect ? 1 : 0;
     ++n_of_[given.generation()];
     const RequestId id = given.id;
@@ -38,8 +39,8 @@ void Scheduler::restore(SchedulerState&& state) {
     const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
     TRIREME_CHECK_MSG(is_new, "a request is there twice");
   }
-  n_kept_blocks_ = static_cast<int32_t>(used.size());
-  blocks_ = BlockManager(state.n_blocks, used);
+  blocks_ = BlockManager(state.n_blocks, held, state.cached);
+  for (const auto& [id, sequence] : sequences_) publish(*sequence);
 }
 
 }  // namespace trireme

@@ -22,20 +22,28 @@ int32_t n_held(const Sequence& sequence) { return static_cast<int32_t>(sequence.
 bool Scheduler::can_admit(const Sequence& sequence) const {
   if (free_slots_.empty()) return false;
   const int32_t headroom = n_running();
-  return blocks_.n_free() + n_kept_blocks_ >= n_blocks_for(sequence.log.n_known()) + headroom;
+  const int32_t n_wanted = n_blocks_for(sequence.log.n_known()) + headroom;
+  const int32_t n_to_be_had = blocks_.n_blocks() - blocks_.n_running();
+  if (n_wanted <= n_to_be_had) return true;
+  const auto n_shared = std::count_if(
+      sequence.kv.blocks.begin(), sequence.kv.blocks.end(),
+      [this](int32_t block) { return blocks_.ref_count(block, BlockUser::kRunning) > 0; });
+  return n_wanted - static_cast<int32_t>(n_shared) <= n_to_be_had;
 }
 
 void Scheduler::admit(Sequence& sequence) {
+  count_cached(sequence);
   waiting_.erase(sequence.id);
-  n_kept_blocks_ -= n_held(sequence);
+  for (const int32_t block : sequence.kv.blocks)
+    blocks_.pass(block, BlockUser::kWaiting, BlockUser::kRunning);
   running_.emplace(sequence.id, &sequence);
   ready_.push_back(&sequence);
   sequence.kv.slot = free_slots_.back();
   free_slots_.pop_back();
   const int32_t n_blocks = n_blocks_for(sequence.log.n_known());
   while (n_held(sequence) < n_blocks) {
-    while (blocks_.n_free() == 0) TRIREME_CHECK(take_kept_blocks());
-    sequence.kv.blocks.push_back(blocks_.allocate());
+    while (blocks_.n_unused() == 0) TRIREME_CHECK(take_kept_blocks());
+    sequence.kv.blocks.push_back(blocks_.allocate(BlockUser::kRunning));
   }
 }
 
@@ -44,23 +52,25 @@ void Scheduler::admit(Sequence& sequence) {
 bool Scheduler::reserve_next(Sequence& sequence) {
   const int32_t n_blocks = n_blocks_for(sequence.kv.n_computed + sequence.kv.n_planned + 1);
   if (n_blocks <= n_held(sequence)) return true;
-  while (blocks_.n_free() == 0) {
+  while (blocks_.n_unused() == 0) {
     if (take_kept_blocks()) continue;
     Sequence& youngest = *running_.rbegin()->second;
-    // What is in flight cannot be taken back; when it returns, this one is asked again first.
+    // What is in flight cannot be taken back. When it returns, this one is asked again; unless it
+    // is another generation's turn, but within a block's tokens the youngest needs one itself.
     youngest.yields = true;
     if (youngest.in_flight()) return false;
     TRIREME_CHECK_MSG(n_running() > 1, "a sequence alone in the KV pool does not fit");
     preempt(youngest);
     if (&youngest == &sequence) return false;
   }
-  sequence.kv.blocks.push_back(blocks_.allocate());
+  sequence.kv.blocks.push_back(blocks_.allocate(BlockUser::kRunning));
   return true;
 }
 
-// Frees what the youngest waiting sequence with blocks holds; it is computed again. False: none.
+// Takes from the youngest waiting sequence with blocks; what is not cached is computed again.
+// False: no block is held by waiting sequences alone.
 bool Scheduler::take_kept_blocks() {
-  if (n_kept_blocks_ == 0) return false;
+  if (blocks_.n_running() + blocks_.n_unused() == blocks_.n_blocks()) return false;
   const auto youngest = std::find_if(waiting_.rbegin(), waiting_.rend(), [](const auto& entry) {
     return !entry.second->kv.blocks.empty();
   });
@@ -80,16 +90,17 @@ void Scheduler::preempt(Sequence& sequence) {
 // the ranks' memory is.
 void Scheduler::wait_again(Sequence& sequence) {
   leave_slot(sequence);
-  const int32_t n_computed = sequence.kv.n_computed;
-  std::vector<int32_t> blocks = std::exchange(sequence.kv.blocks, {});
-  while (static_cast<int32_t>(blocks.size()) > n_blocks_for(n_computed)) {
-    blocks_.release(blocks.back());
+  const KvState held = std::exchange(sequence.kv, {});
+  sequence.kv.n_computed = held.n_computed;
+  sequence.kv.n_prefix_blocks = held.n_prefix_blocks;
+  sequence.kv.prefix = held.prefix;
+  sequence.kv.blocks = held.blocks;
+  std::vector<int32_t>& blocks = sequence.kv.blocks;
+  while (n_held(sequence) > n_blocks_for(held.n_computed)) {
+    blocks_.release(blocks.back(), BlockUser::kRunning);
     blocks.pop_back();
   }
-  sequence.kv = {};
-  sequence.kv.n_computed = n_computed;
-  sequence.kv.blocks = std::move(blocks);
-  n_kept_blocks_ += n_held(sequence);
+  for (const int32_t block : blocks) blocks_.pass(block, BlockUser::kRunning, BlockUser::kWaiting);
   waiting_.emplace(sequence.id, &sequence);
 }
 
@@ -100,11 +111,12 @@ void Scheduler::leave_slot(Sequence& sequence) {
   std::erase(ready_, &sequence);
 }
 
-// Of a waiting sequence.
+// Of a waiting sequence. Backwards, so that of a cached prefix the end goes first when blocks are
+// needed: without what is before it, it could not be found.
 void Scheduler::forget_kv(Sequence& sequence) {
   TRIREME_CHECK(sequence.kv.slot < 0);
-  n_kept_blocks_ -= n_held(sequence);
-  for (const int32_t block : sequence.kv.blocks) blocks_.release(block);
+  std::vector<int32_t>& blocks = sequence.kv.blocks;
+  for (; !blocks.empty(); blocks.pop_back()) blocks_.release(blocks.back(), BlockUser::kWaiting);
   sequence.kv = {};
 }
 

@@ -51,11 +51,13 @@ void Scheduler::complete(PlanInFlight&& step, std::vector<SequenceEvent>& events
     Sequence& sequence = *part;
     if (sequence.ended) {
       drop_result(sequence, n_tokens);
+      publish(sequence);
       if (!sequence.in_flight()) remove(sequence);
       continue;
     }
     GenerateEvent event =
         take_result(sequence, n_tokens, std::move(answers[i]), config_.eos_token_ids);
+    publish(sequence);
     if (sequence.log.request.trace) event.traces = step.results;
     if (!sequence.in_flight()) ready_.push_back(&sequence);
     settle_suspect(sequence);
@@ -95,7 +97,7 @@ int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events, bool wanted) {
   const int32_t n_requeued = n_running();
   while (!running_.empty()) wait_again(*running_.begin()->second);
   suspect_had_turn_ = false;
-  TRIREME_CHECK_MSG(blocks_.n_free() + n_kept_blocks_ == blocks_.n_blocks(), "a KV block leaked");
+  TRIREME_CHECK_MSG(blocks_.n_running() == 0, "a KV block leaked");
   TRIREME_CHECK_MSG(free_slots_.size() == static_cast<size_t>(config_.max_slots), "a slot leaked");
   return n_requeued;
 }
@@ -129,11 +131,11 @@ void Scheduler::remove(Sequence& sequence) {
   if (sequence.kv.slot >= 0) wait_again(sequence);
   forget_kv(sequence);
   waiting_.erase(sequence.id);
-  forget_generation(sequence);
+  leave_generation(sequence);
   sequences_.erase(sequence.id);
 }
 
-void Scheduler::forget_generation(const Sequence& sequence) {
+void Scheduler::leave_generation(const Sequence& sequence) {
   const auto found = n_of_.find(sequence.generation());
   if (--found->second == 0) n_of_.erase(found);
 }

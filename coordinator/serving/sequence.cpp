@@ -75,6 +75,30 @@ int32_t TokenLog::token(int32_t position) const {
                                : output_ids[static_cast<size_t>(position - n_prompt())];
 }
 
+int32_t TokenLog::n_reusable() const {
+  if (request.trace) return 0;
+  int32_t n = n_known() - 1;
+  if (request.want_prompt_logprobs && n_prompt_logprobs < n_prompt() - 1)
+    n = std::min(n, n_prompt_logprobs);
+  if (request.want_last_logits && !last_logits_given) n = std::min(n, n_prompt() - 1);
+  return n;
+}
+
+PrefixDomain Sequence::domain() const {
+  return {.model_id = log.request.model_id,
+          .adapter_id = log.request.adapter_id,
+          .generation = generation(),
+          .cache_salt = log.request.cache_salt};
+}
+
+PrefixKey next_prefix(const Sequence& sequence) {
+  PrefixKey key{.parent = sequence.kv.prefix, .tokens = {}, .domain = sequence.domain()};
+  const int32_t begin = sequence.kv.n_prefix_blocks * kBlockSize;
+  for (int32_t i = 0; i < kBlockSize; ++i)
+    key.tokens[static_cast<size_t>(i)] = sequence.log.token(begin + i);
+  return key;
+}
+
 std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
@@ -163,6 +187,7 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
   if (drawn || prompt_only) event.finish = reason_to_stop(log, eos_token_ids);
   event.n_prompt_tokens = log.n_prompt();
   event.n_output_tokens = log.n_output();
+  event.n_cached_tokens = std::max(0, log.n_cached_prompt);
   return event;
 }
 
@@ -177,6 +202,7 @@ GenerateEvent final_event(const Sequence& sequence, FinishReason reason, std::st
   event.error = std::move(error);
   event.n_prompt_tokens = sequence.log.n_prompt();
   event.n_output_tokens = sequence.log.n_output();
+  event.n_cached_tokens = std::max(0, sequence.log.n_cached_prompt);
   return event;
 }
 

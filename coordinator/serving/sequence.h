@@ -7,6 +7,7 @@
 
 #include "comm/control/step_plan.h"
 #include "coordinator/serving/inference_service.h"
+#include "coordinator/serving/prefix_cache.h"
 
 namespace trireme {
 
@@ -18,11 +19,15 @@ struct TokenLog {
   std::vector<float> prompt_logprobs;  // gathered until complete, then handed out
   int32_t n_prompt_logprobs = 0;       // how many were ever gathered: none is asked for twice
   bool last_logits_given = false;
+  int32_t n_cached_prompt = -1;  // of its tokens, how many were in the prefix cache; -1: not asked
 
   int32_t n_prompt() const { return static_cast<int32_t>(request.prompt_ids.size()); }
   int32_t n_output() const { return static_cast<int32_t>(output_ids.size()); }
   int32_t n_known() const { return n_prompt() + n_output(); }
   int32_t token(int32_t position) const;
+  // So many at the beginning need not be computed where their KV is there: not the last one, which
+  // the next is drawn after, and none whose logprobs, logits or trace are wanted still.
+  int32_t n_reusable() const;
 };
 
 // What the current group holds of a sequence. Preemption forgets it: kv = {}. A lost group leaves
@@ -36,6 +41,9 @@ struct KvState {
   int32_t n_planned = 0;        // tokens in plans in flight
   int32_t n_plans = 0;          // plans in flight
   int32_t n_drawing = 0;        // tokens that they draw
+  // Of the blocks, so many at the beginning hold a cached prefix, or the same again.
+  int32_t n_prefix_blocks = 0;
+  PrefixId prefix = kEmptyPrefix;
 };
 
 struct Sequence {
@@ -55,6 +63,7 @@ struct Sequence {
   // Of the weights that all of it is computed with.
   uint64_t generation() const { return log.request.weights ? log.request.weights->generation : 0; }
   bool in_flight() const { return kv.n_plans > 0; }
+  PrefixDomain domain() const;
   // Tokens whose KV is neither there nor on its way, those that plans in flight draw included. The
   // last token of an answer is not fed back.
   int32_t n_left() const {
@@ -81,6 +90,9 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
 
 // The same for a sequence that has ended: nothing is heard.
 void drop_result(Sequence& sequence, int32_t n);
+
+// The prefix that is longer by one block than the cached one it holds. Its tokens are known.
+PrefixKey next_prefix(const Sequence& sequence);
 
 bool event_is_empty(const GenerateEvent& event);
 

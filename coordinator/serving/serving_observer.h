@@ -5,6 +5,7 @@
 #include <string>
 
 #include "coordinator/serving/inference_service.h"
+#include "coordinator/serving/prefix_cache.h"
 
 namespace trireme {
 
@@ -26,6 +27,8 @@ struct ServingObserver {
   // One step was answered; n_tokens as planned.
   std::function<void(int32_t n_tokens)> on_iteration;
   std::function<void()> on_preemption;
+  // What was added since the last call.
+  std::function<void(const PrefixCacheCounts& more)> on_prefix_cache;
   std::function<void(const std::string& cause)> on_group_lost;
   // So many requests must be computed again because their group was lost.
   std::function<void(int32_t n_requests)> on_replayed;

@@ -16,6 +16,8 @@ Sequence some_sequence() {
   sequence.log.request.stop_token_ids = {2};
   sequence.log.request.n_logprobs = 4;
   sequence.log.output_ids = {8, 9};
+  sequence.log.request.cache_salt = "alice\nsalt";
+  sequence.log.n_cached_prompt = 2;
   sequence.log.prompt_logprobs = {-0.125F};
   sequence.log.n_prompt_logprobs = 1;
   sequence.kv.blocks = {11, 4};
@@ -78,6 +80,11 @@ HandoverState some_state() {
                           .group = group,
                           .numerics_id = "numerics"}};
   state.core.replicas[0].scheduler.sequences = {some_sequence()};
+  const PrefixDomain domain{.generation = 3, .cache_salt = "alice\nsalt"};
+  state.core.replicas[0].scheduler.cached = {
+      .prefixes = {{.block = 11, .parent = -1, .tokens = {5, 6, 7, 8}, .domain = domain},
+                   {.block = 12, .parent = 11, .tokens = {9}, .domain = domain}},
+      .unheld = {12}};
   state.core.last_id = 72;
   state.core.requests = {{.id = 71, .replica = 0, .numerics_told = true}};
   return state;
@@ -96,6 +103,12 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(sequence.log.request.sampling.seed, 0xFFFFFFFFFFFFFFFFU);
   EXPECT_EQ(sequence.kv.blocks, (std::vector<int32_t>{11, 4}));
   EXPECT_EQ(sequence.kv.slot, -1);
+  EXPECT_EQ(sequence.log.request.cache_salt, "alice\nsalt");
+  EXPECT_EQ(sequence.log.n_cached_prompt, 2);
+  const CachedBlocks& cached = decoded->core.replicas.at(0).scheduler.cached;
+  EXPECT_EQ(cached.prefixes.at(1).parent, 11);
+  EXPECT_EQ(cached.prefixes.at(0).tokens.at(3), 8);
+  EXPECT_EQ(cached.prefixes.at(0).domain.cache_salt, "alice\nsalt");
   EXPECT_TRUE(sequence.suspect);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
@@ -135,9 +148,9 @@ SchedulerConfig config() {
   return config;
 }
 
-GenerateRequest request(int32_t n_prompt) {
+GenerateRequest request(int32_t n_prompt, int32_t token) {
   GenerateRequest request;
-  request.prompt_ids.assign(static_cast<size_t>(n_prompt), 7);
+  request.prompt_ids.assign(static_cast<size_t>(n_prompt), token);
   request.max_new_tokens = 8;
   return request;
 }
@@ -159,7 +172,8 @@ TEST(SchedulerHandover, GoesOnWithoutComputingAnythingAgain) {
   std::vector<SequenceEvent> events;
   Scheduler old(config());
   old.group_up(5, 20, false, events);
-  for (RequestId id = 1; id <= 3; ++id) old.add(make_sequence(id, request(20)), events);
+  for (int32_t id = 1; id <= 3; ++id)
+    old.add(make_sequence(static_cast<RequestId>(id), request(20, id)), events);
   std::optional<StepPlan> plan = old.plan_step();
   ASSERT_TRUE(plan);
   ASSERT_EQ(plan->sequences.size(), 2U) << "the third waits for a slot";
@@ -172,7 +186,7 @@ TEST(SchedulerHandover, GoesOnWithoutComputingAnythingAgain) {
 
   Scheduler next(config());
   next.restore(SchedulerState(state));
-  EXPECT_EQ(next.n_free_blocks(), old.n_free_blocks());
+  EXPECT_EQ(next.n_unheld_blocks(), old.n_unheld_blocks());
   for (Scheduler* scheduler : {&old, &next}) {
     if (scheduler == &next) next.group_up(5, 20, true, events);
     plan = scheduler->plan_step();

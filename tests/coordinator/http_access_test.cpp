@@ -101,6 +101,22 @@ ClientResponse ask(const TestServer& server, const std::string& head, const std:
   return client.read_response();
 }
 
+// Another key's prompts cannot be found out by how soon an answer comes.
+TEST(HttpAccess, KeysDoNotShareCachedKv) {
+  const KeyFile file(fmt::format("alice:{}\nbob:{}-2\n", kKey, kKey));
+  TestServer server({}, nullptr, 30, {.keys = ApiKeys::read(file.path(), "")});
+  const auto salt_of = [&](const std::string& key, const std::string& body) {
+    const std::string head =
+        fmt::format("POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer {}\r\n", key);
+    EXPECT_EQ(ask(server, head, body).status, 200);
+    return server.service.requests().back().cache_salt;
+  };
+  const std::string plain = R"({"prompt":"x","max_tokens":2})";
+  EXPECT_EQ(salt_of(kKey, plain), "alice\n");
+  EXPECT_EQ(salt_of(kKey + std::string("-2"), plain), "bob\n");
+  EXPECT_EQ(salt_of(kKey, R"({"prompt":"x","cache_salt":"s"})"), "alice\ns");
+}
+
 TEST(HttpAccess, AWrongOrMissingKeyIs401) {
   TestServer server({}, nullptr, 30, access_with_key());
   const std::string post = "POST /v1/completions HTTP/1.1\r\n";

@@ -42,7 +42,8 @@ TEST_F(HttpCompletions, AnswersAStringPrompt) {
   EXPECT_EQ(json["choices"], Json::parse(R"([{"index":0,"text":"Once","logprobs":null,
                                                "finish_reason":"length"}])"));
   EXPECT_EQ(json["usage"], Json::parse(R"({"prompt_tokens":4,"completion_tokens":4,
-                                           "total_tokens":8})"));
+                                           "total_tokens":8,
+                                           "prompt_tokens_details":{"cached_tokens":3}})"));
   const GenerateRequest request = server_.service.requests().at(0);
   EXPECT_EQ(request.prompt_ids, (std::vector<int32_t>{'T', 'e', 'l', 'l'}));
   EXPECT_FLOAT_EQ(request.sampling.temperature, 1.0F);
@@ -96,6 +97,23 @@ TEST_F(HttpCompletions, SeveralChoices) {
   }
   EXPECT_EQ(json["usage"]["prompt_tokens"], 2);  // a prompt counts once, whatever n
   EXPECT_EQ(json["usage"]["completion_tokens"], 12);
+}
+
+// What each prompt's first choice found: the others share what that computed.
+TEST_F(HttpCompletions, CountsCachedTokensOncePerPrompt) {
+  const Json json = post({{"prompt", {"abc", "de"}}, {"n", 3}, {"max_tokens", 3}}).json();
+  EXPECT_EQ(json["usage"]["prompt_tokens_details"]["cached_tokens"], 2 + 1);
+}
+
+TEST_F(HttpCompletions, CacheSalt) {
+  EXPECT_EQ(post({{"prompt", "x"}, {"cache_salt", nullptr}}).status, 200);
+  EXPECT_EQ(server_.service.requests().back().cache_salt, "");
+  EXPECT_EQ(post({{"prompt", "x"}, {"n", 2}, {"cache_salt", std::string(256, 's')}}).status, 200);
+  EXPECT_EQ(server_.service.requests().back().cache_salt, "\n" + std::string(256, 's'));
+  expect_refused({{"prompt", "x"}, {"cache_salt", ""}}, "cache_salt", "1 to 256 bytes, not 0");
+  expect_refused({{"prompt", "x"}, {"cache_salt", std::string(257, 's')}}, "cache_salt",
+                 "1 to 256 bytes, not 257");
+  expect_refused({{"prompt", "x"}, {"cache_salt", 5}}, "cache_salt", "cache_salt");
 }
 
 TEST_F(HttpCompletions, Streams) {

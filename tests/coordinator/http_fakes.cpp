@@ -166,6 +166,7 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
   if (mode_ == Mode::kSilent) return std::nullopt;
   GenerateEvent event;
   event.n_prompt_tokens = static_cast<int32_t>(running.request.prompt_ids.size());
+  event.n_cached_tokens = running.request.choice == 0 ? event.n_prompt_tokens - 1 : 100;
   if (running.n_output == 0 && running.request.want_prompt_logprobs) {
     event.prompt_logprobs.assign(running.request.prompt_ids.size() - 1, -0.25F);
   }

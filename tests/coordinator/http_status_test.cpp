@@ -115,6 +115,8 @@ TEST_F(HttpStatus, Metrics) {
   status.n_waiting = 3;
   status.kv_usage = 0.5;
   status.n_kv_blocks = 64;
+  status.n_running_kv_blocks = 32;
+  status.n_free_kv_blocks = 20;
   server_.service.set_status(status);
   const ServingObserver observer = server_.metrics.observer();
   observer.on_queue_time(0.2);
@@ -125,6 +127,7 @@ TEST_F(HttpStatus, Metrics) {
   observer.on_finished(0.4, 5, 2, FinishReason::kLength);
   observer.on_iteration(7);
   observer.on_preemption();
+  observer.on_prefix_cache({.n_queried = 40, .n_hit = 32, .n_cached_prompt = 16});
   observer.on_group_lost("socket");
   observer.on_replayed(2);
   server_.metrics.set_ranks_alive(4);
@@ -141,6 +144,9 @@ TEST_F(HttpStatus, Metrics) {
        std::vector<std::string>{"vllm:num_requests_running" + labels + "0",
                                 "vllm:num_requests_waiting" + labels + "3",
                                 "vllm:kv_cache_usage_perc" + labels + "0.5",
+                                "vllm:prefix_cache_queries_total" + labels + "40",
+                                "vllm:prefix_cache_hits_total" + labels + "32",
+                                "vllm:prompt_tokens_cached_total" + labels + "16",
                                 "vllm:prompt_tokens_total" + labels + "5",
                                 "vllm:generation_tokens_total" + labels + "2",
                                 "vllm:num_preemptions_total" + labels + "1",
@@ -164,6 +170,9 @@ TEST_F(HttpStatus, Metrics) {
   for (const char* part :
        {R"(finished_reason="length",model_name="fake"} 1)",
         R"(block_size="16",engine="0",model_name="fake",num_gpu_blocks="64"} 1)",
+        R"(trireme_kv_blocks{engine="0",model_name="fake",use="running"} 32)",
+        R"(trireme_kv_blocks{engine="0",model_name="fake",use="cached"} 12)",
+        R"(trireme_kv_blocks{engine="0",model_name="fake",use="free"} 20)",
         R"(cause="socket",engine="0",model_name="fake"} 1)", R"(stage="1"} 5)",
         R"(vllm:time_to_first_token_seconds_bucket{engine="0",model_name="fake",le="0.04"} 1)",
         R"(trireme_http_requests_total{code="404",path="other"} 2)",

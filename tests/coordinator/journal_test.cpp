@@ -40,6 +40,7 @@ GenerateEvent token(int32_t id, FinishReason finish = FinishReason::kNone) {
   event.logprobs = {-0.5F * static_cast<float>(id)};
   event.top_logprobs = {{{.token_id = id, .logprob = -1.0F}, {.token_id = 9, .logprob = -2.0F}}};
   event.numerics_id = "numerics";
+  event.n_cached_tokens = 48;
   event.finish = finish;
   return event;
 }
@@ -154,6 +155,7 @@ TEST_F(JournalTest, KeepsWhatWasNotEnded) {
   EXPECT_EQ(log.top_logprobs.at(1).at(0).token_id, 6);
   EXPECT_EQ(log.prompt_logprobs, (std::vector<float>{-0.25F, -0.125F}));
   EXPECT_EQ(log.numerics_id, "numerics");
+  EXPECT_EQ(log.n_cached_tokens, 48);
   EXPECT_EQ(log.finish, FinishReason::kNone);
   EXPECT_EQ(entry.log(0).finish, FinishReason::kLength);
   EXPECT_TRUE(journal->may_tell(unfinished[0], 0));

@@ -101,7 +101,7 @@ struct Bench {
   void expect_idle() const {
     EXPECT_EQ(scheduler.n_running(), 0);
     EXPECT_EQ(scheduler.n_waiting(), 0);
-    EXPECT_EQ(scheduler.n_free_blocks(), n_blocks);
+    EXPECT_EQ(scheduler.n_unheld_blocks(), n_blocks);
   }
 
   Scheduler scheduler;

@@ -53,6 +53,7 @@ struct Transcript {
   std::vector<float> last_logits;
   FinishReason finish = FinishReason::kNone;
   std::string error;
+  int32_t n_cached_tokens = -1;  // once an event came
 
   void hear(GenerateEvent&& event) {
     EXPECT_EQ(finish, FinishReason::kNone) << "an event after the last";
@@ -68,6 +69,10 @@ struct Transcript {
       last_logits = std::move(event.last_logits);
     }
     EXPECT_EQ(event.n_output_tokens, static_cast<int32_t>(token_ids.size()));
+    if (n_cached_tokens >= 0 && !event.token_ids.empty()) {
+      EXPECT_EQ(event.n_cached_tokens, n_cached_tokens);
+    }
+    n_cached_tokens = event.n_cached_tokens;
     finish = event.finish;
     error = std::move(event.error);
   }
@@ -114,7 +119,7 @@ class Ranks {
   Ranks(int32_t max_slots, int32_t n_blocks, int32_t max_batch_tokens)
       : slots_(static_cast<size_t>(max_slots)),
         cells_(static_cast<size_t>(n_blocks) * kBlockSize),
-        block_owner_(static_cast<size_t>(n_blocks), -1),
+        holders_(static_cast<size_t>(n_blocks)),
         max_batch_tokens_(max_batch_tokens) {}
 
   // The coordinator has the result of this step.
@@ -123,11 +128,11 @@ class Ranks {
   // New ranks on the KV memory of these: what unconfirmed steps wrote is of no use.
   void relaunch() {
     for (Cell& cell : cells_) {
-      if (cell.step_id > confirmed_step_id_) cell = {.request_id = ~0ULL};
+      if (cell.step_id > confirmed_step_id_) cell = {.state = kGarbage};
       cell.step_id = 0;
     }
     slots_.assign(slots_.size(), {});
-    block_owner_.assign(block_owner_.size(), -1);
+    holders_.assign(holders_.size(), {});
     last_step_id_ = 0;
     confirmed_step_id_ = 0;
   }
@@ -148,29 +153,36 @@ class Ranks {
   }
 
  private:
+  static constexpr uint64_t kGarbage = 0xDEADULL;
+
   struct Slot {
     uint64_t request_id = 0;
-    bool valid = false;  // false: its blocks were given away, only a reset may follow
+    bool valid = false;  // false: another wrote to its blocks, only a reset may follow
     int32_t n_tokens = 0;
     int32_t last_token = -1;  // fed by a plan: a later one may name it
     std::vector<int32_t> table;
   };
   struct Cell {
-    uint64_t request_id = 0;
-    uint64_t state = 0;
+    uint64_t state = kGarbage;
     uint64_t step_id = 0;  // that wrote it
   };
 
   void take_blocks(const SequencePlan& part, Slot& slot) {
     for (const int32_t block : part.new_blocks) {
-      int32_t& owner = block_owner_.at(static_cast<size_t>(block));
-      if (owner >= 0) {
-        EXPECT_NE(owner, part.slot) << "a block twice in one table";
-        slots_[static_cast<size_t>(owner)].valid = false;
-      }
-      owner = part.slot;
+      const bool is_new = holders_.at(static_cast<size_t>(block)).insert(part.slot).second;
+      EXPECT_TRUE(is_new) << "a block twice in one table";
       slot.table.push_back(block);
     }
+  }
+
+  // Whoever else has the block in its table has lost it.
+  void begin_to_write(const Slot& slot, int32_t position, int32_t writer) {
+    const int32_t block = slot.table.at(static_cast<size_t>(position / kBlockSize));
+    std::set<int32_t>& holders = holders_[static_cast<size_t>(block)];
+    for (const int32_t holder : holders) {
+      if (holder != writer) slots_[static_cast<size_t>(holder)].valid = false;
+    }
+    holders = {writer};
   }
 
   Cell& cell(const Slot& slot, int32_t position) {
@@ -181,14 +193,14 @@ class Ranks {
   SequenceResult run(const SequencePlan& part, uint64_t generation, bool feed) {
     Slot& slot = slots_.at(static_cast<size_t>(part.slot));
     if (part.reset_slot) {
-      for (int32_t& owner : block_owner_) owner = owner == part.slot ? -1 : owner;
+      for (std::set<int32_t>& holders : holders_) holders.erase(part.slot);
       slot = {};
       slot.request_id = part.request_id;
       slot.valid = true;
       slot.n_tokens = part.start_position;  // the cells before it are checked when they are read
     }
     take_blocks(part, slot);
-    EXPECT_TRUE(slot.valid) << "a KV block belongs to two sequences";
+    EXPECT_TRUE(slot.valid) << "another sequence wrote to its KV blocks";
     EXPECT_EQ(slot.request_id, part.request_id);
     EXPECT_EQ(slot.n_tokens, part.start_position) << "tokens are not contiguous";
     EXPECT_FALSE(part.input_ids.empty());
@@ -202,15 +214,15 @@ class Ranks {
       state = 0;
       if (position > 0) {
         const Cell& last = cell(slot, position - 1);
-        EXPECT_EQ(last.request_id, part.request_id) << "another sequence's KV";
+        EXPECT_NE(last.state, kGarbage) << "KV that no confirmed step wrote";
         state = last.state;
       }
       const bool by_slot = part.input_ids[i] == kTokenFromSlot;
       const int32_t token = by_slot ? slot.last_token : part.input_ids[i];
       EXPECT_GE(token, 0) << "a token that was never drawn";
       state = next_state(state, token, generation);
-      cell(slot, position) = {
-          .request_id = part.request_id, .state = state, .step_id = last_step_id_};
+      begin_to_write(slot, position, part.slot);
+      cell(slot, position) = {.state = state, .step_id = last_step_id_};
       if (!part.logprob_targets.empty()) {
         const int32_t target = part.logprob_targets.at(i);
         result.target_logprobs.push_back(target < 0 ? 0.0F : logprob(state, target));
@@ -227,7 +239,7 @@ class Ranks {
 
   std::vector<Slot> slots_;
   std::vector<Cell> cells_;
-  std::vector<int32_t> block_owner_;  // slot, -1: none
+  std::vector<std::set<int32_t>> holders_;  // [n_blocks] slots
   int32_t max_batch_tokens_;
   uint64_t last_step_id_ = 0;
   uint64_t confirmed_step_id_ = 0;

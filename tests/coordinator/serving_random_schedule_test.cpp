@@ -23,6 +23,7 @@ struct Coverage {
   int n_cancelled = 0;
   int n_finished = 0;
   int n_late_results = 0;
+  uint64_t n_cached = 0;  // tokens that were not computed again
   size_t most_plans_in_flight = 0;
   int most_draws_in_flight = 0;
 };
@@ -44,10 +45,11 @@ class RandomRun {
     }
     drain_results();
     coverage_.n_preemptions += scheduler_.n_preemptions();
+    coverage_.n_cached += scheduler_.prefix_cache_counts().n_hit;
     EXPECT_EQ(scheduler_.n_running(), 0);
     EXPECT_EQ(scheduler_.n_waiting(), 0);
     if (scheduler_.serving()) {
-      EXPECT_EQ(scheduler_.n_free_blocks(), n_blocks_);
+      EXPECT_EQ(scheduler_.n_unheld_blocks(), n_blocks_);
     }
     check_transcripts();
   }
@@ -68,11 +70,13 @@ class RandomRun {
     config.context_length = 100;
     config.vocab_size = fake::kVocabSize;
     config.eos_token_ids = {fake::kEos};
+    config.prefix_cache = chance(0.8);
     if (chance(0.7)) {
       config.perturbation.seed = random_();
       config.perturbation.random_chunks = chance(0.7);
       config.perturbation.shuffle_batch = chance(0.7);
       config.perturbation.preempt_probability = chance(0.5) ? 0.03 : 0.0;
+      config.perturbation.colliding_prefixes = chance(0.1);
     }
     return config;
   }
@@ -83,6 +87,8 @@ class RandomRun {
       GenerateRequest& request = requests_[static_cast<RequestId>(i)];
       const int32_t n_prompt = pick(1, 60);
       for (int32_t k = 0; k < n_prompt; ++k) request.prompt_ids.push_back(pick(0, 96));
+      if (i > 1 && chance(0.6)) begin_like_another(request, i - 1);
+      if (chance(0.2)) request.cache_salt = chance(0.5) ? "a" : "b";
       request.max_new_tokens = chance(0.1) ? 0 : pick(1, 40);
       request.sampling.seed = random_();
       request.choice = static_cast<uint32_t>(pick(0, 3));
@@ -91,6 +97,19 @@ class RandomRun {
       request.want_prompt_logprobs = chance(0.4);
       request.want_last_logits = chance(0.3);
     }
+  }
+
+  // Like one of the first n: its prompt, and perhaps what it is answered.
+  void begin_like_another(GenerateRequest& request, int32_t n) {
+    const GenerateRequest& other = requests_[static_cast<RequestId>(pick(1, n))];
+    std::vector<int32_t> tokens = other.prompt_ids;
+    if (chance(0.5)) {
+      const std::vector<int32_t> answer = fake::undisturbed(other).token_ids;
+      tokens.insert(tokens.end(), answer.begin(), answer.end());
+    }
+    const size_t n_same = std::min(tokens.size(), static_cast<size_t>(pick(1, 60)));
+    request.prompt_ids.resize(std::max(request.prompt_ids.size(), n_same));
+    std::copy_n(tokens.begin(), n_same, request.prompt_ids.begin());
   }
 
   bool done() const {
@@ -249,6 +268,7 @@ TEST(RandomSchedule, EveryRequestHearsTheUndisturbedTokens) {
   EXPECT_GT(coverage.n_kept, 500);
   EXPECT_GT(coverage.n_finished, 10000);
   EXPECT_GT(coverage.n_late_results, 100);
+  EXPECT_GT(coverage.n_cached, 50000U);
   EXPECT_EQ(coverage.most_plans_in_flight, 6U);
   EXPECT_EQ(coverage.most_draws_in_flight, 3);
   RecordProperty("preemptions", static_cast<int>(coverage.n_preemptions));

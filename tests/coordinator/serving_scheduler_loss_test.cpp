@@ -240,7 +240,7 @@ TEST(SchedulerLoss, WaitingSequencesGoOnElsewhere) {
   for (const Sequence* sequence : a.scheduler.waiting())
     b.scheduler.add(a.scheduler.take(sequence->id), b.events);
   EXPECT_EQ(a.scheduler.n_waiting(), 0);
-  EXPECT_EQ(a.scheduler.n_free_blocks(), a.n_blocks);
+  EXPECT_EQ(a.scheduler.n_unheld_blocks(), a.n_blocks);
   b.run();
   b.expect_undisturbed(1);
 }

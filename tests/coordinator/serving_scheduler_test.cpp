@@ -193,7 +193,7 @@ TEST(Scheduler, AStepAfterTheLastTokenIsInVain) {
   bench.answer(prompt);
   EXPECT_EQ(bench.heard[1].finish, FinishReason::kStop);
   EXPECT_FALSE(bench.scheduler.cancel(1)) << "its last event was told";
-  EXPECT_LT(bench.scheduler.n_free_blocks(), bench.n_blocks) << "the ranks still write there";
+  EXPECT_LT(bench.scheduler.n_unheld_blocks(), bench.n_blocks) << "the ranks still write there";
   EXPECT_FALSE(bench.scheduler.plan_step());
   bench.answer(in_vain);
   bench.expect_undisturbed(1);
@@ -326,12 +326,12 @@ TEST(Scheduler, CancelFreesAtOnceOrWithTheResult) {
   bench.add(request_of(20, 10, 1));
   bench.add(request_of(20, 10, 2));
   const std::optional<StepPlan> plan = bench.scheduler.plan_step();
-  const int32_t n_free = bench.scheduler.n_free_blocks();
+  const int32_t n_free = bench.scheduler.n_unheld_blocks();
   EXPECT_TRUE(bench.scheduler.cancel(1));
   EXPECT_FALSE(bench.scheduler.cancel(1));
-  EXPECT_EQ(bench.scheduler.n_free_blocks(), n_free) << "the ranks may still write there";
+  EXPECT_EQ(bench.scheduler.n_unheld_blocks(), n_free) << "the ranks may still write there";
   bench.answer(*plan);
-  EXPECT_EQ(bench.scheduler.n_free_blocks(), n_free + 2);
+  EXPECT_EQ(bench.scheduler.n_unheld_blocks(), n_free + 2);
   EXPECT_TRUE(bench.scheduler.cancel(2));
   bench.expect_idle();
   EXPECT_TRUE(bench.heard[1].token_ids.empty());

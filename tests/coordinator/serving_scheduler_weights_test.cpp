@@ -93,6 +93,37 @@ TEST_P(SchedulerWeights, TheOldestIsNotStarvedOfBlocks) {
   bench.run_to_the_end();
 }
 
+// While two of the old weights run, it is the turn of the others whenever the youngest, one of the
+// new weights, is back: so the oldest may wait until that needs a block itself, and no longer.
+TEST_P(SchedulerWeights, TheOldestWaitsForABlockNoLongerThanTheYoungestHasRoom) {
+  SchedulerConfig tight = config();
+  tight.max_slots = 3;
+  int longest_wait = 0;
+  for (int32_t n_second = 1; n_second <= 16; ++n_second) {
+    for (int32_t n_third = 1; n_third <= 16; ++n_third) {
+      Bench bench(tight, /*kv_blocks=*/9);
+      const RequestId oldest = bench.add(request_on(1, 15, 100, 1));
+      bench.add(request_on(1, n_second, 40, 2));
+      bench.add(request_on(2, n_third, 100, 3));
+      size_t n_heard = 0;
+      int n_waited = 0;
+      while (bench.heard[oldest].finish == FinishReason::kNone) {
+        bench.plan_all();
+        bench.answer_oldest();
+        n_waited = bench.heard[oldest].token_ids.size() > n_heard ? 0 : n_waited + 1;
+        n_heard = bench.heard[oldest].token_ids.size();
+        longest_wait = std::max(longest_wait, n_waited);
+        ASSERT_LE(n_waited, 3 * kBlockSize + 3 * config().max_plans_in_flight());
+      }
+      EXPECT_GT(bench.scheduler.n_preemptions(), 0U);
+      while (!bench.in_flight.empty()) bench.answer_oldest();
+      bench.run_to_the_end();
+    }
+  }
+  RecordProperty("longest_wait", longest_wait);
+  std::printf("LONGEST %d\n", longest_wait);
+}
+
 TEST_P(SchedulerWeights, AfterALossEachIsReplayedOnItsOwn) {
   for (const bool kv_kept : {false, true}) {
     Bench bench(config());

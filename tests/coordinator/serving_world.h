@@ -109,7 +109,7 @@ struct World {
   void expect_nothing_held() {
     const auto idle = [](const ReplicaSnapshot& replica) {
       return replica.n_running + replica.n_waiting == 0 &&
-             replica.n_free_kv_blocks == replica.n_kv_blocks;
+             replica.n_unheld_kv_blocks == replica.n_kv_blocks;
     };
     // A cancelled request is held until its plan is answered, a few turns of the thread later.
     for (int turn = 0; turn < 1000; ++turn) {

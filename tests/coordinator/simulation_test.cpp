@@ -37,6 +37,7 @@ struct Coverage {
   int n_pushed = 0;
   int n_push_failures = 0;
   int n_on_old_weights = 0;  // requests that ended on others than new ones got then
+  int64_t n_cached = 0;      // tokens that were not computed again
   int64_t virtual_ms = 0;
 };
 
@@ -62,7 +63,11 @@ class Simulation {
           groups_.push_back(group.get());
           return group;
         },
-        ServingObserver{}, ReplicaListener{});
+        ServingObserver{.on_prefix_cache =
+                            [this](const PrefixCacheCounts& more) {
+                              coverage_.n_cached += static_cast<int64_t>(more.n_hit);
+                            }},
+        ReplicaListener{});
     poison_ = faults.poison;
     for (SimulatedGroup* group : groups_) group->start();
     plan_clients();
@@ -106,6 +111,7 @@ class Simulation {
     config.context_length = 120;
     config.vocab_size = fake::kVocabSize;
     config.eos_token_ids = {fake::kEos};
+    config.prefix_cache = chance(0.9);
     return config;
   }
 
@@ -156,6 +162,7 @@ class Simulation {
       GenerateRequest& request = client.request;
       request = fake::request_of(static_cast<int32_t>(pick(1, 70)),
                                  chance(0.05) ? 0 : static_cast<int32_t>(pick(1, 40)), random_());
+      if (i > 0 && chance(0.5)) begin_like(request, clients_[static_cast<size_t>(pick(0, i - 1))]);
       request.ignore_eos = chance(0.7);
       request.want_prompt_logprobs = chance(0.2);
       clock_.after(pick(0, 3000), [this, &client] { submit(client); });
@@ -165,6 +172,12 @@ class Simulation {
         });
       }
     }
+  }
+
+  void begin_like(GenerateRequest& request, const Client& other) {
+    const std::vector<int32_t>& tokens = other.request.prompt_ids;
+    request.prompt_ids.resize(std::max(request.prompt_ids.size(), tokens.size()));
+    std::copy(tokens.begin(), tokens.end(), request.prompt_ids.begin());
   }
 
   void plan_pushes() {
@@ -229,7 +242,7 @@ class Simulation {
     for (const ReplicaSnapshot& replica : snapshot()) {
       EXPECT_EQ(replica.n_running, 0);
       EXPECT_EQ(replica.n_waiting, 0);
-      EXPECT_EQ(replica.n_free_kv_blocks, replica.n_kv_blocks) << "a KV block leaked";
+      EXPECT_EQ(replica.n_unheld_kv_blocks, replica.n_kv_blocks) << "a KV block leaked";
     }
     for (const Client& client : clients_) {
       SCOPED_TRACE(client.id);
@@ -319,6 +332,7 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.n_cancelled, 0);
   EXPECT_GT(coverage.n_given_up, 0);
   EXPECT_GT(coverage.n_poisoned, 0);
+  EXPECT_GT(coverage.n_cached, static_cast<int64_t>(n_runs * 20));
   EXPECT_GT(coverage.n_pushed, static_cast<int>(n_runs / 4));
   EXPECT_GT(coverage.n_push_failures, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.n_on_old_weights, static_cast<int>(n_runs / 10));

@@ -3,25 +3,13 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
 #include <random>
 
-#include "coordinator/serving/scheduler.h"
 #include "model/weight_format.h"
-#include "tests/layouts/thread_group.h"
+#include "tests/layouts/scheduled_run.h"
 
 namespace trireme::test {
 namespace {
-
-// Everything a request was answered with.
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;
-  std::vector<float> prompt_logprobs;
-  std::vector<float> last_logits;
-  FinishReason finish = FinishReason::kNone;
-  bool operator==(const Answer&) const = default;
-};
 
 std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
   std::mt19937 random(11);
@@ -45,61 +33,10 @@ std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
   return requests;
 }
 
-// Runs the requests through the real scheduler on a group of threads.
-std::map<RequestId, Answer> run(const std::shared_ptr<const PackedModel>& file, Layout layout,
-                                const ThreadGroup::Limits& limits, TestPerturbation perturbation) {
-  ThreadGroup group(file, layout, limits);
-  Scheduler scheduler({.max_slots = limits.max_slots,
-                       .max_batch_tokens = limits.max_batch_tokens,
-                       .max_prefill_tokens = limits.max_batch_tokens,
-                       .n_stages = layout.pp,
-                       .n_plans_ahead = 1,
-                       .n_ranks = layout.n_ranks(),
-                       .context_length = limits.context_length,
-                       .vocab_size = file->config().vocab_size,
-                       .eos_token_ids = {},
-                       .perturbation = perturbation});
-  std::vector<SequenceEvent> events;
-  scheduler.group_up(1, limits.kv_blocks, false, events);
-  RequestId id = 0;
-  for (GenerateRequest& request : make_requests(file->config().vocab_size)) {
-    scheduler.add(make_sequence(++id, std::move(request)), events);
-  }
-  std::map<RequestId, Answer> answers;
-  size_t n_finished = 0;
-  while (n_finished < id) {
-    while (auto plan = scheduler.plan_step()) group.send(*plan);
-    TRIREME_CHECK(scheduler.n_plans_in_flight() > 0);
-    scheduler.apply(group.receive(), events);
-    for (SequenceEvent& e : events) {
-      Answer& a = answers[e.id];
-      const auto append = [](auto& to, const auto& from) {
-        to.insert(to.end(), from.begin(), from.end());
-      };
-      append(a.tokens, e.event.token_ids);
-      append(a.logprobs, e.event.logprobs);
-      append(a.prompt_logprobs, e.event.prompt_logprobs);
-      append(a.last_logits, e.event.last_logits);
-      if (e.event.finish != FinishReason::kNone) {
-        a.finish = e.event.finish;
-        ++n_finished;
-      }
-    }
-    events.clear();
-  }
-  return answers;
-}
-
-void expect_same(const std::map<RequestId, Answer>& expected,
-                 const std::map<RequestId, Answer>& got, const std::string& where) {
-  ASSERT_EQ(expected.size(), got.size());
-  for (const auto& [id, answer] : expected) {
-    const Answer& other = got.at(id);
-    EXPECT_EQ(answer.tokens, other.tokens) << where << ", request " << id;
-    EXPECT_EQ(answer.last_logits, other.last_logits) << where << ", request " << id;
-    EXPECT_EQ(answer.prompt_logprobs, other.prompt_logprobs) << where << ", request " << id;
-    EXPECT_EQ(answer, other) << where << ", request " << id;
-  }
+Answers run(const std::shared_ptr<const PackedModel>& file, Layout layout,
+            const ThreadGroup::Limits& limits, TestPerturbation perturbation) {
+  ScheduledRun all{.file = file, .layout = layout, .limits = limits, .perturbation = perturbation};
+  return all.answer(make_requests(file->config().vocab_size));
 }
 
 struct Case {

@@ -1,0 +1,74 @@
+#include "tests/layouts/scheduled_run.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace trireme::test {
+namespace {
+
+// True: it was its last.
+bool take_event(Answer& answer, const GenerateEvent& event) {
+  const auto append = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  append(answer.tokens, event.token_ids);
+  append(answer.logprobs, event.logprobs);
+  append(answer.prompt_logprobs, event.prompt_logprobs);
+  append(answer.last_logits, event.last_logits);
+  answer.finish = event.finish;
+  return event.finish != FinishReason::kNone;
+}
+
+}  // namespace
+
+Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
+  ThreadGroup group(file, layout, limits);
+  Scheduler scheduler({.max_slots = limits.max_slots,
+                       .max_batch_tokens = limits.max_batch_tokens,
+                       .max_prefill_tokens = limits.max_batch_tokens,
+                       .n_stages = layout.pp,
+                       .n_plans_ahead = 1,
+                       .n_ranks = layout.n_ranks(),
+                       .context_length = limits.context_length,
+                       .vocab_size = file->config().vocab_size,
+                       .eos_token_ids = {},
+                       .prefix_cache = prefix_cache,
+                       .perturbation = perturbation});
+  std::vector<SequenceEvent> events;
+  scheduler.group_up(1, limits.kv_blocks, false, events);
+  Answers answers;
+  size_t n_added = 0;
+  size_t n_finished = 0;
+  for (int n_results = 0; n_finished < requests.size(); ++n_results) {
+    const auto n_come = n_results_between == 0
+                            ? requests.size()
+                            : static_cast<size_t>(n_results / n_results_between + 1);
+    const bool idle = scheduler.n_running() + scheduler.n_waiting() == 0;
+    for (; n_added < std::min(requests.size(), std::max(n_come, n_added + (idle ? 1 : 0)));) {
+      GenerateRequest request = std::move(requests[n_added]);
+      scheduler.add(make_sequence(++n_added, std::move(request)), events);
+    }
+    while (auto plan = scheduler.plan_step()) group.send(*plan);
+    TRIREME_CHECK(scheduler.n_plans_in_flight() > 0);
+    scheduler.apply(group.receive(), events);
+    for (const SequenceEvent& e : events) n_finished += take_event(answers[e.id], e.event) ? 1 : 0;
+    events.clear();
+  }
+  counts = scheduler.prefix_cache_counts();
+  return answers;
+}
+
+void expect_same(const Answers& expected, const Answers& got, const std::string& where) {
+  ASSERT_EQ(expected.size(), got.size());
+  for (const auto& [id, answer] : expected) {
+    const Answer& other = got.at(id);
+    EXPECT_EQ(answer.tokens, other.tokens) << where << ", request " << id;
+    EXPECT_EQ(answer.last_logits, other.last_logits) << where << ", request " << id;
+    EXPECT_EQ(answer.prompt_logprobs, other.prompt_logprobs) << where << ", request " << id;
+    EXPECT_EQ(answer, other) << where << ", request " << id;
+  }
+}
+
+}  // namespace trireme::test

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/serving/scheduler.h"
+#include "tests/layouts/thread_group.h"
+
+namespace trireme::test {
+
+// Everything a request was answered with.
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  std::vector<float> prompt_logprobs;
+  std::vector<float> last_logits;
+  FinishReason finish = FinishReason::kNone;
+  bool operator==(const Answer&) const = default;
+};
+using Answers = std::map<RequestId, Answer>;  // by the order of requests, from 1
+
+// Requests through the real scheduler on a group of threads.
+struct ScheduledRun {
+  std::shared_ptr<const PackedModel> file;
+  Layout layout;
+  ThreadGroup::Limits limits;
+  TestPerturbation perturbation;
+  bool prefix_cache = true;
+  int n_results_between = 0;  // so many results come before the next request does
+
+  PrefixCacheCounts counts = {};  // of the run
+
+  Answers answer(std::vector<GenerateRequest> requests);
+};
+
+void expect_same(const Answers& expected, const Answers& got, const std::string& where);
+
+}  // namespace trireme::test
