@@ -18,7 +18,7 @@ namespace trireme {
 namespace {
 
 constexpr int64_t kApplicationId = 0x5472694A;  // "TriJ"
-constexpr int64_t kVersion = 2;
+constexpr int64_t kVersion = 3;
 constexpr int64_t kMostChoices = 4096;  // more than any request may have
 
 constexpr const char* kSchema =
@@ -30,7 +30,7 @@ constexpr const char* kSchema =
     "CREATE INDEX ended_requests ON requests(ended) WHERE ended > 0;"
     "CREATE TABLE tokens(request INTEGER REFERENCES requests(row) ON DELETE CASCADE, "
     "choice INTEGER, position INTEGER, ids BLOB, logprobs BLOB, top_logprobs BLOB, "
-    "prompt_logprobs BLOB, numerics TEXT, finish INTEGER, "
+    "prompt_logprobs BLOB, numerics TEXT, finish INTEGER, prompt_top_logprobs BLOB, "
     "PRIMARY KEY(request, choice, position)) WITHOUT ROWID;"
     "CREATE TABLE probes(only_row INTEGER PRIMARY KEY CHECK(only_row = 1), time INTEGER);";
 
@@ -144,7 +144,7 @@ struct JournalFile::State {
       "INSERT INTO requests(id, endpoint, key_name, weights, body, prompts, created, seed, "
       "max_new_tokens, n_choices, with_logprobs, ended) "
       "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"};
-  SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)"};
+  SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"};
   SqliteStatement end{*db, "UPDATE requests SET ended = ?, status = ?, error = ? WHERE row = ?"};
   SqliteStatement resume{*db, "UPDATE requests SET n_resumes = n_resumes + 1 WHERE row = ?"};
   SqliteStatement progress{*db,
@@ -157,7 +157,8 @@ struct JournalFile::State {
       "ORDER BY ended DESC, row DESC LIMIT -1 OFFSET ?)"};
   SqliteStatement select_tokens{*db,
                                 "SELECT choice, position, ids, logprobs, top_logprobs, "
-                                "prompt_logprobs, numerics, finish FROM tokens WHERE request = ? "
+                                "prompt_logprobs, numerics, finish, prompt_top_logprobs FROM "
+                                "tokens WHERE request = ? "
                                 "ORDER BY choice, position"};
 
   JournaledAnswer read(const SqliteStatement& row);
@@ -207,6 +208,7 @@ void JournalFile::add_tokens(Row row, int32_t choice, size_t position, const Cho
       .set_blob(floats_blob(tail.prompt_logprobs))
       .set_text(tail.numerics_id)
       .set(static_cast<int64_t>(tail.finish))
+      .set_blob(tops_blob(tail.prompt_top_logprobs))
       .run();
   state_->progress.start().set(row).run();
 }
@@ -272,10 +274,14 @@ void JournalFile::State::read_tokens(Row row, JournaledAnswer& answer) {
     tail.prompt_logprobs = checked(read_floats(select_tokens.blob(5)));
     tail.numerics_id = select_tokens.text(6);
     tail.finish = static_cast<FinishReason>(finish);
+    tail.prompt_top_logprobs = checked(read_tops(select_tokens.blob(8)));
     append_tail(log, std::move(tail));
     const size_t n_logprobs = answer.request.with_logprobs ? log.n_tokens() : 0;
     if (log.logprobs.size() != n_logprobs || log.top_logprobs.size() != n_logprobs)
       damaged("a row lacks logprobs");
+    const size_t n_prompt_tops = log.prompt_top_logprobs.size();
+    if (n_prompt_tops != 0 && n_prompt_tops != log.prompt_logprobs.size())
+      damaged("a row lacks the prompt's logprobs");
   }
   const auto most = static_cast<size_t>(std::max(answer.request.max_new_tokens, 0));
   for (const ChoiceLog& log : answer.choices) {

@@ -26,9 +26,9 @@ bool Scheduler::can_admit(const Sequence& sequence) const {
 }
 
 void Scheduler::admit(Sequence& sequence) {
-  waiting_.erase(sequence.id);
+  waiting_.erase(sequence.order());
   n_kept_blocks_ -= n_held(sequence);
-  running_.emplace(sequence.id, &sequence);
+  running_.emplace(sequence.order(), &sequence);
   ready_.push_back(&sequence);
   sequence.kv.slot = free_slots_.back();
   free_slots_.pop_back();
@@ -90,13 +90,13 @@ void Scheduler::wait_again(Sequence& sequence) {
   sequence.kv.n_computed = n_computed;
   sequence.kv.blocks = std::move(blocks);
   n_kept_blocks_ += n_held(sequence);
-  waiting_.emplace(sequence.id, &sequence);
+  waiting_.emplace(sequence.order(), &sequence);
 }
 
 void Scheduler::leave_slot(Sequence& sequence) {
   TRIREME_CHECK(sequence.kv.slot >= 0);
   free_slots_.push_back(std::exchange(sequence.kv.slot, -1));
-  running_.erase(sequence.id);
+  running_.erase(sequence.order());
   std::erase(ready_, &sequence);
 }
 

@@ -158,6 +158,8 @@ class Simulation {
                                  chance(0.05) ? 0 : static_cast<int32_t>(pick(1, 40)), random_());
       request.ignore_eos = chance(0.7);
       request.want_prompt_logprobs = chance(0.2);
+      if (chance(0.3)) request.rules = fake::some_rules(random_());
+      if (chance(0.2)) request.priority = static_cast<int32_t>(pick(-1, 1));
       clock_.after(pick(0, 3000), [this, &client] { submit(client); });
       if (chance(0.1)) {
         clock_.after(pick(0, 6000), [this, &client] {
