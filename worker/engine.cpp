@@ -41,6 +41,7 @@ Engine::Engine(EngineParts parts)
       kv_(parts_.config, parts_.shard, parts_.kv_dtype, parts_.kv_blocks, {}, parts_.kv_file),
       batch_(parts_.max_slots, parts_.max_batch_tokens, parts_.context_length, parts_.kv_blocks),
       feed_(parts_.shard, parts_.comms, parts_.max_slots, parts_.max_plans_in_flight),
+      processor_(parts_.max_slots, parts_.config.vocab_size, parts_.context_length),
       sampler_(*parts_.kernels, parts_.config.vocab_size) {
   add(make_generation(parts_.generation, std::move(parts_.weights)));
   workspace_ = generations_.front()->forward->workspace();
@@ -124,9 +125,13 @@ void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace
   if (answers) {
     result.sequences.resize(plan.sequences.size());
     for (size_t s = 0; s < plan.sequences.size(); ++s) {
+      processor_.begin(plan.sequences[s]);
       result.sequences[s].request_id = plan.sequences[s].request_id;
       result.sequences[s].slot = plan.sequences[s].slot;
-      result.sequences[s].target_logprobs.assign(plan.sequences[s].logprob_targets.size(), 0.0F);
+      const size_t n_targets = plan.sequences[s].logprob_targets.size();
+      result.sequences[s].target_logprobs.assign(n_targets, 0.0F);
+      if (plan.sequences[s].n_target_logprobs > 0)
+        result.sequences[s].target_top_logprobs.resize(n_targets);
     }
   }
   for (size_t begin = 0; begin < head_rows_.size(); begin += kMaxHeadRows) {
@@ -157,12 +162,18 @@ void Engine::answer_row(const SequencePlan& plan, const HeadRow& row, std::span<
     const auto target = static_cast<size_t>(plan.logprob_targets[input]);
     TRIREME_CHECK(target < logits.size());
     result.target_logprobs[input] = logits[target] - log_sum_exp;
+    if (plan.n_target_logprobs > 0) {
+      sampler_.top_tokens(logits, log_sum_exp, plan.n_target_logprobs,
+                          result.target_top_logprobs[input]);
+    }
   }
   if (input + 1 != plan.input_ids.size()) return;
   if (plan.want_logits) result.logits.assign(logits.begin(), logits.end());
   if (!plan.sample) return;
   result.token_id =
-      sampler_.sample(logits, plan.sampling, plan.choice, static_cast<uint32_t>(plan.output_index));
+      sampler_.sample(processor_.apply(plan.slot, plan.output_index, logits), plan.sampling,
+                      plan.choice, static_cast<uint32_t>(plan.output_index));
+  processor_.add(plan.slot, result.token_id);
   result.logprob = logits[static_cast<size_t>(result.token_id)] - log_sum_exp;
   if (plan.n_logprobs > 0) {
     sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, result.top_logprobs);

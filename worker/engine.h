@@ -12,6 +12,7 @@
 #include "model/kv_pool.h"
 #include "model/packed_encodings.h"
 #include "model/stage_forward.h"
+#include "worker/logit_processor.h"
 #include "worker/sampler.h"
 #include "worker/step_batch.h"
 #include "worker/token_feed.h"
@@ -98,6 +99,7 @@ class Engine {
   StageForward* forward_ = nullptr;                       // of the step under way
   StepBatch batch_;
   TokenFeed feed_;
+  LogitProcessor processor_;
   Sampler sampler_;
   std::vector<HeadRow> head_rows_;  // [<= max_batch_tokens]
   std::vector<int32_t> row_ids_;    // [kMaxHeadRows]

@@ -94,6 +94,10 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
   kernels_.scaled_exp({}, make_tensor(weights_.data(), DType::kF32, {vocab}),
                       make_tensor(const_cast<float*>(logits.data()), DType::kF32, {vocab}),
                       logits[static_cast<size_t>(best)], 1.0F / params.temperature);
+  if (params.min_p > 0.0F) {
+    // The likeliest weighs 1.
+    for (float& weight : weights_) weight = weight >= params.min_p ? weight : 0.0F;
+  }
   const double noise = sampling_noise(params.seed, choice, output_index);
   const bool cut_k = params.top_k > 0 && params.top_k < vocab;
   if (!cut_k && params.top_p >= 1.0F) {

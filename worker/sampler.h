@@ -18,9 +18,9 @@ class Sampler {
   // The lowest id among the largest logits [vocab_size]; what is not a number does not count.
   int32_t argmax(std::span<const float> logits) const;
 
-  // temperature 0: argmax. Else softmax(logits / temperature), cut to the top_k most likely and
-  // then to the fewest of those that hold top_p of their mass (ties by id), drawn with the noise of
-  // (seed, choice, output_index).
+  // temperature 0: argmax. Else softmax(logits / temperature), cut to what is at least min_p times
+  // as likely as the likeliest, to the top_k most likely and then to the fewest of those that hold
+  // top_p of their mass (ties by id), drawn with the noise of (seed, choice, output_index).
   int32_t sample(std::span<const float> logits, const SamplingParams& params, uint32_t choice,
                  uint32_t output_index);
 

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "comm/control/logit_rules.h"
 
 namespace trireme {
 
@@ -18,6 +21,7 @@ struct SamplingParams {
   int32_t top_k = 0;  // 0: all
   uint64_t seed =
       0;  // always set by the coordinator; with choice and output_index it keys the noise
+  float min_p = 0.0F;  // tokens less likely than this share of the likeliest are not drawn
 };
 
 // One sequence's part in one step: n = input_ids.size() tokens at positions
@@ -39,6 +43,9 @@ struct SequencePlan {
   // log p of these tokens after each input token (-1: not wanted); empty or as long as input_ids
   std::vector<int32_t> logprob_targets;
   int32_t n_logprobs = 0;  // how many most likely tokens to report with a sampled one
+  // With reset_slot: what changes the logits of the sequence from now on; null: nothing.
+  std::shared_ptr<const SlotRules> slot_rules;
+  int32_t n_target_logprobs = 0;  // how many most likely tokens to report with each target
 };
 
 // What all ranks of a group do in one step. Ranks get the same plan.
@@ -73,6 +80,8 @@ struct SequenceResult {
   std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
   std::vector<float> logits;               // [vocab_size] when want_logits
   std::vector<float> target_logprobs;      // as long as logprob_targets
+  // With n_target_logprobs as long as logprob_targets, most likely first; empty without a target.
+  std::vector<std::vector<TokenLogprob>> target_top_logprobs;
 };
 
 // A hash of one unit (head, leaf, or whole row set) of one operator's output on one rank. Equal

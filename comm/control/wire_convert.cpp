@@ -11,11 +11,6 @@ constexpr int32_t kMaxRanks = 4096;
 constexpr size_t kMaxNameBytes = 1024;
 constexpr size_t kMaxTextBytes = 8192;  // of a path or a message
 
-template <typename Repeated>
-bool all_at_least(const Repeated& values, int32_t least) {
-  return std::all_of(values.begin(), values.end(), [least](int32_t v) { return v >= least; });
-}
-
 bool is_kv_dtype(uint32_t value) {
   return value == static_cast<uint32_t>(DType::kF32) ||
          value == static_cast<uint32_t>(DType::kBF16) || value == static_cast<uint32_t>(DType::kI8);
@@ -54,6 +49,9 @@ void to_wire(const SequencePlan& in, wire::Sequence& out) {
   out.set_want_logits(in.want_logits);
   out.mutable_logprob_targets()->Add(in.logprob_targets.begin(), in.logprob_targets.end());
   out.set_n_logprobs(in.n_logprobs);
+  out.set_min_p(in.sampling.min_p);
+  out.set_n_target_logprobs(in.n_target_logprobs);
+  if (in.slot_rules != nullptr) detail::to_wire(*in.slot_rules, *out.mutable_slot_rules());
 }
 
 const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
@@ -69,6 +67,13 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   if (n_targets != 0 && n_targets != in.input_ids_size()) return "logprob_targets";
   if (!all_at_least(in.logprob_targets(), -1)) return "logprob_targets";
   if (in.n_logprobs() < 0) return "n_logprobs";
+  if (!(in.min_p() >= 0 && in.min_p() <= 1)) return "min_p";
+  if (in.n_target_logprobs() < 0) return "n_target_logprobs";
+  out.slot_rules = nullptr;
+  if (in.has_slot_rules()) {
+    if (!in.reset_slot()) return "slot_rules";
+    if (const char* wrong = detail::from_wire(in.slot_rules(), out.slot_rules)) return wrong;
+  }
 
   out.request_id = in.request_id();
   out.model_id = in.model_id();
@@ -81,11 +86,15 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   out.new_blocks.assign(in.new_blocks().begin(), in.new_blocks().end());
   out.sample = in.sample();
   out.output_index = in.output_index();
-  out.sampling = {
-      .temperature = in.temperature(), .top_p = in.top_p(), .top_k = in.top_k(), .seed = in.seed()};
+  out.sampling = {.temperature = in.temperature(),
+                  .top_p = in.top_p(),
+                  .top_k = in.top_k(),
+                  .seed = in.seed(),
+                  .min_p = in.min_p()};
   out.want_logits = in.want_logits();
   out.logprob_targets.assign(in.logprob_targets().begin(), in.logprob_targets().end());
   out.n_logprobs = in.n_logprobs();
+  out.n_target_logprobs = in.n_target_logprobs();
   return nullptr;
 }
 
@@ -100,6 +109,28 @@ void to_wire(const SequenceResult& in, wire::Outcome& out) {
   }
   out.mutable_logits()->Add(in.logits.begin(), in.logits.end());
   out.mutable_target_logprobs()->Add(in.target_logprobs.begin(), in.target_logprobs.end());
+  for (const std::vector<TokenLogprob>& row : in.target_top_logprobs) {
+    out.add_target_top_sizes(static_cast<int32_t>(row.size()));
+    for (const TokenLogprob& top : row) {
+      out.add_target_top_ids(top.token_id);
+      out.add_target_top_logprobs(top.logprob);
+    }
+  }
+}
+
+const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) {
+  const int n_tops = in.target_top_ids_size();
+  if (in.target_top_logprobs_size() != n_tops) return "target_top_logprobs";
+  if (!all_at_least(in.target_top_ids(), 0)) return "target_top_ids";
+  out.target_top_logprobs.clear();
+  int n = 0;
+  for (const int32_t size : in.target_top_sizes()) {
+    if (size < 0 || size > n_tops - n) return "target_top_sizes";
+    std::vector<TokenLogprob>& row = out.target_top_logprobs.emplace_back();
+    for (const int end = n + size; n < end; ++n)
+      row.push_back({in.target_top_ids(n), in.target_top_logprobs(n)});
+  }
+  return n == n_tops ? nullptr : "target_top_sizes";
 }
 
 const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
@@ -117,7 +148,7 @@ const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
   }
   out.logits.assign(in.logits().begin(), in.logits().end());
   out.target_logprobs.assign(in.target_logprobs().begin(), in.target_logprobs().end());
-  return nullptr;
+  return target_tops_from_wire(in, out);
 }
 
 }  // namespace

@@ -1,9 +1,16 @@
 #pragma once
 
+#include <algorithm>
+
 #include "comm/control/control_codec.h"
 #include "control.pb.h"
 
 namespace trireme::detail {
+
+template <typename Repeated>
+bool all_at_least(const Repeated& values, int32_t least) {
+  return std::all_of(values.begin(), values.end(), [least](int32_t v) { return v >= least; });
+}
 
 // Plain struct <-> generated message. from_wire returns the name of the first field that is out of
 // range, nullptr when all are in.
@@ -13,6 +20,7 @@ void to_wire(const RankState& in, wire::State& out);
 void to_wire(const RankReady& in, wire::Ready& out);
 void to_wire(const StepPlan& in, wire::Plan& out);
 void to_wire(const StepResult& in, wire::Step& out);
+void to_wire(const SlotRules& in, wire::SlotRules& out);
 void to_wire(const WeightsOrder& in, wire::WeightsOrder& out);
 void to_wire(const WeightsPrepared& in, wire::WeightsPrepared& out);
 
@@ -22,6 +30,7 @@ const char* from_wire(const wire::State& in, RankState& out);
 const char* from_wire(const wire::Ready& in, RankReady& out);
 const char* from_wire(const wire::Plan& in, StepPlan& out);
 const char* from_wire(const wire::Step& in, StepResult& out);
+const char* from_wire(const wire::SlotRules& in, std::shared_ptr<const SlotRules>& out);
 const char* from_wire(const wire::WeightsOrder& in, WeightsOrder& out);
 const char* from_wire(const wire::WeightsPrepared& in, WeightsPrepared& out);
 

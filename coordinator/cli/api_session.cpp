@@ -116,7 +116,8 @@ void ApiSession::open() {
   const ModelInfo model{.id = served_name(options),
                         .created = std::time(nullptr),
                         .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size};
+                        .vocab_size = session_->config().vocab_size,
+                        .eos_token_ids = session_->config().eos_token_ids};
   metrics_.set_weights(*session_->core().weights());
   if (taken_ == nullptr) warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,

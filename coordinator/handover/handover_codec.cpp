@@ -2,7 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <memory>
 #include <nlohmann/json.hpp>
+
+// A shared constant is written as its value, or as null.
+template <typename T>
+struct nlohmann::adl_serializer<std::shared_ptr<const T>> {
+  static void to_json(json& out, const std::shared_ptr<const T>& value) {
+    if (value != nullptr) out = *value;
+  }
+  static void from_json(const json& in, std::shared_ptr<const T>& value) {
+    value = in.is_null() ? nullptr : std::make_shared<const T>(in.get<T>());
+  }
+};
 
 namespace trireme {
 
@@ -20,12 +32,16 @@ TRIREME_FIELDS(EpochState, processes, output_fd, output_tail, log_bytes)
 TRIREME_FIELDS(GroupState, epoch, serving, job, supervisor, listener, connections, processes,
                kv_memory)
 
-TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed)
+TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed, min_p)
+TRIREME_FIELDS(TokenBias, token_id, bias)
+TRIREME_FIELDS(LogitRules, presence_penalty, frequency_penalty, repetition_penalty, min_tokens,
+               end_token_ids, biases, allowed_token_ids, bad_words)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
                model_id, adapter_id, choice, want_prompt_logprobs, want_last_logits, trace,
-               n_logprobs, output_ids, numerics_id, cache_salt)
+               n_logprobs, output_ids, numerics_id, rules, n_prompt_logprobs, priority, cache_salt)
+TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given,
-               n_cached_prompt)
+               prompt_top_logprobs, n_cached_prompt)
 TRIREME_FIELDS(KvState, blocks, n_computed)
 TRIREME_FIELDS(Sequence, id, log, kv, suspect, newly_suspect, struck, proof_length, numerics_id)
 TRIREME_FIELDS(PrefixDomain, model_id, adapter_id, generation, cache_salt)
@@ -42,12 +58,13 @@ TRIREME_FIELDS(CoreState, last_id, weights, weights_before, replicas, requests)
 TRIREME_FIELDS(ConnectionState, fd, phase, unread, unsent, route_label, key_name, keep_alive,
                chunked, streaming, answer_complete, end_after_answer)
 TRIREME_FIELDS(Prompt, ids, text)
-TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string)
+TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string, min_tokens)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
-               text, ignore_eos, echo, stream, include_usage, continuous_usage, cache_salt)
-TRIREME_FIELDS(TokenLogprob, token_id, logprob)
+               text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
+               n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
+               length_penalty, search_end_ids, request_id, cache_salt)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
-               n_cached_tokens, finish)
+               n_cached_tokens, finish, prompt_top_logprobs)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
 TRIREME_FIELDS(StreamPosition, choices, usage)
 TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts, created, seed,

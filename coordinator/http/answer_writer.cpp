@@ -1,6 +1,8 @@
 #include "coordinator/http/answer_writer.h"
 
 #include <algorithm>
+#include <iterator>
+#include <numeric>
 #include <utility>
 
 #include "kernels/check.h"
@@ -26,7 +28,10 @@ AnswerWriter::Added AnswerWriter::add(int index, const GenerateEvent& event) {
   Choice& choice = choices_[index];
   if (choice.done) return {};
   // They may come before the first token.
-  if (!event.prompt_logprobs.empty()) choice.prompt_logprobs = event.prompt_logprobs;
+  if (!event.prompt_logprobs.empty()) {
+    choice.prompt_logprobs = event.prompt_logprobs;
+    choice.prompt_top_logprobs = event.prompt_top_logprobs;
+  }
   if (event.finish == FinishReason::kNone && event.token_ids.empty()) return {};
   // What the first choice of a prompt found; the others find what that computed, too.
   if (!choice.opened && index % call_.n == 0) usage_.n_cached_tokens += event.n_cached_tokens;
@@ -45,19 +50,31 @@ ChoiceText AnswerWriter::open_part(int index) {
   part.text_offset = choice.text_offset;
   if (choice.opened) return part;
   choice.opened = true;
+  if (call_.return_token_ids) part.prompt_ids = prompt_of(index).ids;
+  if (call_.n_prompt_logprobs != kNoLogprobs)
+    part.prompt_tokens = prompt_tokens(index, call_.n_prompt_logprobs);
   if (!call_.echo) return part;
-  const Prompt& prompt = prompt_of(index);
-  part.text = prompt.text;
-  if (call_.n_logprobs == kNoLogprobs) return part;
-  TRIREME_CHECK(choice.prompt_logprobs.size() + 1 == prompt.ids.size());
-  for (size_t i = 0; i < prompt.ids.size(); ++i) {
-    TokenInfo token;
-    token.id = prompt.ids[i];
-    token.has_logprob = i > 0;
-    if (i > 0) token.logprob = choice.prompt_logprobs[i - 1];
-    part.tokens.push_back(std::move(token));
-  }
+  part.text = prompt_of(index).text;
+  if (call_.n_logprobs != kNoLogprobs) part.tokens = prompt_tokens(index, call_.n_logprobs);
   return part;
+}
+
+std::vector<TokenInfo> AnswerWriter::prompt_tokens(int index, int32_t n_top) const {
+  const Choice& choice = choices_[index];
+  const std::vector<int32_t>& ids = prompt_of(index).ids;
+  TRIREME_CHECK(choice.prompt_logprobs.size() + 1 == ids.size());
+  std::vector<TokenInfo> tokens(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    tokens[i].id = ids[i];
+    tokens[i].has_logprob = i > 0;
+    if (i == 0) continue;
+    tokens[i].logprob = choice.prompt_logprobs[i - 1];
+    if (n_top == 0) continue;
+    const std::vector<TokenLogprob>& top = choice.prompt_top_logprobs.at(i - 1);
+    const size_t n = std::min(top.size(), static_cast<size_t>(n_top));
+    tokens[i].top.assign(top.begin(), top.begin() + static_cast<std::ptrdiff_t>(n));
+  }
+  return tokens;
 }
 
 // A token that ended the generation is counted, but its text is not part of the answer.
@@ -77,6 +94,8 @@ bool AnswerWriter::add_tokens(int index, const GenerateEvent& event, ChoiceText*
   for (size_t i = 0; i < event.token_ids.size(); ++i) {
     ++usage_.n_output_tokens;
     ++choice.n_tokens;
+    if (i < event.logprobs.size()) choice.sum_logprob += static_cast<double>(event.logprobs[i]);
+    if (call_.return_token_ids) part->token_ids.push_back(event.token_ids[i]);
     if (call_.n_logprobs != kNoLogprobs) {
       TokenInfo token;
       token.id = event.token_ids[i];
@@ -102,11 +121,17 @@ void AnswerWriter::deliver(int index, ChoiceText part) {
   const bool finished = part.finish != FinishReason::kNone;
   if (options_.form == Form::kWhole) {
     choice.whole.text += part.text;
-    std::move(part.tokens.begin(), part.tokens.end(), std::back_inserter(choice.whole.tokens));
+    const auto append = [](auto& to, auto& from) {
+      std::move(from.begin(), from.end(), std::back_inserter(to));
+    };
+    append(choice.whole.tokens, part.tokens);
+    append(choice.whole.token_ids, part.token_ids);
+    append(choice.whole.prompt_ids, part.prompt_ids);
+    append(choice.whole.prompt_tokens, part.prompt_tokens);
     choice.whole.finish = part.finish;
     return;
   }
-  if (!finished && part.text.empty() && part.tokens.empty()) return;
+  if (!finished && part.text.empty() && part.tokens.empty() && part.token_ids.empty()) return;
   choice.text_offset += count_characters(part.text);
   if (options_.form == Form::kSilent) return;
   const Usage* usage = call_.continuous_usage ? &usage_ : nullptr;
@@ -148,9 +173,28 @@ void AnswerWriter::fail(const std::string& error_json) {
 std::string AnswerWriter::take() { return std::exchange(outgoing_, {}); }
 
 std::string AnswerWriter::whole() {
-  std::vector<ChoiceText> all;
-  for (Choice& choice : choices_) all.push_back(std::move(choice.whole));
-  return format_->reply(all, usage_);
+  std::vector<ChoiceText> told;
+  for (const int index : told_choices()) {
+    told.push_back(std::move(choices_[index].whole));
+    told.back().index = static_cast<int>(told.size()) - 1;
+  }
+  return format_->reply(told, usage_);
+}
+
+// With best_of, of each prompt those whose tokens are the most likely ones on average.
+std::vector<int> AnswerWriter::told_choices() const {
+  std::vector<int> all(choices_.size());
+  std::iota(all.begin(), all.end(), 0);
+  if (call_.n_best == 0) return all;
+  const auto mean = [this](int index) {
+    return choices_[index].sum_logprob / std::max(choices_[index].n_tokens, 1);
+  };
+  std::vector<int> told;
+  for (auto first = all.begin(); first != all.end(); first += call_.n) {
+    std::stable_sort(first, first + call_.n, [&](int a, int b) { return mean(a) > mean(b); });
+    told.insert(told.end(), first, first + call_.n_best);
+  }
+  return told;
 }
 
 }  // namespace trireme

@@ -60,12 +60,16 @@ class AnswerWriter {
     int32_t n_tokens = 0;  // taken in
     std::unique_ptr<TextStream> text;
     std::vector<float> prompt_logprobs;
-    ChoiceText whole;  // without streaming: all of it
+    std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;
+    double sum_logprob = 0;  // of its tokens, where they are told
+    ChoiceText whole;        // without streaming: all of it
     int64_t text_offset = 0;
   };
 
   const Prompt& prompt_of(int index) const { return call_.prompts[index / call_.n]; }
   ChoiceText open_part(int index);
+  std::vector<TokenInfo> prompt_tokens(int index, int32_t n_top) const;
+  std::vector<int> told_choices() const;
   bool is_silent_stop(const GenerateEvent& event, size_t i) const;
   bool add_tokens(int index, const GenerateEvent& event, ChoiceText* part);
   void deliver(int index, ChoiceText part);

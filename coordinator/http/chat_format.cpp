@@ -20,6 +20,9 @@ class ChatFormat final : public ReplyFormat {
       json["choices"].push_back(choice_json(choice, "message", std::move(message)));
     }
     json["usage"] = usage_json(usage);
+    if (options_.prompt_logprobs)
+      json["prompt_logprobs"] = prompt_logprobs_json(choices.front().prompt_tokens, codec_);
+    if (options_.token_ids) json["prompt_token_ids"] = choices.front().prompt_ids;
     return dump_json(json);
   }
 
@@ -54,6 +57,7 @@ class ChatFormat final : public ReplyFormat {
     } else if (options_.null_usage) {
       json["usage"] = nullptr;
     }
+    if (!part.prompt_ids.empty()) json["prompt_token_ids"] = part.prompt_ids;
     return dump_json(json);
   }
 
@@ -65,6 +69,7 @@ class ChatFormat final : public ReplyFormat {
     const bool with_logprobs = options_.n_logprobs != kNoLogprobs && !choice.tokens.empty();
     json["logprobs"] = with_logprobs ? logprobs_json(choice) : OrderedJson(nullptr);
     json["finish_reason"] = finish_reason_json(choice.finish);
+    if (options_.token_ids) json["token_ids"] = choice.token_ids;
     return json;
   }
 
@@ -73,7 +78,7 @@ class ChatFormat final : public ReplyFormat {
     OrderedJson bytes = OrderedJson::array();
     for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
     OrderedJson json;
-    json["token"] = text;
+    json["token"] = token_name(codec_, id, options_);
     json["logprob"] = logprob;
     json["bytes"] = std::move(bytes);
     return json;

@@ -4,6 +4,8 @@
 
 #include "coordinator/http/chat_messages.h"
 #include "coordinator/http/generation_fields.h"
+#include "coordinator/http/logit_fields.h"
+#include "coordinator/http/reply_fields.h"
 #include "coordinator/http/request_parsers.h"
 
 namespace trireme {
@@ -42,11 +44,12 @@ size_t text_bytes(const Json& messages) {
 ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const TextCodec& codec) {
   JsonFields fields(body);
   if (auto error = check_model(fields, model)) return *error;
-  if (auto error = check_unsupported(fields, GenerationEndpoint::kChat)) return *error;
+  if (auto error = check_unsupported(fields)) return *error;
   GenerationCall call;
-  read_generation_fields(fields, model, &call);
+  read_generation_fields(fields, model, codec, &call);
   read_logprob_fields(fields, &call);
   const int64_t max_tokens = read_max_tokens(fields, model);
+  const Truncation truncation = read_truncation(fields, model);
   if (!fields.has("messages")) fields.fail("messages", "messages is missing");
   if (fields.boolean("echo", false)) {
     fields.fail("echo", "echo is not supported on this endpoint in this version");
@@ -60,11 +63,13 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   if (auto error = check_text_size(text_bytes(*messages), model, "messages")) return *error;
   auto ids = codec.encode_chat(*messages, *options);
   if (!ids) return bad_request({ids.error().message, "messages"});
+  truncation.apply(std::max<int64_t>(max_tokens, 1), model, &*ids);
   if (auto error = check_fits(ids->size(), std::max<int64_t>(max_tokens, 1), model, "messages")) {
     return *error;
   }
   call.max_new_tokens = max_tokens > 0 ? static_cast<int32_t>(max_tokens)
                                        : model.context_length - static_cast<int32_t>(ids->size());
+  if (auto error = check_min_tokens(call)) return *error;
   call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
   return call;
 }

@@ -50,6 +50,13 @@ class CompletionFormat final : public ReplyFormat {
     json["logprobs"] =
         options_.n_logprobs == kNoLogprobs ? OrderedJson(nullptr) : logprobs_json(choice);
     json["finish_reason"] = finish_reason_json(choice.finish);
+    if (options_.prompt_logprobs)
+      json["prompt_logprobs"] = prompt_logprobs_json(choice.prompt_tokens, codec_);
+    if (options_.token_ids) {
+      json["prompt_token_ids"] =
+          choice.prompt_ids.empty() ? OrderedJson(nullptr) : OrderedJson(choice.prompt_ids);
+      json["token_ids"] = choice.token_ids;
+    }
     return json;
   }
 
@@ -61,14 +68,16 @@ class CompletionFormat final : public ReplyFormat {
     int64_t offset = choice.text_offset;
     for (const TokenInfo& token : choice.tokens) {
       const std::string text = token_text(codec_, token.id);
-      tokens.push_back(text);
+      const std::string name = token_name(codec_, token.id, options_);
+      tokens.push_back(name);
       offsets.push_back(offset);
       offset += count_characters(text);
       logprobs.push_back(token.has_logprob ? OrderedJson(token.logprob) : OrderedJson(nullptr));
       OrderedJson top = OrderedJson::object();
-      for (const TokenLogprob& row : token.top) top[token_text(codec_, row.token_id)] = row.logprob;
+      for (const TokenLogprob& row : token.top)
+        top[token_name(codec_, row.token_id, options_)] = row.logprob;
       // The drawn token is always there, so that clients can compare it with the likeliest.
-      if (token.has_logprob) top[text] = token.logprob;
+      if (token.has_logprob) top[name] = token.logprob;
       tops.push_back(token.has_logprob ? top : OrderedJson(nullptr));
     }
     OrderedJson json;

@@ -3,7 +3,10 @@
 #include <nlohmann/json.hpp>
 
 #include "coordinator/http/generation_fields.h"
+#include "coordinator/http/logit_fields.h"
+#include "coordinator/http/reply_fields.h"
 #include "coordinator/http/request_parsers.h"
+#include "coordinator/http/search_fields.h"
 
 namespace trireme {
 namespace {
@@ -40,8 +43,8 @@ std::variant<std::vector<const Json*>, ApiError> list_prompts(const Json& prompt
 }
 
 std::variant<Prompt, ApiError> encode_prompt(const Json& item, const GenerationCall& call,
-                                             bool add_special_tokens, const ModelInfo& model,
-                                             const TextCodec& codec) {
+                                             bool add_special_tokens, const Truncation& truncation,
+                                             const ModelInfo& model, const TextCodec& codec) {
   Prompt prompt;
   if (item.is_string()) {
     prompt.text = item.get<std::string>();
@@ -50,12 +53,17 @@ std::variant<Prompt, ApiError> encode_prompt(const Json& item, const GenerationC
     if (!ids) return bad_request({ids.error().message, "prompt"});
     prompt.ids = std::move(*ids);
   } else {
-    if (auto error = check_fits(item.size(), call.max_new_tokens, model, "prompt")) return *error;
+    if (!truncation.wanted()) {
+      auto error = check_fits(item.size(), call.max_new_tokens, model, "prompt");
+      if (error) return *error;
+    }
     auto ids = parse_token_ids(item, "prompt", model.vocab_size, item.size());
     if (!ids) return bad_request(ids.error());
     prompt.ids = std::move(*ids);
-    if (call.echo) prompt.text = codec.decode(prompt.ids, call.text.skip_special_tokens);
   }
+  const bool cut = truncation.apply(call.max_new_tokens, model, &prompt.ids);
+  if (call.echo && (cut || !item.is_string()))
+    prompt.text = codec.decode(prompt.ids, call.text.skip_special_tokens);
   if (auto error = check_fits(prompt.ids.size(), call.max_new_tokens, model, "prompt")) {
     return *error;
   }
@@ -63,18 +71,14 @@ std::variant<Prompt, ApiError> encode_prompt(const Json& item, const GenerationC
 }
 
 // Everything but the prompts.
-void read_completion_fields(JsonFields& fields, const ModelInfo& model, GenerationCall* call) {
-  read_generation_fields(fields, model, call);
+void read_completion_fields(JsonFields& fields, const ModelInfo& model, const TextCodec& codec,
+                            GenerationCall* call) {
+  read_generation_fields(fields, model, codec, call);
   call->max_new_tokens = static_cast<int32_t>(
       fields.integer("max_tokens", kDefaultMaxTokens, 0, model.context_length));
   call->echo = fields.boolean("echo", false);
   if (!fields.has("logprobs")) return;
   call->n_logprobs = static_cast<int32_t>(fields.integer("logprobs", 0, 0, kMaxLogprobs));
-  if (call->echo && call->n_logprobs > 0) {
-    fields.fail("logprobs",
-                "echo with logprobs above 0 is not supported in this version: alternatives of "
-                "prompt tokens are not computed; use logprobs 0");
-  }
 }
 
 }  // namespace
@@ -83,24 +87,28 @@ ParsedCall parse_completion_request(const Json& body, const ModelInfo& model,
                                     const TextCodec& codec) {
   JsonFields fields(body);
   if (auto error = check_model(fields, model)) return *error;
-  if (auto error = check_unsupported(fields, GenerationEndpoint::kCompletions)) return *error;
+  if (auto error = check_unsupported(fields)) return *error;
   GenerationCall call;
-  read_completion_fields(fields, model, &call);
+  read_completion_fields(fields, model, codec, &call);
+  read_candidate_fields(fields, &call);
+  const Truncation truncation = read_truncation(fields, model);
   const bool add_special_tokens = fields.boolean("add_special_tokens", true);
   if (!fields.has("prompt")) fields.fail("prompt", "prompt is missing");
   if (fields.error()) return bad_request(*fields.error());
+  if (auto error = check_min_tokens(call)) return *error;
 
   auto listed = list_prompts(*fields.value("prompt"));
   if (auto* error = std::get_if<ApiError>(&listed)) return *error;
   const auto& prompts = std::get<std::vector<const Json*>>(listed);
   const int64_t n_sequences = static_cast<int64_t>(prompts.size()) * call.n;
   if (n_sequences > kMaxChoices) {
-    return bad_request({fmt::format("{} prompts with n = {} are {} sequences; the limit is {}",
+    return bad_request({fmt::format("{} prompts with n or best_of = {} are {} sequences; the limit "
+                                    "is {}",
                                     prompts.size(), call.n, n_sequences, kMaxChoices),
                         "n"});
   }
   for (const Json* item : prompts) {
-    auto prompt = encode_prompt(*item, call, add_special_tokens, model, codec);
+    auto prompt = encode_prompt(*item, call, add_special_tokens, truncation, model, codec);
     if (auto* error = std::get_if<ApiError>(&prompt)) return *error;
     call.prompts.push_back(std::move(std::get<Prompt>(prompt)));
   }

@@ -12,13 +12,17 @@ namespace {
 
 // With a journal, a stream's request is kept; what has no stream tells its id only at its end, when
 // there is nothing to come back for.
+bool is_kept(const ApiContext& context, const GenerationCall& call) {
+  return context.keeper != nullptr && call.stream;
+}
+
 Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& context,
                                                         const GenerationKind& kind,
                                                         const GenerationCall& call,
                                                         const std::string& id, int64_t created,
                                                         const std::string& weights,
                                                         const HttpRequest& request) {
-  if (context.keeper == nullptr || !call.stream) return std::optional<GenerationJob::Kept>();
+  if (!is_kept(context, call)) return std::optional<GenerationJob::Kept>();
   std::vector<std::vector<int32_t>> prompts;
   for (const Prompt& prompt : call.prompts) prompts.push_back(prompt.ids);
   Result<Journal::EntryPtr> entry =
@@ -37,6 +41,15 @@ Result<std::optional<GenerationJob::Kept>> keep_request(const ApiContext& contex
   return std::optional(GenerationJob::Kept{context.keeper, *std::move(entry)});
 }
 
+// The client's request_id is part of it. Who knows the id of a kept answer may ask for it, so that
+// one cannot be guessed.
+std::string answer_id(const ApiContext& context, const GenerationKind& kind,
+                      const GenerationCall& call) {
+  if (call.request_id.empty()) return draw_answer_id(kind.id_prefix);
+  const std::string id = kind.id_prefix + call.request_id;
+  return is_kept(context, call) ? draw_answer_id(id + "-") : id;
+}
+
 void handle_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
                        const HttpRequest& request, const ResponderPtr& responder) {
   const auto refuse = [&](const ApiError& error) {
@@ -51,7 +64,7 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
 
   auto& call = std::get<GenerationCall>(parsed);
   keep_cache_apart(&call, request.key_name);
-  const std::string id = draw_answer_id(kind.id_prefix);
+  const std::string id = answer_id(*context, kind, call);
   const auto created = static_cast<int64_t>(std::time(nullptr));
   const auto weights = context->service.weights();
   auto kept = keep_request(*context, kind, call, id, created, weights->id, request);
@@ -130,7 +143,10 @@ std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
                            .created = created,
                            .model = context.model.id,
                            .n_logprobs = call.n_logprobs,
-                           .null_usage = call.include_usage},
+                           .null_usage = call.include_usage,
+                           .prompt_logprobs = call.n_prompt_logprobs != kNoLogprobs,
+                           .token_ids = call.return_token_ids,
+                           .tokens_as_ids = call.tokens_as_ids},
                           context.codec);
 }
 

@@ -7,6 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "coordinator/http/cache_fields.h"
+#include "coordinator/http/logit_fields.h"
+#include "coordinator/http/reply_fields.h"
+#include "coordinator/http/search_fields.h"
 #include "coordinator/serving/seed.h"
 
 namespace trireme {
@@ -61,7 +64,8 @@ std::optional<ApiError> check_model(JsonFields& fields, const ModelInfo& model) 
                   .code = "model_not_found"};
 }
 
-void read_generation_fields(JsonFields& fields, const ModelInfo& model, GenerationCall* call) {
+void read_generation_fields(JsonFields& fields, const ModelInfo& model, const TextCodec& codec,
+                            GenerationCall* call) {
   constexpr auto kMaxInt = std::numeric_limits<int32_t>::max();
   call->n = static_cast<int32_t>(fields.integer("n", 1, 1, kMaxChoices));
   auto& sampling = call->sampling;
@@ -79,6 +83,9 @@ void read_generation_fields(JsonFields& fields, const ModelInfo& model, Generati
   read_stop_fields(fields, model, call);
   read_stream_fields(fields, call);
   read_cache_fields(fields, call);
+  read_logit_fields(fields, model, codec, call);
+  read_reply_fields(fields, call);
+  read_search_fields(fields, model, call);
 }
 
 std::optional<ApiError> check_fits(size_t n_prompt_tokens, int64_t n_max_tokens,

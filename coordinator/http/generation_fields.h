@@ -14,18 +14,17 @@ constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxStopTokenIds = 128;
 
-enum class GenerationEndpoint : uint8_t { kCompletions, kChat };
-
 // Whether the request's "model" is the served one; an absent name is taken for it.
 std::optional<ApiError> check_model(JsonFields& fields, const ModelInfo& model);
 
 // Refuses, by name, what changes the output and this version does not do. A value that asks for
 // nothing (presence_penalty 0, tools []) passes.
-std::optional<ApiError> check_unsupported(const JsonFields& fields, GenerationEndpoint endpoint);
+std::optional<ApiError> check_unsupported(const JsonFields& fields);
 
 // The fields that both generation endpoints share. Errors are left in `fields`. A missing seed is
 // drawn here.
-void read_generation_fields(JsonFields& fields, const ModelInfo& model, GenerationCall* call);
+void read_generation_fields(JsonFields& fields, const ModelInfo& model, const TextCodec& codec,
+                            GenerationCall* call);
 
 // Prompt and output must fit the context together. `n_max_tokens` as asked for.
 std::optional<ApiError> check_fits(size_t n_prompt_tokens, int64_t n_max_tokens,

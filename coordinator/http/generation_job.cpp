@@ -8,9 +8,19 @@
 #include "kernels/check.h"
 
 namespace trireme {
+namespace {
+
+bool is_failure(const GenerateEvent& event) {
+  return event.finish == FinishReason::kError || event.finish == FinishReason::kCancelled;
+}
+
+}  // namespace
 
 GenerationJob::GenerationJob(GenerationCall call, Parts parts)
-    : call_(std::move(call)), parts_(std::move(parts)), choices_(call_.n_choices()) {
+    : call_(std::move(call)),
+      parts_(std::move(parts)),
+      choices_(call_.n_choices()),
+      searches_(call_.beam_search ? call_.prompts.size() : 0) {
   TRIREME_CHECK(!choices_.empty());
   n_open_ = static_cast<int>(choices_.size());
 }
@@ -57,9 +67,13 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.stop_token_ids = call_.stop_token_ids;
   request.ignore_eos = call_.ignore_eos;
   request.choice = static_cast<uint32_t>(index % call_.n);
-  request.want_prompt_logprobs = call_.echo && call_.n_logprobs != kNoLogprobs;
+  request.want_prompt_logprobs = call_.wants_prompt_logprobs();
+  request.n_prompt_logprobs =
+      std::max({0, call_.n_prompt_logprobs, call_.echo ? call_.n_logprobs : 0});
+  request.priority = call_.priority;
   request.n_logprobs = std::max(call_.n_logprobs, 0);
   request.cache_salt = call_.cache_salt;
+  request.rules = call_.rules;
   if (!parts_.kept) return request;
   const ChoiceLog& log = parts_.kept->entry->log(index);
   request.output_ids = log.token_ids;
@@ -72,6 +86,7 @@ void GenerationJob::submit_all() {
   begin_writing({});
   listen_to_client();
   if (parts_.kept) keep();
+  if (call_.beam_search) return start_searches();
   // From then on the choices hold them, as long as they are drawn.
   const auto weights = std::exchange(parts_.weights, nullptr);
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
@@ -130,27 +145,31 @@ const ChoiceLog& GenerationJob::log(int index) const {
 void GenerationJob::on_event(int index, GenerateEvent event) {
   Choice& choice = choices_[index];
   if (choice.done || ended_ || abandoned_) return;
-  if (event.finish == FinishReason::kError) {
-    choice.done = true;
-    return fail({.status = 500,
-                 .message = "generation failed: " + event.error,
-                 .param = "",
-                 .code = "generation_failed"});
-  }
-  if (event.finish == FinishReason::kCancelled) {
-    choice.done = true;
-    return fail({.status = 503,
-                 .message = "the server ended this request because it is shutting down",
-                 .param = "",
-                 .code = "shutting_down",
-                 .retry_after_seconds = 1});
-  }
+  choice.done = is_failure(event);  // the service knows it no more
+  if (failed(event)) return;
   if (parts_.kept) {
     parts_.kept->keeper->journal().append(parts_.kept->entry, index, event);
   } else {
-    append_event(choice.log, event, call_.n_logprobs != kNoLogprobs);
+    append_event(choice.log, event, call_.uses_logprobs());
   }
   if (choice.told) write(index, event);
+}
+
+// Ends the answer with an error if the event is one.
+bool GenerationJob::failed(const GenerateEvent& event) {
+  if (event.finish == FinishReason::kError) {
+    fail({.status = 500,
+          .message = "generation failed: " + event.error,
+          .param = "",
+          .code = "generation_failed"});
+  } else if (event.finish == FinishReason::kCancelled) {
+    fail({.status = 503,
+          .message = "the server ended this request because it is shutting down",
+          .param = "",
+          .code = "shutting_down",
+          .retry_after_seconds = 1});
+  }
+  return is_failure(event);
 }
 
 void GenerationJob::write(int index, const GenerateEvent& event) {
@@ -204,6 +223,7 @@ void GenerationJob::fail(const ApiError& error) {
 
 void GenerationJob::cancel_all() {
   ended_ = true;
+  cancel_searches();
   for (Choice& choice : choices_) {
     if (!choice.done && choice.request_id != 0)
       parts_.service.cancel(choice.request_id, FinishReason::kCancelled);

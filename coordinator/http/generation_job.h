@@ -11,6 +11,7 @@
 #include "coordinator/http/answer_keeper.h"
 #include "coordinator/http/answer_writer.h"
 #include "coordinator/http/api_error.h"
+#include "coordinator/http/beam_search.h"
 #include "coordinator/http/generation_call.h"
 #include "coordinator/http/http_message.h"
 #include "coordinator/http/reply_format.h"
@@ -85,6 +86,15 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     bool told = true;  // a kept one: once the journal holds its first tokens
     ChoiceLog log;     // of one that is not kept
   };
+  // Of one prompt, with call_.beam_search, while it goes on.
+  struct Search {
+    std::optional<BeamSearch> beams;
+    std::vector<std::vector<TokenLogprob>> next;  // of each live beam, once told
+    std::vector<RequestId> requests;              // one for each live beam; 0: done
+    size_t n_open = 0;                            // of them
+    GenerateEvent told;                           // numerics and the prompt's logprobs
+    std::shared_ptr<const ServedWeights> weights;
+  };
 
   void post(std::function<void()> task);
   void run_tasks();
@@ -98,7 +108,13 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
   void client_went(int client);
   void on_event(int index, GenerateEvent event);
   void write(int index, const GenerateEvent& event);
-  void end_choice(int index);
+  bool failed(const GenerateEvent& event);
+
+  void start_searches();
+  void submit_beams(size_t prompt);
+  void on_beam(size_t prompt, size_t beam, GenerateEvent event);
+  void tell_beams(size_t prompt);
+  void cancel_searches();
 
   void keep();
   void listen_to_journal();
@@ -119,7 +135,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
 
   const GenerationCall call_;
   Parts parts_;
-  std::vector<Choice> choices_;  // index = prompt * n + choice
+  std::vector<Choice> choices_;   // index = prompt * n + choice
+  std::vector<Search> searches_;  // by prompt; empty: no beam search
   std::unique_ptr<AnswerWriter> writer_;
   int client_ = 0;          // counts them
   int n_open_ = 0;          // choices not done

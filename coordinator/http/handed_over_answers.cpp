@@ -18,6 +18,7 @@ void complete(Journal& journal, const Journal::EntryPtr& entry, const AnswerStat
     if (entry->log(i).prompt_logprobs.empty() && !log.prompt_logprobs.empty()) {
       GenerateEvent event;
       event.prompt_logprobs = log.prompt_logprobs;
+      event.prompt_top_logprobs = log.prompt_top_logprobs;
       journal.append(entry, i, event);
     }
     for (size_t k = entry->log(i).n_tokens(); k < log.n_tokens(); ++k) {

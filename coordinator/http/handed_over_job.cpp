@@ -10,6 +10,7 @@ namespace {
 GenerateEvent prompt_logprobs_of(const ChoiceLog& log) {
   GenerateEvent event;
   event.prompt_logprobs = log.prompt_logprobs;
+  event.prompt_top_logprobs = log.prompt_top_logprobs;
   return event;
 }
 
@@ -40,6 +41,7 @@ std::optional<AnswerState> GenerationJob::state() const {
   return state;
 }
 
+// A beam search begins again: nothing of it was told, and it finds the same.
 void GenerationJob::take_over(const AnswerState& answer, const Listen& listen) {
   begin_writing(answer.sent);
   streaming_ = answer.streaming;
@@ -60,6 +62,7 @@ void GenerationJob::take_over(const AnswerState& answer, const Listen& listen) {
   writer_->take();
 
   listen_to_client();
+  if (call_.beam_search) return post([self = shared_from_this()] { self->start_searches(); });
   bool all_known = true;
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
     if (!choices_[i].done) all_known &= listen(choices_[i].request_id, handler(i));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace trireme {
 
@@ -11,6 +12,7 @@ struct ModelInfo {
   int64_t created = 0;         // seconds since 1970
   int32_t context_length = 0;  // prompt and output together, in tokens
   int32_t vocab_size = 0;
+  std::vector<int32_t> eos_token_ids;
 };
 
 }  // namespace trireme

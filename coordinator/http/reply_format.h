@@ -26,6 +26,9 @@ struct ChoiceText {
   std::vector<TokenInfo> tokens;  // when logprobs are wanted
   int64_t text_offset = 0;        // characters of the choice's text before this part
   FinishReason finish = FinishReason::kNone;
+  std::vector<int32_t> token_ids;        // of the output, when they are wanted
+  std::vector<int32_t> prompt_ids;       // the same, with the choice's first part
+  std::vector<TokenInfo> prompt_tokens;  // with the first part, when prompt_logprobs are wanted
 };
 
 // Code points of UTF-8 text.
@@ -58,6 +61,9 @@ struct ReplyOptions {
   std::string model;
   int32_t n_logprobs = kNoLogprobs;
   bool null_usage = false;  // chunks without usage say so with "usage": null
+  bool prompt_logprobs = false;
+  bool token_ids = false;
+  bool tokens_as_ids = false;  // "token_id:7" for a token's text in logprobs
 };
 
 // An id that no other answer has, of this coordinator or another, and that nobody can guess.

@@ -40,6 +40,28 @@ std::string token_text(const TextCodec& codec, int32_t id) {
   return codec.decode({id}, /*skip_special_tokens=*/false);
 }
 
+std::string token_name(const TextCodec& codec, int32_t id, const ReplyOptions& options) {
+  return options.tokens_as_ids ? fmt::format("token_id:{}", id) : token_text(codec, id);
+}
+
+OrderedJson prompt_logprobs_json(const std::vector<TokenInfo>& tokens, const TextCodec& codec) {
+  OrderedJson rows = OrderedJson::array();
+  for (const TokenInfo& token : tokens) {
+    OrderedJson row;
+    const auto put = [&](int32_t id, float logprob, const OrderedJson& rank) {
+      OrderedJson& entry = row[std::to_string(id)];
+      entry["logprob"] = logprob;
+      entry["rank"] = rank;
+      entry["decoded_token"] = token_text(codec, id);
+    };
+    if (token.has_logprob) put(token.id, token.logprob, nullptr);
+    for (size_t i = 0; i < token.top.size(); ++i)
+      put(token.top[i].token_id, token.top[i].logprob, i + 1);
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 OrderedJson ReplyEnvelope::begin(const char* object) const {
   OrderedJson json;
   json["id"] = id;

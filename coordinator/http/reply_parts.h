@@ -17,6 +17,12 @@ OrderedJson usage_json(const Usage& usage);
 
 // A token's own text, special or not.
 std::string token_text(const TextCodec& codec, int32_t id);
+// How logprobs name a token.
+std::string token_name(const TextCodec& codec, int32_t id, const ReplyOptions& options);
+
+// [n_prompt]: null, then for each token of the prompt an object of its logprob and of the most
+// likely ones there, by id.
+OrderedJson prompt_logprobs_json(const std::vector<TokenInfo>& tokens, const TextCodec& codec);
 
 // {"id", "object", "created", "model"}: how every object of an answer begins.
 struct ReplyEnvelope {

@@ -16,6 +16,7 @@ struct TextStreamOptions {
   std::vector<std::string> stop;  // generation ends where the text holds one of them
   bool skip_special_tokens = true;
   bool include_stop_string = false;  // the stop string stays in the text
+  int32_t min_tokens = 0;            // tokens whose text ends at no stop string
 };
 
 // One sequence's text as it grows. Bytes are held back while they may be part of a character or of

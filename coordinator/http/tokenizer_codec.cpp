@@ -17,9 +17,13 @@ class TokenizerStream final : public TextStream {
                   const std::vector<int32_t>& prompt_ids)
       : detokenizer_(tokenizer, options.skip_special_tokens, prompt_ids),
         stop_checker_(options.stop),
-        include_stop_string_(options.include_stop_string) {}
+        include_stop_string_(options.include_stop_string),
+        min_tokens_(options.min_tokens) {}
 
-  Piece push(int32_t token_id) override { return check(detokenizer_.push(token_id)); }
+  Piece push(int32_t token_id) override {
+    ++n_tokens_;
+    return check(detokenizer_.push(token_id));
+  }
 
   std::string finish() override {
     if (stopped_) return "";
@@ -30,7 +34,7 @@ class TokenizerStream final : public TextStream {
 
  private:
   Piece check(const std::string& text) {
-    StopChecker::Output output = stop_checker_.feed(text);
+    StopChecker::Output output = stop_checker_.feed(text, n_tokens_ > min_tokens_);
     Piece piece{.text = std::move(output.text), .stopped = output.stop.has_value()};
     if (piece.stopped && include_stop_string_) piece.text += *output.stop;
     stopped_ = piece.stopped;
@@ -40,6 +44,8 @@ class TokenizerStream final : public TextStream {
   Detokenizer detokenizer_;
   StopChecker stop_checker_;
   const bool include_stop_string_;
+  const int32_t min_tokens_;
+  int32_t n_tokens_ = 0;
   bool stopped_ = false;
 };
 

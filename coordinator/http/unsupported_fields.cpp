@@ -14,11 +14,7 @@ using Json = nlohmann::ordered_json;
 
 // What a value must be to ask for nothing.
 enum class Neutral : uint8_t {
-  kNever,  // only null
-  kFalse,
-  kTrue,
-  kZero,
-  kOne,
+  kNever,     // only null
   kEmpty,     // "", [] or {}
   kTextType,  // {"type": "text"}
   kTextList,  // ["text"]
@@ -31,15 +27,6 @@ struct UnsupportedField {
 };
 
 constexpr auto kUnsupported = std::to_array<UnsupportedField>({
-    {"presence_penalty", Neutral::kZero},
-    {"frequency_penalty", Neutral::kZero},
-    {"repetition_penalty", Neutral::kOne},
-    {"min_p", Neutral::kZero},
-    {"min_tokens", Neutral::kZero},
-    {"length_penalty", Neutral::kOne},
-    {"use_beam_search", Neutral::kFalse},
-    {"logit_bias", Neutral::kEmpty},
-    {"suffix", Neutral::kEmpty},
     {"tools", Neutral::kEmpty},
     {"tool_choice", Neutral::kToolNone},
     {"functions", Neutral::kEmpty},
@@ -52,15 +39,6 @@ constexpr auto kUnsupported = std::to_array<UnsupportedField>({
     {"guided_grammar", Neutral::kNever},
     {"grammar", Neutral::kNever},
     {"reasoning_effort", Neutral::kNever},
-    {"prompt_logprobs", Neutral::kNever},
-    {"return_token_ids", Neutral::kFalse},
-    {"return_tokens_as_token_ids", Neutral::kFalse},
-    {"allowed_token_ids", Neutral::kNever},
-    {"bad_words", Neutral::kEmpty},
-    {"priority", Neutral::kZero},
-    {"request_id", Neutral::kNever},
-    {"truncate_prompt_tokens", Neutral::kNever},
-    {"spaces_between_special_tokens", Neutral::kTrue},
     {"chat_template", Neutral::kNever},
     {"documents", Neutral::kEmpty},
     {"audio", Neutral::kNever},
@@ -71,10 +49,6 @@ constexpr auto kUnsupported = std::to_array<UnsupportedField>({
 bool is_neutral(const Json& value, Neutral neutral) {
   switch (neutral) {
     case Neutral::kNever: return false;
-    case Neutral::kFalse: return value == false;
-    case Neutral::kTrue: return value == true;
-    case Neutral::kZero: return value.is_number() && value == 0;
-    case Neutral::kOne: return value.is_number() && value == 1;
     case Neutral::kEmpty:
       return value == "" || ((value.is_array() || value.is_object()) && value.empty());
     case Neutral::kTextType: return value.is_object() && value.value("type", Json()) == "text";
@@ -94,19 +68,12 @@ ApiError unsupported(std::string_view name, const Json& value) {
 
 }  // namespace
 
-std::optional<ApiError> check_unsupported(const JsonFields& fields, GenerationEndpoint endpoint) {
+std::optional<ApiError> check_unsupported(const JsonFields& fields) {
   for (const UnsupportedField& row : kUnsupported) {
     const Json* value = fields.value(row.name);
     if (value != nullptr && !is_neutral(*value, row.neutral)) {
       return unsupported(row.name, *value);
     }
-  }
-  if (endpoint == GenerationEndpoint::kChat) return std::nullopt;
-  // best_of candidates of which n are returned: nothing to choose from when they are equal.
-  const Json* best_of = fields.value("best_of");
-  const Json* n = fields.value("n");
-  if (best_of != nullptr && *best_of != (n != nullptr ? *n : Json(1))) {
-    return unsupported("best_of", *best_of);
   }
   return std::nullopt;
 }

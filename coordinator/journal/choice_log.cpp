@@ -25,7 +25,10 @@ std::vector<T> from_index(const std::vector<T>& values, size_t begin) {
 void append_event(ChoiceLog& log, const GenerateEvent& event, bool with_logprobs) {
   if (!event.numerics_id.empty()) log.numerics_id = event.numerics_id;
   if (log.empty()) log.n_cached_tokens = event.n_cached_tokens;
-  if (!event.prompt_logprobs.empty()) log.prompt_logprobs = event.prompt_logprobs;
+  if (!event.prompt_logprobs.empty()) {
+    log.prompt_logprobs = event.prompt_logprobs;
+    log.prompt_top_logprobs = event.prompt_top_logprobs;
+  }
   log.token_ids.insert(log.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
   if (with_logprobs) {
     TRIREME_CHECK(event.logprobs.size() == event.token_ids.size());
@@ -45,6 +48,7 @@ ChoiceLog tail_of(const ChoiceLog& log, size_t begin) {
   tail.finish = log.finish;
   if (begin > 0) return tail;
   tail.prompt_logprobs = log.prompt_logprobs;
+  tail.prompt_top_logprobs = log.prompt_top_logprobs;
   tail.numerics_id = log.numerics_id;
   tail.n_cached_tokens = log.n_cached_tokens;
   return tail;
@@ -54,6 +58,7 @@ void append_tail(ChoiceLog& log, ChoiceLog tail) {
   if (log.numerics_id.empty()) log.numerics_id = std::move(tail.numerics_id);
   if (log.empty()) log.n_cached_tokens = tail.n_cached_tokens;
   append_moved(log.prompt_logprobs, std::move(tail.prompt_logprobs));
+  append_moved(log.prompt_top_logprobs, std::move(tail.prompt_top_logprobs));
   append_moved(log.token_ids, std::move(tail.token_ids));
   append_moved(log.logprobs, std::move(tail.logprobs));
   append_moved(log.top_logprobs, std::move(tail.top_logprobs));
@@ -67,8 +72,11 @@ size_t n_events(const ChoiceLog& log) {
 GenerateEvent event_at(const ChoiceLog& log, size_t i) {
   TRIREME_CHECK(i < n_events(log));
   GenerateEvent event;
-  if (i == 0) event.prompt_logprobs = log.prompt_logprobs;
   event.n_cached_tokens = log.n_cached_tokens;
+  if (i == 0) {
+    event.prompt_logprobs = log.prompt_logprobs;
+    event.prompt_top_logprobs = log.prompt_top_logprobs;
+  }
   if (i < log.token_ids.size()) event.token_ids.push_back(log.token_ids[i]);
   if (i < log.logprobs.size()) event.logprobs.push_back(log.logprobs[i]);
   if (i < log.top_logprobs.size()) event.top_logprobs.push_back(log.top_logprobs[i]);

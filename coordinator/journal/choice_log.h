@@ -21,6 +21,7 @@ struct ChoiceLog {
   // What the service said with the last token. An end by a stop string is not said: it is found
   // again in the text.
   FinishReason finish = FinishReason::kNone;
+  std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;  // as prompt_logprobs, where shown
 
   size_t n_tokens() const { return token_ids.size(); }
   // Nothing to tell: no token, and no end without one.

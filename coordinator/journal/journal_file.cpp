@@ -31,6 +31,7 @@ constexpr const char* kSchema =
     "CREATE TABLE tokens(request INTEGER REFERENCES requests(row) ON DELETE CASCADE, "
     "choice INTEGER, position INTEGER, ids BLOB, logprobs BLOB, top_logprobs BLOB, "
     "prompt_logprobs BLOB, numerics TEXT, cached_tokens INTEGER, finish INTEGER, "
+    "prompt_top_logprobs BLOB, "
     "PRIMARY KEY(request, choice, position)) WITHOUT ROWID;"
     "CREATE TABLE probes(only_row INTEGER PRIMARY KEY CHECK(only_row = 1), time INTEGER);";
 
@@ -144,7 +145,7 @@ struct JournalFile::State {
       "INSERT INTO requests(id, endpoint, key_name, weights, body, prompts, created, seed, "
       "max_new_tokens, n_choices, with_logprobs, ended) "
       "VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"};
-  SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"};
+  SqliteStatement insert_tokens{*db, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"};
   SqliteStatement end{*db, "UPDATE requests SET ended = ?, status = ?, error = ? WHERE row = ?"};
   SqliteStatement resume{*db, "UPDATE requests SET n_resumes = n_resumes + 1 WHERE row = ?"};
   SqliteStatement progress{*db,
@@ -155,12 +156,11 @@ struct JournalFile::State {
       *db,
       "DELETE FROM requests WHERE row IN (SELECT row FROM requests WHERE ended > 0 "
       "ORDER BY ended DESC, row DESC LIMIT -1 OFFSET ?)"};
-  SqliteStatement select_tokens{
-      *db,
-      "SELECT choice, position, ids, logprobs, top_logprobs, "
-      "prompt_logprobs, numerics, finish, cached_tokens FROM tokens WHERE "
-      "request = ? "
-      "ORDER BY choice, position"};
+  SqliteStatement select_tokens{*db,
+                                "SELECT choice, position, ids, logprobs, top_logprobs, "
+                                "prompt_logprobs, numerics, cached_tokens, finish, "
+                                "prompt_top_logprobs FROM tokens WHERE request = ? "
+                                "ORDER BY choice, position"};
 
   JournaledAnswer read(const SqliteStatement& row);
   void read_tokens(JournalFile::Row row, JournaledAnswer& answer);
@@ -210,6 +210,7 @@ void JournalFile::add_tokens(Row row, int32_t choice, size_t position, const Cho
       .set_text(tail.numerics_id)
       .set(tail.n_cached_tokens)
       .set(static_cast<int64_t>(tail.finish))
+      .set_blob(tops_blob(tail.prompt_top_logprobs))
       .run();
   state_->progress.start().set(row).run();
 }
@@ -261,7 +262,7 @@ void JournalFile::State::read_tokens(Row row, JournaledAnswer& answer) {
   select_tokens.start().set(row);
   while (select_tokens.step()) {
     const int64_t choice = select_tokens.integer(0);
-    const int64_t finish = select_tokens.integer(7);
+    const int64_t finish = select_tokens.integer(8);
     if (choice < 0 || choice >= answer.request.n_choices) damaged("a row names no choice");
     if (finish < 0 || finish > static_cast<int64_t>(FinishReason::kLength))
       damaged("a row names no end");
@@ -274,12 +275,16 @@ void JournalFile::State::read_tokens(Row row, JournaledAnswer& answer) {
     tail.top_logprobs = checked(read_tops(select_tokens.blob(4)));
     tail.prompt_logprobs = checked(read_floats(select_tokens.blob(5)));
     tail.numerics_id = select_tokens.text(6);
-    tail.n_cached_tokens = static_cast<int32_t>(select_tokens.integer(8));
+    tail.n_cached_tokens = static_cast<int32_t>(select_tokens.integer(7));
     tail.finish = static_cast<FinishReason>(finish);
+    tail.prompt_top_logprobs = checked(read_tops(select_tokens.blob(9)));
     append_tail(log, std::move(tail));
     const size_t n_logprobs = answer.request.with_logprobs ? log.n_tokens() : 0;
     if (log.logprobs.size() != n_logprobs || log.top_logprobs.size() != n_logprobs)
       damaged("a row lacks logprobs");
+    const size_t n_prompt_tops = log.prompt_top_logprobs.size();
+    if (n_prompt_tops != 0 && n_prompt_tops != log.prompt_logprobs.size())
+      damaged("a row lacks the prompt's logprobs");
   }
   const auto most = static_cast<size_t>(std::max(answer.request.max_new_tokens, 0));
   for (const ChoiceLog& log : answer.choices) {

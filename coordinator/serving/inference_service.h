@@ -48,8 +48,10 @@ struct GenerateRequest {
   std::vector<int32_t> output_ids;
   std::string numerics_id;
   std::shared_ptr<const ServedWeights> weights;  // null: those of new requests
-  // Requests with the same one share the KV of equal prefixes.
-  std::string cache_salt;
+  std::shared_ptr<const LogitRules> rules;       // null: none; ids of the vocabulary
+  int32_t n_prompt_logprobs = 0;  // most likely tokens to tell with each of the prompt's logprobs
+  int32_t priority = 0;           // lower ones are served first
+  std::string cache_salt;         // requests with the same one share the KV of equal prefixes
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly
@@ -58,9 +60,10 @@ struct GenerateEvent {
   std::vector<int32_t> token_ids;  // new tokens, the stop token included
   std::vector<float> logprobs;     // as long as token_ids
   std::vector<std::vector<TokenLogprob>> top_logprobs;
-  std::vector<float> prompt_logprobs;  // once, [n_prompt - 1]
-  std::vector<float> last_logits;      // once, [vocab_size]
-  std::vector<StepResult> traces;      // one per rank and step
+  std::vector<float> prompt_logprobs;                          // once, [n_prompt - 1]
+  std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;  // with them, when wanted
+  std::vector<float> last_logits;                              // once, [vocab_size]
+  std::vector<StepResult> traces;                              // one per rank and step
   FinishReason finish = FinishReason::kNone;
   std::string error;        // when kError
   std::string numerics_id;  // of the group that drew the tokens; with the request's first event

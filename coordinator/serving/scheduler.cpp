@@ -105,7 +105,7 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEven
   const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
   TRIREME_CHECK_MSG(is_new, "request ids are never reused");
   ++n_of_[raw->generation()];
-  waiting_.emplace(id, raw);
+  waiting_.emplace(raw->order(), raw);
 }
 
 std::vector<Sequence*> Scheduler::waiting() const {
@@ -115,14 +115,12 @@ std::vector<Sequence*> Scheduler::waiting() const {
 }
 
 std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
-  const auto found = waiting_.find(id);
-  TRIREME_CHECK(found != waiting_.end());
-  Sequence& sequence = *found->second;
+  Sequence& sequence = *sequences_.at(id);
   forget_kv(sequence);
   n_suspects_ -= sequence.suspect ? 1 : 0;
   sequence.newly_suspect = false;  // the return of another group explains nothing
   leave_generation(sequence);
-  waiting_.erase(found);
+  TRIREME_CHECK(waiting_.erase(sequence.order()) == 1);
   return std::move(sequences_.extract(id).mapped());
 }
 

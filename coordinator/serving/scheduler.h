@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "comm/control/step_plan.h"
@@ -61,9 +62,10 @@ struct StepOutcome {
 // without clock or socket. Events are appended to `events`; a finish event is a request's last, and
 // the scheduler has forgotten it.
 //
-// Order of service is the order of ids. Running sequences with one token to compute come first,
-// then running prompts, then waiting ones as slots and blocks allow. When blocks run out the
-// youngest running sequence goes back to the queue and is computed again later.
+// Order of service is that of priorities, and of ids among equals. Running sequences with one token
+// to compute come first, then running prompts, then waiting ones as slots and blocks allow. When
+// blocks run out the last running sequence of that order (the "youngest") goes back to the queue
+// and is computed again later.
 //
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
@@ -203,9 +205,10 @@ class Scheduler {
   uint64_t last_step_id_ = 0;
 
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
-  std::map<RequestId, Sequence*> waiting_;
-  std::map<RequestId, Sequence*> running_;  // has a slot
-  std::deque<Sequence*> ready_;             // running and not in flight, longest idle first
+  using Order = std::pair<int32_t, RequestId>;  // Sequence::order()
+  std::map<Order, Sequence*> waiting_;
+  std::map<Order, Sequence*> running_;  // has a slot
+  std::deque<Sequence*> ready_;         // running and not in flight, longest idle first
   std::deque<PlanInFlight> in_flight_;
 
   std::map<uint64_t, int32_t> n_of_;  // sequences by generation; none without any

@@ -35,7 +35,7 @@ void Scheduler::restore(SchedulerState&& state) {
     ++n_of_[given.generation()];
     const RequestId id = given.id;
     auto sequence = std::make_unique<Sequence>(std::move(given));
-    waiting_.emplace(id, sequence.get());
+    waiting_.emplace(sequence->order(), sequence.get());
     const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
     TRIREME_CHECK_MSG(is_new, "a request is there twice");
   }

@@ -33,10 +33,10 @@ bool Scheduler::can_admit(const Sequence& sequence) const {
 
 void Scheduler::admit(Sequence& sequence) {
   count_cached(sequence);
-  waiting_.erase(sequence.id);
+  waiting_.erase(sequence.order());
   for (const int32_t block : sequence.kv.blocks)
     blocks_.pass(block, BlockUser::kWaiting, BlockUser::kRunning);
-  running_.emplace(sequence.id, &sequence);
+  running_.emplace(sequence.order(), &sequence);
   ready_.push_back(&sequence);
   sequence.kv.slot = free_slots_.back();
   free_slots_.pop_back();
@@ -101,13 +101,13 @@ void Scheduler::wait_again(Sequence& sequence) {
     blocks.pop_back();
   }
   for (const int32_t block : blocks) blocks_.pass(block, BlockUser::kRunning, BlockUser::kWaiting);
-  waiting_.emplace(sequence.id, &sequence);
+  waiting_.emplace(sequence.order(), &sequence);
 }
 
 void Scheduler::leave_slot(Sequence& sequence) {
   TRIREME_CHECK(sequence.kv.slot >= 0);
   free_slots_.push_back(std::exchange(sequence.kv.slot, -1));
-  running_.erase(sequence.id);
+  running_.erase(sequence.order());
   std::erase(ready_, &sequence);
 }
 

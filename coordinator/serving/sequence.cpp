@@ -40,7 +40,34 @@ std::vector<int32_t> logprob_targets(const TokenLog& log, int32_t begin, int32_t
   return targets;
 }
 
-void gather_prompt_logprobs(TokenLog& log, int32_t begin, int32_t end, const SequenceResult& result,
+// What the ranks have to know to go on with the rules in a new slot; null: nothing.
+std::shared_ptr<const SlotRules> slot_rules(const TokenLog& log) {
+  const std::shared_ptr<const LogitRules>& rules = log.request.rules;
+  if (rules == nullptr) return nullptr;
+  SlotRules made{.rules = rules, .seen = {}, .output_tail = {}};
+  const std::vector<int32_t>& output = log.output_ids;
+  const size_t n_tail = std::min(rules->n_tail(), output.size());
+  made.output_tail.assign(output.end() - static_cast<std::ptrdiff_t>(n_tail), output.end());
+  if (!rules->has_penalties()) return std::make_shared<SlotRules>(std::move(made));
+
+  std::vector<TokenCount>& seen = made.seen;
+  for (const int32_t id : log.request.prompt_ids) seen.push_back({.token_id = id});
+  for (const int32_t id : output) seen.push_back({.token_id = id, .n_output = 1});
+  std::sort(seen.begin(), seen.end(),
+            [](const TokenCount& a, const TokenCount& b) { return a.token_id < b.token_id; });
+  size_t n = 0;
+  for (const TokenCount& each : seen) {
+    if (n > 0 && seen[n - 1].token_id == each.token_id) {
+      seen[n - 1].n_output += each.n_output;
+    } else {
+      seen[n++] = each;
+    }
+  }
+  seen.resize(n);
+  return std::make_shared<SlotRules>(std::move(made));
+}
+
+void gather_prompt_logprobs(TokenLog& log, int32_t begin, int32_t end, SequenceResult& result,
                             GenerateEvent& event) {
   const int32_t n_wanted = log.n_prompt() - 1;
   const bool asked =
@@ -48,12 +75,19 @@ void gather_prompt_logprobs(TokenLog& log, int32_t begin, int32_t end, const Seq
   if (!asked) return;
   TRIREME_CHECK_MSG(result.target_logprobs.size() == static_cast<size_t>(end - begin),
                     "a result lacks the prompt logprobs asked for");
+  const bool with_tops = log.request.n_prompt_logprobs > 0;
+  TRIREME_CHECK_MSG(
+      !with_tops || result.target_top_logprobs.size() == result.target_logprobs.size(),
+      "a result lacks the prompt's most likely tokens");
   for (int32_t i = log.n_prompt_logprobs; i < std::min(end, n_wanted); ++i) {
-    log.prompt_logprobs.push_back(result.target_logprobs[static_cast<size_t>(i - begin)]);
+    const auto at = static_cast<size_t>(i - begin);
+    log.prompt_logprobs.push_back(result.target_logprobs[at]);
+    if (with_tops) log.prompt_top_logprobs.push_back(std::move(result.target_top_logprobs[at]));
     ++log.n_prompt_logprobs;
   }
-  if (log.n_prompt_logprobs == n_wanted)
-    event.prompt_logprobs = std::exchange(log.prompt_logprobs, {});
+  if (log.n_prompt_logprobs != n_wanted) return;
+  event.prompt_logprobs = std::exchange(log.prompt_logprobs, {});
+  event.prompt_top_logprobs = std::exchange(log.prompt_top_logprobs, {});
 }
 
 FinishReason reason_to_stop(const TokenLog& log, const std::vector<int32_t>& eos_token_ids) {
@@ -131,6 +165,7 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.choice = log.request.choice;
   plan.slot = kv.slot;
   plan.reset_slot = std::exchange(kv.fresh, false);
+  if (plan.reset_slot) plan.slot_rules = slot_rules(log);
   plan.start_position = begin;
   plan.input_ids.reserve(static_cast<size_t>(n));
   for (int32_t i = begin; i < end; ++i)
@@ -142,6 +177,7 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.want_logits = wants_logits(log, end);
   plan.logprob_targets = logprob_targets(log, begin, n);
   plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
+  plan.n_target_logprobs = plan.logprob_targets.empty() ? 0 : log.request.n_prompt_logprobs;
 
   kv.n_blocks_sent = n_blocks;
   kv.n_planned += n;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/control/step_plan.h"
@@ -19,6 +20,7 @@ struct TokenLog {
   std::vector<float> prompt_logprobs;  // gathered until complete, then handed out
   int32_t n_prompt_logprobs = 0;       // how many were ever gathered: none is asked for twice
   bool last_logits_given = false;
+  std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;  // as prompt_logprobs, when wanted
   int32_t n_cached_prompt = -1;  // of its tokens, how many were in the prefix cache; -1: not asked
 
   int32_t n_prompt() const { return static_cast<int32_t>(request.prompt_ids.size()); }
@@ -47,7 +49,7 @@ struct KvState {
 };
 
 struct Sequence {
-  RequestId id = 0;  // grows with arrival, so it is the order of service
+  RequestId id = 0;  // grows with arrival
   TokenLog log;
   KvState kv;
   // Nothing more is told of it, and it is forgotten when its plans in flight were answered.
@@ -60,6 +62,8 @@ struct Sequence {
   int32_t proof_length = 0;    // output length that clears a suspect
   std::string numerics_id;     // of the groups that gave its output: the rest must come from such
 
+  // Who is served first: the one with the lower priority, else the one that came first.
+  std::pair<int32_t, RequestId> order() const { return {log.request.priority, id}; }
   // Of the weights that all of it is computed with.
   uint64_t generation() const { return log.request.weights ? log.request.weights->generation : 0; }
   bool in_flight() const { return kv.n_plans > 0; }

@@ -9,13 +9,14 @@ StopChecker::StopChecker(std::vector<std::string> stops) : stops_(std::move(stop
   std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
 }
 
-StopChecker::Output StopChecker::feed(std::string_view piece) {
+StopChecker::Output StopChecker::feed(std::string_view piece, bool may_stop) {
   held_ += piece;
+  if (!may_stop) n_exempt_ = held_.size();
   const std::string* first = nullptr;
   size_t first_start = 0;
   size_t first_end = 0;
   for (const std::string& stop : stops_) {
-    const size_t start = held_.find(stop);
+    const size_t start = held_.find(stop, n_exempt_ - std::min(n_exempt_, stop.size() - 1));
     if (start == std::string::npos) {
       continue;
     }
@@ -33,6 +34,7 @@ StopChecker::Output StopChecker::feed(std::string_view piece) {
   const size_t free_size = held_.size() - held_size();
   Output output{held_.substr(0, free_size), std::nullopt};
   held_.erase(0, free_size);
+  n_exempt_ -= std::min(n_exempt_, free_size);
   return output;
 }
 

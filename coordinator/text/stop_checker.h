@@ -20,8 +20,9 @@ class StopChecker {
   // Empty strings among `stops` are passed over.
   explicit StopChecker(std::vector<std::string> stops);
 
-  // Pieces are whole UTF-8 characters, and so is what comes out. Not to be called after a stop.
-  Output feed(std::string_view piece);
+  // Pieces are whole UTF-8 characters, and so is what comes out. may_stop false: no stop string
+  // that ends in this piece counts. Not to be called after a stop.
+  Output feed(std::string_view piece, bool may_stop = true);
 
   // What is held back, when the text ends without a stop string.
   std::string flush();
@@ -30,7 +31,8 @@ class StopChecker {
   size_t held_size() const;
 
   std::vector<std::string> stops_;
-  std::string held_;  // shorter than the longest stop string between calls
+  std::string held_;     // shorter than the longest stop string between calls
+  size_t n_exempt_ = 0;  // of held_: where stop strings do not end
 };
 
 }  // namespace trireme

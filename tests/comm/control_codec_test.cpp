@@ -34,6 +34,20 @@ std::string refused(T frame, Change change) {
   return out.ok() ? "accepted" : out.error().param;
 }
 
+SlotRules sample_rules() {
+  LogitRules rules{.presence_penalty = -1.5F,
+                   .frequency_penalty = 0.5F,
+                   .repetition_penalty = 1.25F,
+                   .min_tokens = 7,
+                   .end_token_ids = {2, 128001},
+                   .biases = {{.token_id = 3, .bias = -100.0F}, {.token_id = 9, .bias = 0.5F}},
+                   .allowed_token_ids = {1, 2, 3},
+                   .bad_words = {{4}, {5, 6, 7}, {8, 8}}};
+  return {.rules = std::make_shared<LogitRules>(std::move(rules)),
+          .seen = {{.token_id = 11, .n_output = 0}, {.token_id = 12, .n_output = 3}},
+          .output_tail = {12, 13}};
+}
+
 StepPlan sample_plan() {
   StepPlan plan{.epoch = 7,
                 .step_id = 1234567890123,
@@ -55,7 +69,11 @@ StepPlan sample_plan() {
                  .sampling = {.temperature = 0.7F, .top_p = 0.9F, .top_k = 40, .seed = ~0ULL},
                  .want_logits = true,
                  .logprob_targets = {-1, 5, 6},
-                 .n_logprobs = 3};
+                 .n_logprobs = 3,
+                 .slot_rules = nullptr,
+                 .n_target_logprobs = 2};
+  a.sampling.min_p = 0.25F;
+  a.slot_rules = std::make_shared<SlotRules>(sample_rules());
   plan.sequences = {a, SequencePlan{}};
   return plan;
 }
@@ -204,7 +222,27 @@ TEST(ControlCodec, PlanComesBack) {
   EXPECT_EQ(a.want_logits, b.want_logits);
   EXPECT_EQ(a.logprob_targets, b.logprob_targets);
   EXPECT_EQ(a.n_logprobs, b.n_logprobs);
+  EXPECT_EQ(a.sampling.min_p, b.sampling.min_p);
+  EXPECT_EQ(a.n_target_logprobs, b.n_target_logprobs);
   EXPECT_TRUE(out.sequences[1].input_ids.empty());
+  EXPECT_EQ(out.sequences[1].slot_rules, nullptr);
+
+  ASSERT_NE(a.slot_rules, nullptr);
+  const LogitRules& rules = *a.slot_rules->rules;
+  EXPECT_EQ(rules.presence_penalty, -1.5F);
+  EXPECT_EQ(rules.frequency_penalty, 0.5F);
+  EXPECT_EQ(rules.repetition_penalty, 1.25F);
+  EXPECT_EQ(rules.min_tokens, 7);
+  EXPECT_THAT(rules.end_token_ids, testing::ElementsAre(2, 128001));
+  ASSERT_EQ(rules.biases.size(), 2U);
+  EXPECT_EQ(rules.biases[0].token_id, 3);
+  EXPECT_EQ(rules.biases[0].bias, -100.0F);
+  EXPECT_THAT(rules.allowed_token_ids, testing::ElementsAre(1, 2, 3));
+  EXPECT_EQ(rules.bad_words, (std::vector<std::vector<int32_t>>{{4}, {5, 6, 7}, {8, 8}}));
+  ASSERT_EQ(a.slot_rules->seen.size(), 2U);
+  EXPECT_EQ(a.slot_rules->seen[1].token_id, 12);
+  EXPECT_EQ(a.slot_rules->seen[1].n_output, 3);
+  EXPECT_THAT(a.slot_rules->output_tail, testing::ElementsAre(12, 13));
 }
 
 TEST(ControlCodec, ResultComesBackBitForBit) {
@@ -215,7 +253,8 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
                           .logprob = -0.25F,
                           .top_logprobs = {{42, -0.25F}, {7, -1.5F}},
                           .logits = {1.0F, -0.0F, std::numeric_limits<float>::denorm_min(), 3e38F},
-                          .target_logprobs = {-1.0F}});
+                          .target_logprobs = {-1.0F},
+                          .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}}});
   in.sequences.push_back({});
   in.trace = {{.layer = -1, .op = 2, .unit = 3, .hash = ~0ULL}, {}};
   const StepResult out = round_trip(in);
@@ -231,6 +270,11 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   EXPECT_EQ(out.sequences[0].logits, in.sequences[0].logits);
   EXPECT_TRUE(std::signbit(out.sequences[0].logits[1]));
   EXPECT_EQ(out.sequences[0].target_logprobs, in.sequences[0].target_logprobs);
+  ASSERT_EQ(out.sequences[0].target_top_logprobs.size(), 3U);
+  EXPECT_TRUE(out.sequences[0].target_top_logprobs[0].empty());
+  ASSERT_EQ(out.sequences[0].target_top_logprobs[1].size(), 2U);
+  EXPECT_EQ(out.sequences[0].target_top_logprobs[1][1].token_id, 6);
+  EXPECT_EQ(out.sequences[0].target_top_logprobs[2][0].logprob, -3.0F);
   EXPECT_EQ(out.sequences[1].token_id, -1);
   ASSERT_EQ(out.trace.size(), 2U);
   EXPECT_EQ(out.trace[0].layer, -1);
@@ -274,6 +318,29 @@ TEST(ControlCodec, OutOfRangeFieldsAreNamed) {
   EXPECT_EQ(plan([](SequencePlan& s) { s.n_logprobs = -1; }), "n_logprobs");
   EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.temperature = std::nanf(""); }), "temperature");
   EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.top_k = -1; }), "top_k");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.min_p = std::nanf(""); }), "min_p");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.n_target_logprobs = -1; }), "n_target_logprobs");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.reset_slot = false; }), "slot_rules");
+
+  const auto slot_rules = [&](auto change) {
+    return plan([&](SequencePlan& s) {
+      SlotRules slot = sample_rules();
+      LogitRules rules = *slot.rules;
+      change(slot, rules);
+      slot.rules = std::make_shared<LogitRules>(rules);
+      s.slot_rules = std::make_shared<SlotRules>(slot);
+    });
+  };
+  EXPECT_EQ(slot_rules([](SlotRules&, LogitRules&) {}), "accepted");
+  EXPECT_EQ(slot_rules([](SlotRules&, LogitRules& r) { r.repetition_penalty = 0.0F; }),
+            "repetition_penalty");
+  EXPECT_EQ(slot_rules([](SlotRules&, LogitRules& r) { r.presence_penalty = std::nanf(""); }),
+            "presence_penalty");
+  EXPECT_EQ(slot_rules([](SlotRules&, LogitRules& r) { r.biases[0].token_id = -1; }), "bias_ids");
+  EXPECT_EQ(slot_rules([](SlotRules&, LogitRules& r) { r.bad_words[1].clear(); }),
+            "bad_word_sizes");
+  EXPECT_EQ(slot_rules([](SlotRules& s, LogitRules&) { s.seen[0].n_output = -1; }), "seen_counts");
+  EXPECT_EQ(slot_rules([](SlotRules& s, LogitRules&) { s.output_tail[0] = -1; }), "output_tail");
 }
 
 TEST(ControlCodec, TruncatedAndRandomBytesNeverCrash) {

@@ -15,6 +15,12 @@ Sequence some_sequence() {
       .temperature = 0.1F, .top_p = 0.7F, .top_k = 3, .seed = 0xFFFFFFFFFFFFFFFFU};
   sequence.log.request.stop_token_ids = {2};
   sequence.log.request.n_logprobs = 4;
+  sequence.log.request.priority = -3;
+  LogitRules rules{.presence_penalty = 0.5F, .biases = {{.token_id = 4, .bias = 1.5F}}};
+  rules.bad_words = {{1, 2}};
+  sequence.log.request.rules = std::make_shared<LogitRules>(rules);
+  sequence.log.request.n_prompt_logprobs = 1;
+  sequence.log.prompt_top_logprobs = {{{.token_id = 6, .logprob = -0.125F}}};
   sequence.log.output_ids = {8, 9};
   sequence.log.request.cache_salt = "alice\nsalt";
   sequence.log.n_cached_prompt = 2;
@@ -110,6 +116,13 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(cached.prefixes.at(0).tokens.at(3), 8);
   EXPECT_EQ(cached.prefixes.at(0).domain.cache_salt, "alice\nsalt");
   EXPECT_TRUE(sequence.suspect);
+  EXPECT_EQ(sequence.log.request.priority, -3);
+  ASSERT_NE(sequence.log.request.rules, nullptr);
+  EXPECT_EQ(sequence.log.request.rules->presence_penalty, 0.5F);
+  EXPECT_EQ(sequence.log.request.rules->biases.at(0).bias, 1.5F);
+  EXPECT_EQ(sequence.log.request.rules->bad_words, (std::vector<std::vector<int32_t>>{{1, 2}}));
+  EXPECT_EQ(sequence.log.prompt_top_logprobs.at(0).at(0).token_id, 6);
+  EXPECT_EQ(decoded->api.answers.at(0).call.rules, nullptr);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
   EXPECT_EQ(answer.choices.at(1).log.logprobs, (std::vector<float>{-1.1F, -2.3F}));

@@ -266,23 +266,14 @@ TEST_F(HttpCompletions, RefusesValuesOutsideTheirLimits) {
 }
 
 TEST_F(HttpCompletions, RefusesWhatItCannotDo) {
-  const Json unsupported = {{"presence_penalty", 0.5},
-                            {"frequency_penalty", -1},
-                            {"repetition_penalty", 1.1},
-                            {"logit_bias", {{"5", 1}}},
-                            {"best_of", 2},
-                            {"suffix", "end"},
-                            {"min_p", 0.1},
-                            {"min_tokens", 1},
-                            {"response_format", {{"type", "json_object"}}},
-                            {"structured_outputs", {{"regex", "a"}}},
-                            {"prompt_logprobs", 1}};
+  const Json unsupported = {{"response_format", {{"type", "json_object"}}},
+                            {"structured_outputs", {{"regex", "a"}}}};
   for (const auto& [name, value] : unsupported.items()) {
     Json body = {{"prompt", "x"}};
     body[name] = value;
     expect_refused(body, name, "not supported in this version");
   }
-  expect_refused({{"prompt", "x"}, {"echo", true}, {"logprobs", 1}}, "logprobs", "not supported");
+  expect_refused({{"prompt", "x"}, {"suffix", "end"}}, "suffix", "fill-in-the-middle");
 }
 
 TEST_F(HttpCompletions, OverlongInputIsRefusedWithBothNumbers) {

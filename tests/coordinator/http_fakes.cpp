@@ -168,7 +168,14 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
   event.n_prompt_tokens = static_cast<int32_t>(running.request.prompt_ids.size());
   event.n_cached_tokens = running.request.choice == 0 ? event.n_prompt_tokens - 1 : 100;
   if (running.n_output == 0 && running.request.want_prompt_logprobs) {
-    event.prompt_logprobs.assign(running.request.prompt_ids.size() - 1, -0.25F);
+    const size_t n = running.request.prompt_ids.size() - 1;
+    event.prompt_logprobs.assign(n, -0.25F);
+    if (running.request.n_prompt_logprobs > 0) {
+      std::vector<TokenLogprob> top;
+      for (int32_t i = 0; i < running.request.n_prompt_logprobs; ++i)
+        top.push_back({.token_id = 'a' + i, .logprob = -0.125F * static_cast<float>(i + 1)});
+      event.prompt_top_logprobs.assign(n, top);
+    }
   }
   if (mode_ == Mode::kBreak && running.n_output == 2) {
     event.finish = FinishReason::kError;

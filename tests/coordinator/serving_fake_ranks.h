@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -36,6 +37,28 @@ inline int32_t draw(uint64_t state, const SamplingParams& sampling, uint32_t cho
   const uint64_t noise = mix(mix(sampling.seed, choice), static_cast<uint64_t>(output_index));
   return static_cast<int32_t>(mix(state, noise) % kVocabSize);
 }
+// What the fake model makes of rules: the noise depends on all that the ranks were told of them.
+struct FakeRules {
+  std::shared_ptr<const LogitRules> rules;
+  std::map<int32_t, int32_t> seen;  // token -> how often the output has it
+  std::vector<int32_t> tail;
+
+  void add(int32_t token) {
+    if (rules == nullptr) return;
+    if (rules->has_penalties()) ++seen[token];
+    tail.push_back(token);
+    if (tail.size() > rules->n_tail()) tail.erase(tail.begin());
+  }
+  // The state that a token is drawn from.
+  uint64_t applied(uint64_t state) const {
+    if (rules == nullptr) return state;
+    uint64_t h = state;
+    for (const auto& [token, n] : seen)
+      h = mix(mix(h, static_cast<uint64_t>(token)), static_cast<uint64_t>(n));
+    for (const int32_t token : tail) h = mix(h, static_cast<uint64_t>(token));
+    return h;
+  }
+};
 inline float logprob(uint64_t state, int32_t token) {
   return -static_cast<float>(mix(state, 1000U + static_cast<uint64_t>(token)) % 4096) / 256.0F;
 }
@@ -43,6 +66,15 @@ inline std::vector<float> all_logits(uint64_t state) {
   std::vector<float> logits;
   for (int32_t id = 0; id < kVocabSize; ++id) logits.push_back(logprob(state, id));
   return logits;
+}
+
+// Rules of every kind that the ranks keep something for.
+inline std::shared_ptr<const LogitRules> some_rules(uint64_t seed) {
+  LogitRules rules;
+  if (seed % 3 != 0) rules.presence_penalty = 0.5F;
+  for (uint64_t i = 0; i < seed % 4; ++i) rules.bad_words.emplace_back(i + 1, 5);
+  rules.min_tokens = 1;
+  return std::make_shared<LogitRules>(std::move(rules));
 }
 
 // What a client heard.
@@ -89,8 +121,13 @@ inline Transcript undisturbed(const GenerateRequest& request, uint64_t generatio
   }
   if (request.want_last_logits) out.last_logits = all_logits(state);
   out.finish = FinishReason::kLength;
+  FakeRules rules{.rules = request.rules, .seen = {}, .tail = {}};
+  if (request.rules != nullptr && request.rules->has_penalties()) {
+    for (const int32_t id : request.prompt_ids) rules.seen[id] = 0;
+  }
   for (int32_t i = 0; i < request.max_new_tokens; ++i) {
-    const int32_t token = draw(state, request.sampling, request.choice, i);
+    const int32_t token = draw(rules.applied(state), request.sampling, request.choice, i);
+    rules.add(token);
     out.token_ids.push_back(token);
     out.logprobs.push_back(logprob(state, token));
     const std::vector<int32_t>& stops = request.stop_token_ids;
@@ -161,6 +198,7 @@ class Ranks {
     int32_t n_tokens = 0;
     int32_t last_token = -1;  // fed by a plan: a later one may name it
     std::vector<int32_t> table;
+    FakeRules rules;
   };
   struct Cell {
     uint64_t state = kGarbage;
@@ -190,6 +228,17 @@ class Ranks {
     return cells_[static_cast<size_t>(block * kBlockSize + position % kBlockSize)];
   }
 
+  static FakeRules begin_rules(const SequencePlan& part) {
+    FakeRules rules;
+    if (part.slot_rules == nullptr) return rules;
+    rules.rules = part.slot_rules->rules;
+    for (const TokenCount& seen : part.slot_rules->seen) {
+      EXPECT_TRUE(rules.seen.emplace(seen.token_id, seen.n_output).second) << "a token twice";
+    }
+    rules.tail = part.slot_rules->output_tail;
+    return rules;
+  }
+
   SequenceResult run(const SequencePlan& part, uint64_t generation, bool feed) {
     Slot& slot = slots_.at(static_cast<size_t>(part.slot));
     if (part.reset_slot) {
@@ -198,6 +247,7 @@ class Ranks {
       slot.request_id = part.request_id;
       slot.valid = true;
       slot.n_tokens = part.start_position;  // the cells before it are checked when they are read
+      slot.rules = begin_rules(part);
     }
     take_blocks(part, slot);
     EXPECT_TRUE(slot.valid) << "another sequence wrote to its KV blocks";
@@ -230,7 +280,9 @@ class Ranks {
     }
     if (part.want_logits) result.logits = all_logits(state);
     if (part.sample) {
-      result.token_id = draw(state, part.sampling, part.choice, part.output_index);
+      result.token_id =
+          draw(slot.rules.applied(state), part.sampling, part.choice, part.output_index);
+      slot.rules.add(result.token_id);
       result.logprob = logprob(state, result.token_id);
       if (feed) slot.last_token = result.token_id;
     }

@@ -96,6 +96,8 @@ class RandomRun {
       if (chance(0.3)) request.stop_token_ids = {pick(0, 96)};
       request.want_prompt_logprobs = chance(0.4);
       request.want_last_logits = chance(0.3);
+      if (chance(0.4)) request.rules = fake::some_rules(random_());
+      if (chance(0.3)) request.priority = pick(-2, 2);
     }
   }
 

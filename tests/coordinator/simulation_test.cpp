@@ -165,6 +165,8 @@ class Simulation {
       if (i > 0 && chance(0.5)) begin_like(request, clients_[static_cast<size_t>(pick(0, i - 1))]);
       request.ignore_eos = chance(0.7);
       request.want_prompt_logprobs = chance(0.2);
+      if (chance(0.3)) request.rules = fake::some_rules(random_());
+      if (chance(0.2)) request.priority = static_cast<int32_t>(pick(-1, 1));
       clock_.after(pick(0, 3000), [this, &client] { submit(client); });
       if (chance(0.1)) {
         clock_.after(pick(0, 6000), [this, &client] {

@@ -63,6 +63,21 @@ TEST(TextStopChecker, StopsInsideMultibyteText) {
             (Outcome{"\u4e16\u4e16", std::nullopt}));
 }
 
+TEST(TextStopChecker, WhereNoneMayEndNoneDoes) {
+  StopChecker checker({"END", "xENDyz"});
+  EXPECT_EQ(checker.feed("an END", /*may_stop=*/false).text, "an END");
+  // Begun before, ended after: it counts. Ended before, as part of a longer one: it does not.
+  EXPECT_EQ(checker.feed(" xENDy", /*may_stop=*/false).text, " ");
+  const StopChecker::Output output = checker.feed("z");
+  EXPECT_EQ(output.text, "");
+  EXPECT_EQ(output.stop, "xENDyz");
+
+  StopChecker other({"END", "xENDyz"});
+  EXPECT_EQ(other.feed("xENDy", /*may_stop=*/false).text, "");
+  EXPECT_EQ(other.feed("!").text, "xENDy!");
+  EXPECT_EQ(other.feed("END").stop, "END");
+}
+
 TEST(TextStopChecker, TheOutcomeDoesNotDependOnThePieces) {
   std::mt19937 random(3);
   const auto text_of = [&](size_t size) {

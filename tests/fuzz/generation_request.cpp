@@ -33,6 +33,20 @@ void check_refusal(const ApiError& error) {
   TRIREME_CHECK(body.at("error").at("message").is_string());
 }
 
+void check_rules(const LogitRules& rules, const ModelInfo& model) {
+  const auto in_vocabulary = [&](int32_t id) { return id >= 0 && id < model.vocab_size; };
+  TRIREME_CHECK(!rules.is_empty());
+  TRIREME_CHECK(std::abs(rules.presence_penalty) <= 2.0F);
+  TRIREME_CHECK(std::abs(rules.frequency_penalty) <= 2.0F);
+  TRIREME_CHECK(rules.repetition_penalty > 0.0F && rules.repetition_penalty <= 100.0F);
+  TRIREME_CHECK(rules.min_tokens >= 0 && rules.min_tokens <= kContextLength);
+  for (const TokenBias& bias : rules.biases) {
+    TRIREME_CHECK(in_vocabulary(bias.token_id) && std::abs(bias.bias) <= 100.0F);
+  }
+  for (const int32_t id : rules.allowed_token_ids) TRIREME_CHECK(in_vocabulary(id));
+  for (const std::vector<int32_t>& word : rules.bad_words) TRIREME_CHECK(!word.empty());
+}
+
 // Every sequence of an accepted request fits the context, and every number is one that the ranks
 // take.
 void check_call(const GenerationCall& call, const ModelInfo& model) {
@@ -49,6 +63,8 @@ void check_call(const GenerationCall& call, const ModelInfo& model) {
   TRIREME_CHECK(std::isfinite(sampling.temperature) && sampling.temperature >= 0.0F);
   TRIREME_CHECK(sampling.top_p > 0.0F && sampling.top_p <= 1.0F);
   TRIREME_CHECK(sampling.top_k >= 0 && sampling.top_k <= model.vocab_size);
+  TRIREME_CHECK(sampling.min_p >= 0.0F && sampling.min_p <= 1.0F);
+  if (call.rules != nullptr) check_rules(*call.rules, model);
   for (const int32_t id : call.stop_token_ids) TRIREME_CHECK(id >= 0 && id < model.vocab_size);
   TRIREME_CHECK(call.text.stop.size() <= kMaxStopStrings);
 }

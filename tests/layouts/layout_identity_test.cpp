@@ -11,6 +11,30 @@
 namespace trireme::test {
 namespace {
 
+// The same once more, with what depends on the tokens so far.
+void add_requests_with_rules(int32_t vocab_size, std::vector<GenerateRequest>& requests) {
+  const std::vector<GenerateRequest> plain = requests;
+  for (const GenerateRequest& request : plain) {
+    GenerateRequest& r = requests.emplace_back(request);
+    r.sampling.min_p = r.sampling.temperature > 0 ? 0.01F : 0.0F;
+    LogitRules rules;
+    if (requests.size() % 2 == 0) {
+      rules.repetition_penalty = 1.4F;
+      rules.frequency_penalty = 0.5F;
+      rules.presence_penalty = -0.25F;
+    }
+    for (int32_t id = 0; id < vocab_size; id += 3) rules.bad_words.push_back({id + 1, id});
+    rules.bad_words.push_back({7});
+    rules.biases = {{.token_id = 3, .bias = 1.5F}, {.token_id = 9, .bias = -2.0F}};
+    rules.min_tokens = 5;
+    rules.end_token_ids = {1, 2};
+    if (requests.size() % 3 == 0) {
+      for (int32_t id = 0; id < vocab_size; id += 2) rules.allowed_token_ids.push_back(id);
+    }
+    r.rules = std::make_shared<LogitRules>(std::move(rules));
+  }
+}
+
 std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
   std::mt19937 random(11);
   std::vector<GenerateRequest> requests;
@@ -28,8 +52,10 @@ std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
     r.ignore_eos = true;
     r.want_prompt_logprobs = true;
     r.want_last_logits = true;
+    if (requests.size() % 2 == 1) r.n_prompt_logprobs = 3;
     requests.push_back(r);
   }
+  add_requests_with_rules(vocab_size, requests);
   return requests;
 }
 

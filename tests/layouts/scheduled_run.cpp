@@ -16,6 +16,10 @@ bool take_event(Answer& answer, const GenerateEvent& event) {
   append(answer.tokens, event.token_ids);
   append(answer.logprobs, event.logprobs);
   append(answer.prompt_logprobs, event.prompt_logprobs);
+  for (const auto& row : event.prompt_top_logprobs) {
+    for (const TokenLogprob& top : row)
+      append(answer.prompt_tops, std::vector{static_cast<float>(top.token_id), top.logprob});
+  }
   append(answer.last_logits, event.last_logits);
   answer.finish = event.finish;
   return event.finish != FinishReason::kNone;

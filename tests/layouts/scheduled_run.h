@@ -15,6 +15,7 @@ struct Answer {
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;
   std::vector<float> prompt_logprobs;
+  std::vector<float> prompt_tops;  // id and log p of each, one after the other
   std::vector<float> last_logits;
   FinishReason finish = FinishReason::kNone;
   bool operator==(const Answer&) const = default;

@@ -128,6 +128,8 @@ int32_t reference_sample(const std::vector<float>& logits, const SamplingParams&
     return static_cast<double>(exps[static_cast<size_t>(id)]);
   };
 
+  // min_p: where the likeliest weighs 1.
+  for (float& x : exps) x = x >= params.min_p ? x : 0.0F;
   const bool cut_k = params.top_k > 0 && params.top_k < vocab;
   if (cut_k) order.resize(std::min(order.size(), static_cast<size_t>(params.top_k)));
   double mass = 0;
@@ -189,16 +191,19 @@ TEST(Sampler, GivesWhatAFullSortGives) {
   constexpr float kTemperatures[] = {0.0F, 1e-5F, 1.001e-4F, 0.01F, 0.7F,
                                      1.0F, 2.0F,  100.0F,    1e30F};
   constexpr float kTopPs[] = {1e-30F, 0.01F, 0.5F, 0.9F, 0.9999F, 0.99999994F, 1.0F, 1.0F};
+  constexpr float kMinPs[] = {0.0F, 0.0F, 0.0F, 1e-4F, 0.2F, 1.0F};
   constexpr int32_t kTopKs[] = {0, 0, 1, 2, 5, 40, 299, 5000};
   for (int i = 0; i < kCases; ++i) {
     const std::vector<float> logits = odd_logits(random);
     const SamplingParams params{.temperature = kTemperatures[random() % 9],
                                 .top_p = kTopPs[random() % 8],
                                 .top_k = kTopKs[random() % 8],
-                                .seed = random()};
-    SCOPED_TRACE(testing::Message() << "seed " << seed << ", case " << i << ", vocabulary "
-                                    << logits.size() << ", temperature " << params.temperature
-                                    << ", top_p " << params.top_p << ", top_k " << params.top_k);
+                                .seed = random(),
+                                .min_p = kMinPs[random() % 6]};
+    SCOPED_TRACE(testing::Message()
+                 << "seed " << seed << ", case " << i << ", vocabulary " << logits.size()
+                 << ", temperature " << params.temperature << ", top_p " << params.top_p
+                 << ", top_k " << params.top_k << ", min_p " << params.min_p);
     Sampler sampler(*cpu_kernels(), static_cast<int32_t>(logits.size()));
     const auto choice = static_cast<uint32_t>(i % 3);
     ASSERT_EQ(sampler.sample(logits, params, choice, 7),

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "coordinator/http/generation_call.h"
+#include "coordinator/http/json_fields.h"
+#include "coordinator/http/model_info.h"
+
+namespace trireme {
+
+constexpr int64_t kMaxPromptLogprobs = 20;
+constexpr int64_t kMaxPriority = 1000;  // and its negative
+constexpr size_t kMaxRequestIdBytes = 128;
+
+// What the answer tells beside its text, and when it is computed: prompt_logprobs,
+// return_token_ids, return_tokens_as_token_ids, request_id, priority. After the fields about
+// streaming. Errors are left in `fields`.
+void read_reply_fields(JsonFields& fields, GenerationCall* call);
+
+// truncate_prompt_tokens: only so many of a prompt's last tokens are used.
+struct Truncation {
+  static constexpr int64_t kNone = 0;
+  static constexpr int64_t kToFit = -1;  // as many as there is room for beside the answer
+  int64_t n_tokens = kNone;
+
+  bool wanted() const { return n_tokens != kNone; }
+  // Whether tokens were cut off. The result may still be too long.
+  bool apply(int64_t n_max_tokens, const ModelInfo& model, std::vector<int32_t>* ids) const;
+};
+
+Truncation read_truncation(JsonFields& fields, const ModelInfo& model);
+
+}  // namespace trireme
