@@ -59,6 +59,7 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.choice = static_cast<uint32_t>(index % call_.n);
   request.want_prompt_logprobs = call_.echo && call_.n_logprobs != kNoLogprobs;
   request.n_logprobs = std::max(call_.n_logprobs, 0);
+  request.grammar = call_.grammar;
   if (!parts_.kept) return request;
   const ChoiceLog& log = parts_.kept->entry->log(index);
   request.output_ids = log.token_ids;

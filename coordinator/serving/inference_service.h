@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "coordinator/serving/token_guide.h"
 #include "kernels/result.h"
 
 namespace trireme {
@@ -48,6 +49,9 @@ struct GenerateRequest {
   std::vector<int32_t> output_ids;
   std::string numerics_id;
   std::shared_ptr<const ServedWeights> weights;  // null: those of new requests
+  // The output obeys it, and ends where it ends, ignore_eos or not. A service without a GuideMaker
+  // ends such requests with an error.
+  Grammar grammar;
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "coordinator/http/api_error.h"
+#include "coordinator/http/generation_call.h"
+#include "coordinator/http/json_fields.h"
+#include "coordinator/serving/token_guide.h"
+
+namespace trireme {
+
+// A JSON schema (an object or a boolean) as a guide takes it, with a bound on the space between the
+// parts of what it describes.
+std::string schema_text(nlohmann::ordered_json schema);
+
+// Reads response_format, structured_outputs and its older names (guided_json, ...): what the output
+// has to obey. At most one of them.
+void read_structure_fields(JsonFields& fields, GenerationCall* call);
+
+// Compiles the call's grammar, if it has one, and finds what it may begin with. Bounded in time and
+// memory. The error names the field that the grammar came from. `guides` null: there are none.
+std::optional<ApiError> check_grammar(const GuideMaker* guides, const GenerationCall& call,
+                                      int32_t vocab_size);
+
+}  // namespace trireme
