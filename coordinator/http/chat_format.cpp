@@ -17,7 +17,8 @@ class ChatFormat final : public ReplyFormat {
       OrderedJson message;
       message["role"] = "assistant";
       const bool says_else = !choice.reasoning.empty() || !choice.calls.empty();
-      message["content"] = choice.text.empty() && says_else ? OrderedJson() : choice.text;
+      message["content"] =
+          choice.text.empty() && says_else ? OrderedJson() : OrderedJson(choice.text);
       if (!choice.reasoning.empty()) message["reasoning_content"] = choice.reasoning;
       if (!choice.calls.empty()) message["tool_calls"] = calls_json(choice, /*in_stream=*/false);
       json["choices"].push_back(choice_json(choice, "message", std::move(message)));
@@ -70,7 +71,7 @@ class ChatFormat final : public ReplyFormat {
     const bool with_logprobs = options_.n_logprobs != kNoLogprobs && !choice.tokens.empty();
     json["logprobs"] = with_logprobs ? logprobs_json(choice) : OrderedJson(nullptr);
     const bool calls = choice.finish == FinishReason::kStop && choice.has_calls;
-    json["finish_reason"] = calls ? "tool_calls" : finish_reason_json(choice.finish);
+    json["finish_reason"] = calls ? OrderedJson("tool_calls") : finish_reason_json(choice.finish);
     return json;
   }
 

@@ -57,14 +57,15 @@ Result<Grammar> read_lark(const Json& value, const std::string& field) {
   return grammar;
 }
 
-// Strings of Lark grammars are JSON strings.
+// Strings of Lark grammars are JSON strings. As one terminal, which costs little however many they
+// are.
 Result<Grammar> read_choice(const Json& value, const std::string& field) {
   if (!value.is_array() || value.empty() || value.size() > kMaxAlternatives) {
     return Error{fmt::format("{} must be a list of 1 to {} strings, not {}", field,
                              kMaxAlternatives, shown(value)),
                  field};
   }
-  std::string text = "start: ";
+  std::string text = "start: CHOICE\nCHOICE: ";
   for (const Json& item : value) {
     if (!item.is_string() || item.get_ref<const std::string&>().empty()) {
       return Error{fmt::format("{} must hold non-empty strings, not {}", field, shown(item)),

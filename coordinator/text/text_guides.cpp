@@ -1,7 +1,6 @@
 #include "coordinator/text/text_guides.h"
 
-#include <mutex>
-#include <optional>
+#include <future>
 #include <utility>
 
 #include "coordinator/text/guide.h"
@@ -22,34 +21,28 @@ class TextTokenGuide final : public TokenGuide {
 class TextGuides final : public GuideMaker {
  public:
   TextGuides(const Tokenizer& tokenizer, int padded_vocab_size, std::vector<int32_t> end_tokens)
-      : tokenizer_(tokenizer),
-        padded_vocab_size_(padded_vocab_size),
-        end_tokens_(std::move(end_tokens)) {}
+      : factory_(std::async(std::launch::async, [=] {
+          return GuideFactory::create(tokenizer, padded_vocab_size, end_tokens);
+        })) {}
 
   Result<std::unique_ptr<TokenGuide>> make(const Grammar& grammar) const override {
-    std::call_once(once_, [this] {
-      factory_.emplace(GuideFactory::create(tokenizer_, padded_vocab_size_, end_tokens_));
-    });
-    if (!factory_->ok()) return factory_->error();
-    Result<Guide> guide = (*factory_)->make(grammar.tag, grammar.text);
+    const Result<GuideFactory>& factory = factory_.get();
+    if (!factory) return factory.error();
+    Result<Guide> guide = factory->make(grammar.tag, grammar.text);
     if (!guide) return guide.error();
     return std::unique_ptr<TokenGuide>(std::make_unique<TextTokenGuide>(*std::move(guide)));
   }
 
  private:
-  const Tokenizer tokenizer_;
-  const int padded_vocab_size_;
-  const std::vector<int32_t> end_tokens_;
-  mutable std::once_flag once_;
-  mutable std::optional<Result<GuideFactory>> factory_;
+  const std::shared_future<Result<GuideFactory>> factory_;
 };
 
 }  // namespace
 
 std::shared_ptr<const GuideMaker> make_text_guides(const Tokenizer& tokenizer,
                                                    int padded_vocab_size,
-                                                   std::vector<int32_t> end_tokens) {
-  return std::make_shared<TextGuides>(tokenizer, padded_vocab_size, std::move(end_tokens));
+                                                   const std::vector<int32_t>& end_tokens) {
+  return std::make_shared<TextGuides>(tokenizer, padded_vocab_size, end_tokens);
 }
 
 }  // namespace trireme

@@ -8,10 +8,11 @@
 
 namespace trireme {
 
-// Grammars over a model's tokens (GuideFactory), made ready with the first request that has one: it
-// takes a while for large vocabularies. `padded_vocab_size`: the columns of the model's logits.
+// Grammars over a model's tokens (GuideFactory). They are made ready on a thread of their own,
+// which takes a second for 128k tokens; the first request waits for it. `padded_vocab_size`: the
+// columns of the model's logits.
 std::shared_ptr<const GuideMaker> make_text_guides(const Tokenizer& tokenizer,
                                                    int padded_vocab_size,
-                                                   std::vector<int32_t> end_tokens);
+                                                   const std::vector<int32_t>& end_tokens);
 
 }  // namespace trireme
