@@ -11,9 +11,10 @@
 
 namespace trireme {
 
-// A JSON schema (an object or a boolean) as a guide takes it, with a bound on the space between the
-// parts of what it describes.
-std::string schema_text(nlohmann::ordered_json schema);
+// A JSON schema (an object or a boolean) as a guide takes it. Between the parts of what it
+// describes there may be one space or a line break with indentation; in `one_line`, as in most
+// training data, only a space after a comma or a colon.
+std::string schema_text(nlohmann::ordered_json schema, bool one_line = false);
 
 // Reads response_format, structured_outputs and its older names (guided_json, ...): what the output
 // has to obey. At most one of them.

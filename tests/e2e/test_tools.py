@@ -39,7 +39,7 @@ def caller(request, cache_folder):
 
 def ask(client, **options):
     return client.chat.completions.create(
-        **dict(model=MODEL, messages=CHAT, tools=TOOLS, max_tokens=300, temperature=1.0) | options)
+        **dict(model=MODEL, messages=CHAT, tools=TOOLS, max_tokens=900, temperature=1.0) | options)
 
 
 def check_call(function):
