@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -132,6 +133,7 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
   if (choice.done || ended_ || abandoned_) return;
   if (event.finish == FinishReason::kError) {
     choice.done = true;
+    if (event.own_fault) return fail(grammar_refusal(call_, event.error));
     return fail({.status = 500,
                  .message = "generation failed: " + event.error,
                  .param = "",

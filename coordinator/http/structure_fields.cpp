@@ -16,8 +16,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxAlternatives = 4096;  // of a choice
 
-// Between the parts of JSON, one space or a line break with indentation: without a bound, models
-// now and then write nothing but space until the end.
+// Without a bound, models now and then write nothing but space until the end.
 constexpr const char* kJsonSpace = R"(\x20|\x0A{1,2}[\x20\x09]{0,20})";
 
 // One way of saying what the output must be. The value is present; errors name `field`.
@@ -161,18 +160,17 @@ void read_structured_outputs(JsonFields& fields, Structure& structure) {
   }
 }
 
-ApiError refusal(const std::string& field, const std::string& why) {
-  return ApiError{.status = 400,
-                  .message = fmt::format("{}: {}", field, why),
-                  .param = field,
-                  .code = "invalid_grammar"};
-}
-
 }  // namespace
 
-std::string schema_text(Json schema) {
+std::string schema_text(Json schema, bool one_line) {
   if (schema.is_boolean()) schema = schema == true ? Json::object() : Json{{"not", Json::object()}};
-  if (!schema.contains("x-guidance")) schema["x-guidance"] = {{"whitespace_pattern", kJsonSpace}};
+  if (schema.contains("x-guidance")) return schema.dump();
+  if (one_line) {
+    schema["x-guidance"] = {
+        {"whitespace_flexible", false}, {"item_separator", ", "}, {"key_separator", ": "}};
+  } else {
+    schema["x-guidance"] = {{"whitespace_pattern", kJsonSpace}};
+  }
   return schema.dump();
 }
 
@@ -187,15 +185,22 @@ void read_structure_fields(JsonFields& fields, GenerationCall* call) {
   structure.give(call);
 }
 
+ApiError grammar_refusal(const GenerationCall& call, const std::string& why) {
+  return ApiError{.status = 400,
+                  .message = fmt::format("{}: {}", call.grammar_field, why),
+                  .param = call.grammar_field,
+                  .code = "invalid_grammar"};
+}
+
 std::optional<ApiError> check_grammar(const GuideMaker* guides, const GenerationCall& call,
                                       int32_t vocab_size) {
   if (call.grammar.empty()) return std::nullopt;
-  if (guides == nullptr) return refusal(call.grammar_field, "this server cannot follow grammars");
+  if (guides == nullptr) return grammar_refusal(call, "this server cannot follow grammars");
   const Result<std::unique_ptr<TokenGuide>> guide = guides->make(call.grammar);
-  if (!guide) return refusal(call.grammar_field, guide.error().message);
+  if (!guide) return grammar_refusal(call, guide.error().message);
   std::vector<uint32_t> words(static_cast<size_t>(div_ceil(vocab_size, 32)));
   const Result<bool> masked = (*guide)->mask(words);
-  if (!masked) return refusal(call.grammar_field, masked.error().message);
+  if (!masked) return grammar_refusal(call, masked.error().message);
   return std::nullopt;
 }
 

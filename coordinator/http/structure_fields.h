@@ -25,4 +25,7 @@ void read_structure_fields(JsonFields& fields, GenerationCall* call);
 std::optional<ApiError> check_grammar(const GuideMaker* guides, const GenerationCall& call,
                                       int32_t vocab_size);
 
+// What is said of a grammar that cannot be followed, whenever that shows.
+ApiError grammar_refusal(const GenerationCall& call, const std::string& why);
+
 }  // namespace trireme

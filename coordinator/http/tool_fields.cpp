@@ -159,8 +159,9 @@ std::string tool_grammar(const Tools& tools, ToolFormat format, const TextCodec&
     calls += fmt::format("{}call_{}", i == 0 ? "" : " | ", i);
     rules += fmt::format("call_{0}: {1} {2} arguments_{0} \"}}\" {3}\n", i, form.call_begin,
                          Json(head).dump(), form.call_end);
-    rules += fmt::format("arguments_{}: %json {}\n", i,
-                         schema_text(given.is_null() ? Json{{"type", "object"}} : given));
+    rules += fmt::format(
+        "arguments_{}: %json {}\n", i,
+        schema_text(given.is_null() ? Json{{"type", "object"}} : given, /*one_line=*/true));
   }
   const std::string more =
       max_calls > 1 ? fmt::format(" ({} call){{0,{}}}", form.separator, max_calls - 1) : "";

@@ -65,6 +65,7 @@ struct GenerateEvent {
   std::vector<StepResult> traces;      // one per rank and step
   FinishReason finish = FinishReason::kNone;
   std::string error;        // when kError
+  bool own_fault = false;   // when kError: the request's, by its grammar
   std::string numerics_id;  // of the group that drew the tokens; with the request's first event
   int32_t n_prompt_tokens = 0;
   int32_t n_output_tokens = 0;

@@ -139,6 +139,7 @@ void Scheduler::fail(RequestId id, const std::string& error, std::vector<Sequenc
   const auto found = sequences_.find(id);
   if (found == sequences_.end() || found->second->ended) return;
   events.push_back({id, final_event(*found->second, FinishReason::kError, error)});
+  events.back().event.own_fault = true;
   end(*found->second);
 }
 

@@ -101,7 +101,7 @@ class Scheduler {
   // No event after this. Its blocks are free at once, or when the plans it is in were answered.
   // False: it is not here.
   bool cancel(RequestId id);
-  // The same, but it ends with this error, if it is here.
+  // The same, but it ends with this error, which is its own fault, if it is here.
   void fail(RequestId id, const std::string& error, std::vector<SequenceEvent>& events);
 
   // The next plan; none while the group is down, enough plans are in flight, or all there is to do
