@@ -42,7 +42,8 @@ TRIREME_FIELDS(Prompt, ids, text)
 TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string)
 TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
-               text, ignore_eos, echo, stream, include_usage, continuous_usage, grammar, message)
+               text, ignore_eos, echo, stream, include_usage, continuous_usage, grammar,
+               grammar_field, message)
 TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id, finish)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
