@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/control/step_plan.h"
@@ -20,9 +21,11 @@ namespace trireme {
 // mask, so that nothing needs to be done about it when ranks are lost, sequences preempted or
 // moved.
 struct GuidedRequest {
-  explicit GuidedRequest(const boost::asio::any_io_executor& executor) : work(executor) {}
+  GuidedRequest(const boost::asio::any_io_executor& executor, Grammar of_request)
+      : work(executor), grammar(std::move(of_request)) {}
 
   boost::asio::strand<boost::asio::any_io_executor> work;
+  const Grammar grammar;
   int32_t n_given = 0;  // tokens of the log that were given to `work`; the service's thread
   // In `work` only:
   std::unique_ptr<TokenGuide> guide;
@@ -36,8 +39,7 @@ class MaskMaker {
   // One sequence's mask, to be made.
   struct Order {
     std::shared_ptr<GuidedRequest> request;
-    TokenMask mask;  // without words
-    Grammar grammar;
+    TokenMask mask;               // without words
     std::vector<int32_t> tokens;  // since the last order
   };
   // On the service's thread. `failure`: why the mask has no words.
@@ -53,7 +55,7 @@ class MaskMaker {
   void make(Order order, OnMade on_made);
 
  private:
-  std::string follow(GuidedRequest& request, const Order& order, TokenMask& mask) const;
+  std::string follow(Order& order) const;
 
   boost::asio::io_context& io_;
   const std::shared_ptr<const GuideMaker> guides_;
