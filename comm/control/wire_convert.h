@@ -21,6 +21,7 @@ void to_wire(const RankReady& in, wire::Ready& out);
 void to_wire(const StepPlan& in, wire::Plan& out);
 void to_wire(const StepResult& in, wire::Step& out);
 void to_wire(const SlotRules& in, wire::SlotRules& out);
+void to_wire(const TokenMask& in, wire::Mask& out);
 void to_wire(const WeightsOrder& in, wire::WeightsOrder& out);
 void to_wire(const WeightsPrepared& in, wire::WeightsPrepared& out);
 
@@ -31,6 +32,7 @@ const char* from_wire(const wire::Ready& in, RankReady& out);
 const char* from_wire(const wire::Plan& in, StepPlan& out);
 const char* from_wire(const wire::Step& in, StepResult& out);
 const char* from_wire(const wire::SlotRules& in, std::shared_ptr<const SlotRules>& out);
+const char* from_wire(const wire::Mask& in, TokenMask& out);
 const char* from_wire(const wire::WeightsOrder& in, WeightsOrder& out);
 const char* from_wire(const wire::WeightsPrepared& in, WeightsPrepared& out);
 

@@ -36,9 +36,11 @@ TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed, min_p)
 TRIREME_FIELDS(TokenBias, token_id, bias)
 TRIREME_FIELDS(LogitRules, presence_penalty, frequency_penalty, repetition_penalty, min_tokens,
                end_token_ids, biases, allowed_token_ids, bad_words)
+TRIREME_FIELDS(Grammar, tag, text)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
                model_id, adapter_id, choice, want_prompt_logprobs, want_last_logits, trace,
-               n_logprobs, output_ids, numerics_id, rules, n_prompt_logprobs, priority, cache_salt)
+               n_logprobs, output_ids, numerics_id, rules, n_prompt_logprobs, priority, cache_salt,
+               grammar)
 TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given,
                prompt_top_logprobs, n_cached_prompt)
@@ -59,10 +61,12 @@ TRIREME_FIELDS(ConnectionState, fd, phase, unread, unsent, route_label, key_name
                chunked, streaming, answer_complete, end_after_answer)
 TRIREME_FIELDS(Prompt, ids, text)
 TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string, min_tokens)
+TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
                text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
                n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
-               length_penalty, search_end_ids, request_id, cache_salt)
+               length_penalty, search_end_ids, request_id, cache_salt, grammar, grammar_field,
+               message)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
                n_cached_tokens, finish, prompt_top_logprobs)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)

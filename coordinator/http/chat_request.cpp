@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "coordinator/http/chat_messages.h"
@@ -7,6 +8,7 @@
 #include "coordinator/http/logit_fields.h"
 #include "coordinator/http/reply_fields.h"
 #include "coordinator/http/request_parsers.h"
+#include "coordinator/http/tool_fields.h"
 
 namespace trireme {
 namespace {
@@ -39,6 +41,21 @@ size_t text_bytes(const Json& messages) {
   return n_bytes;
 }
 
+// Whether the model is to go on inside of its reasoning. A grammar holds from its first token on,
+// so there is none with one.
+void set_reasoning(const ModelInfo& model, const TextCodec& codec, GenerationCall* call) {
+  constexpr std::string_view kThink = "<think>";
+  constexpr size_t kTokens = 16;  // that hold the marker and some space
+  if (!model.has_reasoning || !call->grammar.empty()) return;
+  const std::vector<int32_t>& ids = call->prompts.front().ids;
+  const std::vector<int32_t> last(ids.end() - static_cast<long>(std::min(ids.size(), kTokens)),
+                                  ids.end());
+  std::string text = codec.decode(last, /*skip_special_tokens=*/false);
+  text.resize(text.find_last_not_of(" \n") + 1);
+  call->message.reasoning = true;
+  call->message.begins_in_reasoning = text.ends_with(kThink);
+}
+
 }  // namespace
 
 ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const TextCodec& codec) {
@@ -48,6 +65,7 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   GenerationCall call;
   read_generation_fields(fields, model, codec, &call);
   read_logprob_fields(fields, &call);
+  const Json* tools = read_tool_fields(fields, model, codec, &call);
   const int64_t max_tokens = read_max_tokens(fields, model);
   const Truncation truncation = read_truncation(fields, model);
   if (!fields.has("messages")) fields.fail("messages", "messages is missing");
@@ -56,8 +74,9 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   }
   if (fields.error()) return bad_request(*fields.error());
 
-  const Result<ChatPromptOptions> options = read_chat_prompt_options(body);
+  Result<ChatPromptOptions> options = read_chat_prompt_options(body);
   if (!options) return bad_request(options.error());
+  options->tools = tools;
   const Result<Json> messages = normalize_messages(*fields.value("messages"));
   if (!messages) return bad_request(messages.error());
   if (auto error = check_text_size(text_bytes(*messages), model, "messages")) return *error;
@@ -71,6 +90,7 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
                                        : model.context_length - static_cast<int32_t>(ids->size());
   if (auto error = check_min_tokens(call)) return *error;
   call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
+  set_reasoning(model, codec, &call);
   return call;
 }
 

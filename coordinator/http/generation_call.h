@@ -7,6 +7,8 @@
 
 #include "comm/control/step_plan.h"
 #include "coordinator/http/text_codec.h"
+#include "coordinator/serving/token_guide.h"
+#include "coordinator/text/message_parser.h"
 
 namespace trireme {
 
@@ -42,6 +44,10 @@ struct GenerationCall {
   std::vector<int32_t> search_end_ids;  // tokens that end a beam
   std::string request_id;               // the client's; "": none
   std::string cache_salt;               // GenerateRequest::cache_salt
+  // What the output obeys, and the field that says so.
+  Grammar grammar;
+  std::string grammar_field;
+  MessageOptions message;  // how a chat's text is read
 
   bool wants_prompt_logprobs() const {
     return (echo && n_logprobs != kNoLogprobs) || n_prompt_logprobs != kNoLogprobs;

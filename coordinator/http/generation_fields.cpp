@@ -10,6 +10,7 @@
 #include "coordinator/http/logit_fields.h"
 #include "coordinator/http/reply_fields.h"
 #include "coordinator/http/search_fields.h"
+#include "coordinator/http/structure_fields.h"
 #include "coordinator/serving/seed.h"
 
 namespace trireme {
@@ -85,6 +86,7 @@ void read_generation_fields(JsonFields& fields, const ModelInfo& model, const Te
   read_cache_fields(fields, call);
   read_logit_fields(fields, model, codec, call);
   read_reply_fields(fields, call);
+  read_structure_fields(fields, call);
   read_search_fields(fields, model, call);
 }
 

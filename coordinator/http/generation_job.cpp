@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -74,6 +75,7 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.n_logprobs = std::max(call_.n_logprobs, 0);
   request.cache_salt = call_.cache_salt;
   request.rules = call_.rules;
+  request.grammar = call_.grammar;
   if (!parts_.kept) return request;
   const ChoiceLog& log = parts_.kept->entry->log(index);
   request.output_ids = log.token_ids;
@@ -157,7 +159,9 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
 
 // Ends the answer with an error if the event is one.
 bool GenerationJob::failed(const GenerateEvent& event) {
-  if (event.finish == FinishReason::kError) {
+  if (event.finish == FinishReason::kError && event.own_fault) {
+    fail(grammar_refusal(call_, event.error));
+  } else if (event.finish == FinishReason::kError) {
     fail({.status = 500,
           .message = "generation failed: " + event.error,
           .param = "",

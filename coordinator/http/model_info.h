@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/text/message_parser.h"
+
 namespace trireme {
 
 // The served model as clients see it.
@@ -13,6 +15,9 @@ struct ModelInfo {
   int32_t context_length = 0;  // prompt and output together, in tokens
   int32_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
+  // How it writes calls of tools and its reasoning.
+  ToolFormat tool_format = ToolFormat::kNone;
+  bool has_reasoning = false;
 };
 
 }  // namespace trireme

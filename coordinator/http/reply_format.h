@@ -29,6 +29,10 @@ struct ChoiceText {
   std::vector<int32_t> token_ids;        // of the output, when they are wanted
   std::vector<int32_t> prompt_ids;       // the same, with the choice's first part
   std::vector<TokenInfo> prompt_tokens;  // with the first part, when prompt_logprobs are wanted
+  // Of a message (MessageParser):
+  std::string reasoning;
+  std::vector<ToolCallPart> calls;
+  bool has_calls = false;  // the choice, in this part or before it
 };
 
 // Code points of UTF-8 text.
@@ -68,6 +72,10 @@ struct ReplyOptions {
 
 // An id that no other answer has, of this coordinator or another, and that nobody can guess.
 std::string draw_answer_id(const std::string& prefix);
+
+// Of a call in an answer's choice: always the same one, so that answers can be made again. 9
+// letters and digits, which is what Mistral's chat templates ask for.
+std::string tool_call_id(const std::string& answer_id, int choice, int call);
 
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);

@@ -17,6 +17,7 @@ void refuse_with_search(JsonFields& fields, const GenerationCall& call) {
   };
   refuse("stream", call.stream);
   refuse("stop", !call.text.stop.empty());
+  refuse(call.grammar_field.c_str(), !call.grammar.empty());
   if (call.rules != nullptr) {
     fields.fail("use_beam_search",
                 "use_beam_search may not be given with penalties, logit_bias, allowed_token_ids, "

@@ -16,7 +16,6 @@ using Json = nlohmann::ordered_json;
 enum class Neutral : uint8_t {
   kNever,     // only null
   kEmpty,     // "", [] or {}
-  kTextType,  // {"type": "text"}
   kTextList,  // ["text"]
   kToolNone,  // "none" or "auto": without tools there is nothing to call
 };
@@ -27,16 +26,8 @@ struct UnsupportedField {
 };
 
 constexpr auto kUnsupported = std::to_array<UnsupportedField>({
-    {"tools", Neutral::kEmpty},
-    {"tool_choice", Neutral::kToolNone},
     {"functions", Neutral::kEmpty},
     {"function_call", Neutral::kToolNone},
-    {"response_format", Neutral::kTextType},
-    {"structured_outputs", Neutral::kNever},
-    {"guided_json", Neutral::kNever},
-    {"guided_regex", Neutral::kNever},
-    {"guided_choice", Neutral::kNever},
-    {"guided_grammar", Neutral::kNever},
     {"grammar", Neutral::kNever},
     {"reasoning_effort", Neutral::kNever},
     {"chat_template", Neutral::kNever},
@@ -51,7 +42,6 @@ bool is_neutral(const Json& value, Neutral neutral) {
     case Neutral::kNever: return false;
     case Neutral::kEmpty:
       return value == "" || ((value.is_array() || value.is_object()) && value.empty());
-    case Neutral::kTextType: return value.is_object() && value.value("type", Json()) == "text";
     case Neutral::kTextList: return value == Json::array({"text"});
     case Neutral::kToolNone: return value == "none" || value == "auto";
   }

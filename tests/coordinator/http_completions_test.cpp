@@ -266,8 +266,7 @@ TEST_F(HttpCompletions, RefusesValuesOutsideTheirLimits) {
 }
 
 TEST_F(HttpCompletions, RefusesWhatItCannotDo) {
-  const Json unsupported = {{"response_format", {{"type", "json_object"}}},
-                            {"structured_outputs", {{"regex", "a"}}}};
+  const Json unsupported = {{"grammar", "root ::= x"}, {"chat_template", "x"}};
   for (const auto& [name, value] : unsupported.items()) {
     Json body = {{"prompt", "x"}};
     body[name] = value;

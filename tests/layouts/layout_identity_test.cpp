@@ -53,6 +53,7 @@ std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
     r.want_prompt_logprobs = true;
     r.want_last_logits = true;
     if (requests.size() % 2 == 1) r.n_prompt_logprobs = 3;
+    if (requests.size() % 4 > 1) r.grammar = {.tag = "test", .text = "any"};
     requests.push_back(r);
   }
   add_requests_with_rules(vocab_size, requests);
@@ -88,6 +89,15 @@ TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
     ASSERT_EQ(answer.tokens.size(), 12U);
     ASSERT_EQ(answer.last_logits.size(), static_cast<size_t>(file->config().vocab_size));
   }
+  int n_masked = 0;
+  const auto requests = make_requests(file->config().vocab_size);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const std::vector<int32_t>& tokens = reference.at(i + 1).tokens;
+    for (size_t k = 0; k < tokens.size() && !requests[i].grammar.empty(); ++k, ++n_masked) {
+      EXPECT_TRUE(is_allowed({tokens.begin(), tokens.begin() + static_cast<long>(k)}, tokens[k]));
+    }
+  }
+  EXPECT_GT(n_masked, 30);
   ThreadGroup::Limits unfused = roomy;
   unfused.fuse = false;
   expect_same(reference, run(file, {1, 1}, unfused, {}), "unfused");

@@ -8,6 +8,25 @@
 namespace trireme::test {
 namespace {
 
+// A third of the vocabulary, by the tokens so far.
+bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id) {
+  uint32_t hash = 7;
+  for (const int32_t token : output_ids) hash = hash * 31 + static_cast<uint32_t>(token);
+  return (hash + static_cast<uint32_t>(id)) % 3 == 0;
+}
+
+TokenMask mask_of(const StepPlan& plan, const SequencePlan& part, const TokenLog& log,
+                  int32_t vocab_size) {
+  TokenMask mask{.epoch = plan.epoch,
+                 .step_id = plan.step_id,
+                 .request_id = part.request_id,
+                 .words = std::vector<uint32_t>((static_cast<size_t>(vocab_size) + 31) / 32)};
+  for (int32_t id = 0; id < vocab_size; ++id) {
+    if (is_allowed(log.output_ids, id)) mask.words[static_cast<size_t>(id) / 32] |= 1U << (id % 32);
+  }
+  return mask;
+}
+
 // True: it was its last.
 bool take_event(Answer& answer, const GenerateEvent& event) {
   const auto append = [](auto& to, const auto& from) {
@@ -54,7 +73,14 @@ Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
       GenerateRequest request = std::move(requests[n_added]);
       scheduler.add(make_sequence(++n_added, std::move(request)), events);
     }
-    while (auto plan = scheduler.plan_step()) group.send(*plan);
+    while (auto plan = scheduler.plan_step()) {
+      group.send(*plan);
+      for (const SequencePlan& part : plan->sequences) {
+        if (!part.masked) continue;
+        group.send_mask(
+            mask_of(*plan, part, scheduler.log(part.request_id), file->config().vocab_size));
+      }
+    }
     TRIREME_CHECK(scheduler.n_plans_in_flight() > 0);
     scheduler.apply(group.receive(), events);
     for (const SequenceEvent& e : events) n_finished += take_event(answers[e.id], e.event) ? 1 : 0;
