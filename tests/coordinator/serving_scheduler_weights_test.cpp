@@ -98,7 +98,6 @@ TEST_P(SchedulerWeights, TheOldestIsNotStarvedOfBlocks) {
 TEST_P(SchedulerWeights, TheOldestWaitsForABlockNoLongerThanTheYoungestHasRoom) {
   SchedulerConfig tight = config();
   tight.max_slots = 3;
-  int longest_wait = 0;
   for (int32_t n_second = 1; n_second <= 16; ++n_second) {
     for (int32_t n_third = 1; n_third <= 16; ++n_third) {
       Bench bench(tight, /*kv_blocks=*/9);
@@ -112,16 +111,13 @@ TEST_P(SchedulerWeights, TheOldestWaitsForABlockNoLongerThanTheYoungestHasRoom) 
         bench.answer_oldest();
         n_waited = bench.heard[oldest].token_ids.size() > n_heard ? 0 : n_waited + 1;
         n_heard = bench.heard[oldest].token_ids.size();
-        longest_wait = std::max(longest_wait, n_waited);
-        ASSERT_LE(n_waited, 3 * kBlockSize + 3 * config().max_plans_in_flight());
+        ASSERT_LE(n_waited, 2 * kBlockSize);
       }
       EXPECT_GT(bench.scheduler.n_preemptions(), 0U);
       while (!bench.in_flight.empty()) bench.answer_oldest();
       bench.run_to_the_end();
     }
   }
-  RecordProperty("longest_wait", longest_wait);
-  std::printf("LONGEST %d\n", longest_wait);
 }
 
 TEST_P(SchedulerWeights, AfterALossEachIsReplayedOnItsOwn) {

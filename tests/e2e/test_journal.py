@@ -250,7 +250,7 @@ def test_a_journal_that_cannot_be_used(start_server, surroundings, journal, tmp_
     for name, statement, message in (
             ("other", "CREATE TABLE t(x)", "a database of another program"),
             ("newer", "PRAGMA application_id = 0x5472694A; PRAGMA user_version = 99; "
-             "CREATE TABLE t(x)", "has version 99, and this build reads version 2")):
+             "CREATE TABLE t(x)", "has version 99, and this build reads version 3")):
         with sqlite3.connect(tmp_path / name) as database:
             database.executescript(statement)
         database.close()

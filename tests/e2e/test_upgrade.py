@@ -80,6 +80,21 @@ WHOLE = dict(model=MODEL, prompt=PROMPT, max_tokens=900, temperature=1.0, seed=5
              ignore_eos=True)
 
 
+def test_the_prefix_cache_goes_on(start_upgradable, surroundings):
+    server = start_upgradable("--tp", 2)
+    body = dict(model=MODEL, prompt=[100 + 7 * i % 900 for i in range(800)], max_tokens=24, seed=3)
+
+    def answer():
+        answer = json.loads(http_post(server.url + COMPLETIONS, body, ADMIN_DEADLINE_S)[1])
+        cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return answer["choices"][0]["text"], cached
+
+    text, n_cached = answer()
+    assert n_cached == 0
+    upgrade(surroundings)
+    assert answer() == (text, 784)
+
+
 @pytest.mark.parametrize("options", (("--tp", 2), ("--pp", 2), ("--launcher", "mpirun", "--tp", 2),
                                      ("--replicas", 2), ("--control-tls", "on", "--tp", 2),
                                      ("--journal",)),

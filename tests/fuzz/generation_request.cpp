@@ -1,6 +1,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/json_body.h"
 #include "coordinator/http/request_parsers.h"
@@ -69,6 +70,7 @@ void check_call(const GenerationCall& call, const ModelInfo& model) {
   if (call.rules != nullptr) check_rules(*call.rules, model);
   for (const int32_t id : call.stop_token_ids) TRIREME_CHECK(id >= 0 && id < model.vocab_size);
   TRIREME_CHECK(call.text.stop.size() <= kMaxStopStrings);
+  TRIREME_CHECK(call.cache_salt.size() <= kMaxCacheSaltBytes);
 }
 
 // A model that says the prompt once more: what goes out is UTF-8, and no stop string is in it.
