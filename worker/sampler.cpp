@@ -68,12 +68,40 @@ int32_t Sampler::order_candidates(std::span<const float> logits, float least) {
     order_[static_cast<size_t>(n)] = i;
     n += logits[static_cast<size_t>(i)] >= least ? 1 : 0;
   }
+  sort_order(logits, n);
+  return n;
+}
+
+void Sampler::sort_order(std::span<const float> logits, int32_t n) {
   std::sort(order_.begin(), order_.begin() + n, [&](int32_t a, int32_t b) {
     const float x = logits[static_cast<size_t>(a)];
     const float y = logits[static_cast<size_t>(b)];
     return x > y || (x == y && a < b);
   });
-  return n;
+}
+
+int32_t Sampler::draw_likely(std::span<const float> logits, const SamplingParams& params,
+                             double noise, int32_t best) {
+  const auto weight_at = [&](int32_t i) {
+    return weights_[static_cast<size_t>(order_[static_cast<size_t>(i)])];
+  };
+  int32_t n = 0;
+  for (size_t i = 0; i < weights_.size(); ++i) {  // the likeliest weighs 1
+    order_[static_cast<size_t>(n)] = static_cast<int32_t>(i);
+    n += weights_[i] >= params.min_p ? 1 : 0;
+  }
+  if (n == 0) return best;  // it is infinite
+  const bool cut_k = params.top_k > 0 && params.top_k < static_cast<int32_t>(logits.size());
+  if (cut_k || params.top_p < 1.0F) sort_order(logits, n);
+  if (cut_k) n = std::min(n, params.top_k);
+  double mass = 0;
+  for (int32_t i = 0; i < n; ++i) mass += static_cast<double>(weight_at(i));
+  double kept = 0;
+  int32_t n_kept = 0;
+  do {
+    kept += static_cast<double>(weight_at(n_kept++));
+  } while (n_kept < n && kept < static_cast<double>(params.top_p) * mass);
+  return order_[static_cast<size_t>(draw(n_kept, kept, noise, weight_at))];
 }
 
 int32_t Sampler::order_at_least(std::span<const float> logits, int32_t n, float largest,
@@ -95,11 +123,8 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
   kernels_.scaled_exp({}, make_tensor(weights_.data(), DType::kF32, {vocab}),
                       make_tensor(const_cast<float*>(logits.data()), DType::kF32, {vocab}),
                       logits[static_cast<size_t>(best)], 1.0F / params.temperature);
-  if (params.min_p > 0.0F) {
-    // The likeliest weighs 1.
-    for (float& weight : weights_) weight = weight >= params.min_p ? weight : 0.0F;
-  }
   const double noise = sampling_noise(params.seed, choice, output_index);
+  if (params.min_p > 0.0F) return draw_likely(logits, params, noise, best);
   const bool cut_k = params.top_k > 0 && params.top_k < vocab;
   if (!cut_k && params.top_p >= 1.0F) {
     const double total = sum_of(weights_);

@@ -34,6 +34,11 @@ class Sampler {
                   std::vector<TokenLogprob>& out);
 
  private:
+  // A token that weighs at least min_p, cut to top_k and top_p; `best` where none does.
+  int32_t draw_likely(std::span<const float> logits, const SamplingParams& params, double noise,
+                      int32_t best);
+  // Largest logit first, ties by id.
+  void sort_order(std::span<const float> logits, int32_t n);
   // order_[0, result) = the logits >= least, largest first, ties by id.
   int32_t order_candidates(std::span<const float> logits, float least);
   // The same with a least one that gives n of them, if there are: `depth` below the largest, or

@@ -90,6 +90,7 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
                                        : model.context_length - static_cast<int32_t>(ids->size());
   if (auto error = check_min_tokens(call)) return *error;
   call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
+  if (auto error = check_prompt_logprobs(call)) return *error;
   set_reasoning(model, codec, &call);
   return call;
 }

@@ -112,6 +112,7 @@ ParsedCall parse_completion_request(const Json& body, const ModelInfo& model,
     if (auto* error = std::get_if<ApiError>(&prompt)) return *error;
     call.prompts.push_back(std::move(std::get<Prompt>(prompt)));
   }
+  if (auto error = check_prompt_logprobs(call)) return *error;
   return call;
 }
 

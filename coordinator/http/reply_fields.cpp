@@ -44,6 +44,23 @@ void read_reply_fields(JsonFields& fields, GenerationCall* call) {
   read_request_id(fields, call);
 }
 
+std::optional<ApiError> check_prompt_logprobs(const GenerationCall& call) {
+  const bool listed = call.n_prompt_logprobs != kNoLogprobs;
+  const bool echoed = call.echo && call.n_logprobs != kNoLogprobs;
+  const int64_t n_each =
+      (listed ? call.n_prompt_logprobs + 1 : 0) + (echoed ? call.n_logprobs + 1 : 0);
+  const int64_t n_entries = call.n_prompt_tokens() * call.n * n_each;
+  if (n_entries <= kMaxPromptLogprobEntries) return std::nullopt;
+  const char* name = listed ? "prompt_logprobs" : "logprobs";
+  return ApiError{.status = 400,
+                  .message = fmt::format("{}: {} prompt tokens of {} choices with {} logprobs each "
+                                         "are {} entries; the limit is {}",
+                                         name, call.n_prompt_tokens(), call.n, n_each, n_entries,
+                                         kMaxPromptLogprobEntries),
+                  .param = name,
+                  .code = ""};
+}
+
 Truncation read_truncation(JsonFields& fields, const ModelInfo& model) {
   constexpr const char* kName = "truncate_prompt_tokens";
   const int64_t n =

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "coordinator/http/api_error.h"
 #include "coordinator/http/generation_call.h"
 #include "coordinator/http/json_fields.h"
 #include "coordinator/http/model_info.h"
@@ -10,13 +12,17 @@
 namespace trireme {
 
 constexpr int64_t kMaxPromptLogprobs = 20;
-constexpr int64_t kMaxPriority = 1000;  // and its negative
+constexpr int64_t kMaxPromptLogprobEntries = 1 << 18;  // of all choices of a request
+constexpr int64_t kMaxPriority = 1000;                 // and its negative
 constexpr size_t kMaxRequestIdBytes = 128;
 
 // What the answer tells beside its text, and when it is computed: prompt_logprobs,
 // return_token_ids, return_tokens_as_token_ids, request_id, priority. After the fields about
 // streaming. Errors are left in `fields`.
 void read_reply_fields(JsonFields& fields, GenerationCall* call);
+
+// The logprobs told of prompts are few enough.
+std::optional<ApiError> check_prompt_logprobs(const GenerationCall& call);
 
 // truncate_prompt_tokens: only so many of a prompt's last tokens are used.
 struct Truncation {

@@ -144,6 +144,16 @@ TEST_F(HttpSamplingFields, RefusesWhatDoesNotGoTogether) {
   expect_refused("use_beam_search", true, "penalties", {{"prompt", "x"}, {"min_tokens", 1}});
 }
 
+TEST_F(HttpSamplingFields, BoundsWhatIsToldOfPrompts) {
+  const std::vector<int> prompt(200, 65);
+  const Json most = {{"prompt", prompt}, {"max_tokens", 0}, {"n", 62}, {"prompt_logprobs", 20}};
+  EXPECT_EQ(post(most).status, 200);  // 200 * 62 * 21 = 260400
+  Json more = most;
+  more["n"] = 63;
+  more.erase("prompt_logprobs");
+  expect_refused("prompt_logprobs", 20, "264600 entries; the limit is 262144", more);
+}
+
 TEST_F(HttpSamplingFields, PriorityIsPassedOn) {
   ASSERT_EQ(post({{"prompt", "x"}, {"priority", -5}}).status, 200);
   EXPECT_EQ(last_request().priority, -5);

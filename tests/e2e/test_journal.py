@@ -42,11 +42,12 @@ def stop_string_of(server):
 def requests_of(stop, n_tokens):
     return [
         completion(max_tokens=n_tokens, seed=1, ignore_eos=True, logprobs=2, n=2,
-                   stream_options={"include_usage": True}),
+                   stream_options={"include_usage": True}, frequency_penalty=0.2,
+                   repetition_penalty=1.1, logit_bias={"100": 2}, bad_words=["the"], min_p=0.01),
         completion(max_tokens=n_tokens, seed=3, ignore_eos=True, stop=[stop]),
         chat(max_tokens=n_tokens, seed=2, ignore_eos=True, n=2, logprobs=True, top_logprobs=3),
         # Echo with the prompt's logprobs.
-        completion(max_tokens=n_tokens, temperature=0, ignore_eos=True, logprobs=0, echo=True),
+        completion(max_tokens=n_tokens, temperature=0, ignore_eos=True, logprobs=2, echo=True),
         chat(max_tokens=n_tokens, seed=6, structured_outputs={"json": ENDLESS}),
     ]
 

@@ -77,7 +77,9 @@ def whole(url, body):
 
 
 WHOLE = dict(model=MODEL, prompt=PROMPT, max_tokens=900, temperature=1.0, seed=5, logprobs=1,
-             ignore_eos=True)
+             ignore_eos=True, presence_penalty=0.3, repetition_penalty=1.1, prompt_logprobs=2)
+SEARCH = dict(model=MODEL, prompt=PROMPT, max_tokens=60, n=4, use_beam_search=True,
+              ignore_eos=True)
 
 
 def test_the_prefix_cache_goes_on(start_upgradable, surroundings):
@@ -119,6 +121,20 @@ def test_streams_go_on_over_upgrades(start_upgradable, surroundings, server, und
     assert other.choices == expected
     assert upgraded.metric("trireme_group_restarts_total") == 0
     assert upgraded.metric("vllm:kv_cache_usage_perc") == 0
+    assert upgraded.stop() == 0, upgraded.output()
+    surroundings.assert_nothing_left()
+
+
+def test_a_beam_search_begins_again(start_upgradable, surroundings, server):
+    expected = whole(server.url + COMPLETIONS, SEARCH)
+    upgraded = start_upgradable()
+    search = WholeAnswer(upgraded, SEARCH)
+    wait_until(lambda: upgraded.metric("vllm:generation_tokens_total") > 8, ADMIN_DEADLINE_S,
+               "a search that has begun")
+    upgrade(surroundings)
+    search.join(ADMIN_DEADLINE_S)
+    assert search.choices == expected
+    assert upgraded.metric("vllm:num_requests_running") == 0
     assert upgraded.stop() == 0, upgraded.output()
     surroundings.assert_nothing_left()
 
