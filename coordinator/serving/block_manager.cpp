@@ -6,6 +6,12 @@
 #include "kernels/check.h"
 
 namespace trireme {
+namespace {
+
+// Unheld blocks whose prefixes are carried, the last used ones: streams pause while they are.
+constexpr size_t kMostCarried = 16384;
+
+}  // namespace
 
 BlockManager::BlockManager(int32_t n_blocks, PrefixCache::Hash hash)
     : cache_(n_blocks, std::move(hash)) {
@@ -92,7 +98,12 @@ void BlockManager::forget_generation(uint64_t generation) {
 CachedBlocks BlockManager::cached() const {
   std::map<PrefixId, int32_t> blocks;  // in the order of ids a parent comes first
   for (int32_t block = 0; block < n_blocks(); ++block) {
-    if (cache_.holds(block)) blocks.emplace(cache_.id_of(block), block);
+    if (cache_.holds(block) && is_held(block)) blocks.emplace(cache_.id_of(block), block);
+  }
+  size_t n_carried = 0;
+  for (auto last = cached_.rbegin(); last != cached_.rend() && n_carried < kMostCarried; ++last) {
+    blocks.emplace(cache_.id_of(*last), *last);
+    ++n_carried;
   }
   CachedBlocks all;
   for (auto next = blocks.begin(); next != blocks.end();) {
@@ -100,7 +111,7 @@ CachedBlocks BlockManager::cached() const {
     const PrefixKey& key = cache_.key_of(block);
     const auto parent = blocks.find(key.parent);
     if (key.parent != kEmptyPrefix && parent == blocks.end()) {
-      next = blocks.erase(next);  // what it goes on from is gone, so nobody can come to it
+      next = blocks.erase(next);  // without what it goes on from, nobody can come to it
       continue;
     }
     all.prefixes.push_back({.block = block,

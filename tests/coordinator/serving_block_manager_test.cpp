@@ -145,6 +145,19 @@ TEST(BlockManager, IsCarriedOver) {
   EXPECT_EQ(next.allocate(kRunning), chain[3]);
 }
 
+// The last used ones, so that the pause does not grow without bound.
+TEST(BlockManager, SoManyAreCarriedOver) {
+  constexpr int32_t kBlocks = 20000;
+  BlockManager blocks(kBlocks);
+  for (int32_t i = 0; i < kBlocks; ++i)
+    blocks.publish(key_of(kEmptyPrefix, i), blocks.allocate(kWaiting));
+  for (int32_t block = 0; block < kBlocks; ++block) blocks.release(block, kWaiting);
+  const CachedBlocks cached = blocks.cached();
+  EXPECT_EQ(cached.prefixes.size(), 16384U);
+  EXPECT_EQ(cached.unheld.front(), kBlocks - 16384);
+  EXPECT_EQ(cached.unheld.back(), kBlocks - 1);
+}
+
 // What nobody can come to any more is not carried as if it stood at the beginning.
 TEST(BlockManager, OrphansAreNotCarriedOver) {
   BlockManager blocks(3);
