@@ -144,6 +144,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       processes_.reset();
       probe_.reset();
       peers_.clear();
+      heartbeats_.reset();
       server_.reset();
       // Posted, so that it may destroy this object.
       for (auto& on_stopped : std::exchange(on_stopped_, {})) {
@@ -182,6 +183,7 @@ void ProcessGroup::launch(uint64_t epoch) {
     const std::string problem = launch_spec_problem(launched_);
     if (!problem.empty()) throw EnvironmentError(problem);
     if (!server_) open_server(-1);
+    open_heartbeats(random_salt());
     processes_ = std::make_unique<EpochProcesses>(io_, launched_, epoch, on_exit(epoch));
     const Result<size_t> started = processes_->launch(server_->port());
     if (!started) throw EnvironmentError(started.error().message);
@@ -216,6 +218,24 @@ void ProcessGroup::open_server(int listener) {
           .on_frame = [this](ConnectionId id,
                              ControlFrame&& frame) { on_frame(id, std::move(frame)); },
           .on_closed = [this](ConnectionId id, const std::string& why) { on_closed(id, why); }});
+}
+
+// The ranks that know the salt send datagrams.
+void ProcessGroup::open_heartbeats(const std::string& salt) {
+  heartbeats_.reset();
+  auto opened =
+      HeartbeatSocket::open(io_, server_->endpoint(), heartbeat_key(salt, spec_.secret),
+                            [this](const Heartbeat& heartbeat) { return on_heartbeat(heartbeat); });
+  launched_.job.heartbeat_salt = opened ? salt : "";
+  if (opened) {
+    heartbeats_ = *std::move(opened);
+    return;
+  }
+  std::fputs(fmt::format("trireme: {}; a gap in the network is taken for lost ranks sooner without "
+                         "them: choose another control port\n",
+                         opened.error().message)
+                 .c_str(),
+             stderr);
 }
 
 EpochProcesses::OnExit ProcessGroup::on_exit(uint64_t epoch) {
@@ -255,7 +275,7 @@ ControlServer::HelloAnswer ProcessGroup::on_hello(ConnectionId id, const RankHel
       return {.verdict = ControlServer::HelloVerdict::kNotNow, .reason = {}};
     case Supervisor::HelloVerdict::kAccepted: break;
   }
-  peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank};
+  peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank, .last_heartbeat = 0};
   perform(std::move(actions));
   return {.verdict = ControlServer::HelloVerdict::kAccept, .reason = {}};
 }
@@ -264,6 +284,19 @@ void ProcessGroup::on_bytes(ConnectionId id) {
   const auto found = peers_.find(id);
   if (found == peers_.end()) return;
   supervisor_.on_heard(now_ms(), found->second.epoch, found->second.rank);
+}
+
+bool ProcessGroup::on_heartbeat(const Heartbeat& heartbeat) {
+  if (holding_) return false;
+  for (auto& [id, peer] : peers_) {
+    if (peer.rank != heartbeat.world_rank || peer.epoch != supervisor_.epoch()) continue;
+    if (heartbeat.number <= peer.last_heartbeat) return false;
+    peer.last_heartbeat = heartbeat.number;
+    perform(supervisor_.on_datagram(now_ms(), peer.epoch, peer.rank, heartbeat.state,
+                                    heartbeat.unheard_ms));
+    return true;
+  }
+  return false;
 }
 
 void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {

@@ -14,6 +14,7 @@
 #include "coordinator/cluster/control_server.h"
 #include "coordinator/cluster/epoch_processes.h"
 #include "coordinator/cluster/group.h"
+#include "coordinator/cluster/heartbeat_socket.h"
 #include "coordinator/cluster/host_probe.h"
 #include "coordinator/cluster/supervisor.h"
 #include "coordinator/handover/group_state.h"
@@ -50,6 +51,7 @@ class ProcessGroup final : public Group {
   struct Peer {
     uint64_t epoch = 0;
     int rank = 0;
+    uint64_t last_heartbeat = 0;  // number of the last that came in a datagram
   };
   using ConnectionId = ControlServer::ConnectionId;
 
@@ -63,6 +65,7 @@ class ProcessGroup final : public Group {
   std::string job_shape() const;
   void resume(const GroupState& taken);
   void open_server(int listener);
+  void open_heartbeats(const std::string& salt);
   EpochProcesses::OnExit on_exit(uint64_t epoch);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
@@ -71,6 +74,7 @@ class ProcessGroup final : public Group {
 
   ControlServer::HelloAnswer on_hello(ConnectionId id, const RankHello& hello);
   void on_bytes(ConnectionId id);
+  bool on_heartbeat(const Heartbeat& heartbeat);
   void on_frame(ConnectionId id, ControlFrame&& frame);
   void on_result(const Peer& peer, StepResult&& result);
   void on_closed(ConnectionId id, const std::string& why);
@@ -90,8 +94,9 @@ class ProcessGroup final : public Group {
   const Group::Events events_;
   Supervisor supervisor_;
   std::unique_ptr<ControlServer> server_;
-  std::unique_ptr<EpochProcesses> processes_;  // of the present epoch
-  std::unique_ptr<HostProbe> probe_;           // while hosts are being asked
+  std::unique_ptr<HeartbeatSocket> heartbeats_;  // of the present epoch
+  std::unique_ptr<EpochProcesses> processes_;    // of the present epoch
+  std::unique_ptr<HostProbe> probe_;             // while hosts are being asked
   uint64_t n_probes_ = 0;
   std::map<ConnectionId, Peer> peers_;
   std::vector<UniqueFd> kv_memory_;  // by rank, made when the rank first comes

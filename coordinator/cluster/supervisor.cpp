@@ -87,9 +87,7 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
   rank.connected = true;
   rank.info.host = hello.host;
   rank.info.pid = hello.pid;
-  rank.last_heard_ms = now_ms;
-  rank.last_state_ms = now_ms;
-  rank.same_since_ms = now_ms;
+  forgive_silence(now_ms, rank);
   SupervisorAction job = action(Kind::kSendJob);
   job.rank = hello.world_rank;
   if (n_connected() == n_ranks) {
@@ -101,15 +99,23 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
 
 void Supervisor::on_heard(int64_t now_ms, uint64_t epoch, int rank) {
   if (!is_live(epoch)) return;
-  ranks_[static_cast<size_t>(rank)].last_heard_ms = now_ms;
-  ranks_[static_cast<size_t>(rank)].forgiven_ms = 0;
+  ranks_[static_cast<size_t>(rank)].heard.heard(now_ms);
+  ranks_[static_cast<size_t>(rank)].connection.heard(now_ms);
 }
 
 SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
                                        const RankState& state) {
   if (!is_live(epoch)) return {};
-  Rank& r = ranks_[static_cast<size_t>(rank)];
+  on_heard(now_ms, epoch, rank);
+  return take_state(now_ms, ranks_[static_cast<size_t>(rank)], state);
+}
+
+SupervisorActions Supervisor::take_state(int64_t now_ms, Rank& r, const RankState& state) {
   const RankState& last = r.info.last_state;
+  // Of two ways here one may be slower.
+  const bool outdated =
+      state.tick < last.tick || state.busy_us < last.busy_us || state.comm_us < last.comm_us;
+  if (outdated) return {};
   const bool ticked = state.tick != last.tick;
   const bool loaded =
       state.loaded_bytes != last.loaded_bytes || state.total_bytes != last.total_bytes;
@@ -118,7 +124,6 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   if ((ticked || loaded) && state_ == State::kLoading) {
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
-  on_heard(now_ms, epoch, rank);
   r.last_state_ms = now_ms;
   r.info.last_state = state;
   if (loaded && (state_ != State::kServing || preparing_)) return {action(Kind::kReportLoading)};

@@ -85,19 +85,55 @@ SupervisorActions Supervisor::regroup(int64_t now_ms) {
 void Supervisor::forgive_own_pauses(int64_t now_ms) {
   const int64_t begin = std::exchange(last_timer_ms_, now_ms);
   for (Rank& rank : ranks_) {
-    const int64_t silent_ms = now_ms - std::max(begin, rank.last_heard_ms);
-    rank.forgiven_ms += std::max<int64_t>(silent_ms - kMostCountedMs, 0);
+    for (Hearing* hearing : {&rank.heard, &rank.connection, &rank.hears_us})
+      hearing->forgive_pause(begin, now_ms);
   }
+}
+
+void Supervisor::Hearing::forgive_pause(int64_t begin_ms, int64_t end_ms) {
+  const int64_t silent_ms = end_ms - std::max(begin_ms, last_ms);
+  forgiven_ms += std::max<int64_t>(silent_ms - kMostCountedMs, 0);
+}
+
+void Supervisor::forgive_silence(int64_t now_ms, Rank& rank) {
+  for (Hearing* hearing : {&rank.heard, &rank.connection, &rank.hears_us}) hearing->heard(now_ms);
+  rank.told_hears_us_ms = now_ms;
+  rank.last_state_ms = now_ms;
+  rank.same_since_ms = now_ms;
+}
+
+SupervisorActions Supervisor::on_datagram(int64_t now_ms, uint64_t epoch, int rank,
+                                          const RankState& state, int32_t unheard_ms) {
+  // Before answers reach the rank its datagrams show nothing: they may be all that gets through.
+  if (!is_live(epoch) || unheard_ms < 0) return {};
+  Rank& r = ranks_[static_cast<size_t>(rank)];
+  r.heard.heard(now_ms);
+  const bool heard_since_it_told = now_ms - unheard_ms >= r.told_hears_us_ms;
+  if (heard_since_it_told) r.hears_us.heard(now_ms - unheard_ms);
+  r.told_hears_us_ms = now_ms;
+  return take_state(now_ms, r, state);
 }
 
 std::optional<SupervisorActions> Supervisor::watch_heartbeats(int64_t now_ms) {
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    const int64_t silent_ms = now_ms - ranks_[r].last_heard_ms - ranks_[r].forgiven_ms;
-    if (!ranks_[r].connected || silent_ms < spec_.deadlines.heartbeat_ms) continue;
-    return lose(
-        now_ms, "heartbeat",
-        fmt::format("{}: nothing heard for {} ms", rank_name(static_cast<int>(r)), silent_ms),
-        Ending::kAtOnce);
+    const Rank& rank = ranks_[r];
+    if (!rank.connected) continue;
+    const int64_t silent_ms = rank.heard.silent_ms(now_ms);
+    // As it told: until it tells again its silence counts, and not what it may not know yet.
+    const int64_t deaf_ms = rank.hears_us.silent_ms(rank.told_hears_us_ms);
+    const int64_t stuck_ms = rank.connection.silent_ms(now_ms);
+    std::string what;
+    if (silent_ms >= spec_.deadlines.heartbeat_ms) {
+      what = fmt::format("nothing heard for {} ms", silent_ms);
+    } else if (deaf_ms >= spec_.deadlines.heartbeat_ms) {
+      what = fmt::format("it has heard nothing from here for {} ms", deaf_ms);
+    } else if (stuck_ms >= spec_.deadlines.silence_ms) {
+      what = fmt::format("its connection has brought nothing for {} ms", stuck_ms);
+    } else {
+      continue;
+    }
+    return lose(now_ms, "heartbeat", fmt::format("{}: {}", rank_name(static_cast<int>(r)), what),
+                Ending::kAtOnce);
   }
   return std::nullopt;
 }

@@ -14,11 +14,11 @@ TRIREME_FIELDS(RankState, tick, activity, waiting_op, waiting_peer, loaded_bytes
 TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, last_state)
 TRIREME_FIELDS(SupervisedRank, info, kv_blocks, numerics_id)
 TRIREME_FIELDS(SupervisorState, ranks, losses_ms, hung)
-TRIREME_FIELDS(RankConnection, fd, rank, unread)
+TRIREME_FIELDS(RankConnection, fd, rank, unread, last_heartbeat)
 TRIREME_FIELDS(ProcessState, name, pid, pidfd)
 TRIREME_FIELDS(EpochState, processes, output_fd, output_tail, log_bytes)
 TRIREME_FIELDS(GroupState, epoch, serving, job, supervisor, listener, connections, processes,
-               kv_memory)
+               kv_memory, heartbeat_salt)
 
 TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
