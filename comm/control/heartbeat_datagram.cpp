@@ -14,7 +14,6 @@ namespace trireme {
 namespace {
 
 constexpr std::string_view kKeyLabel = "trireme heartbeat datagram";
-constexpr size_t kMacBytes = 32;
 
 void write_mac(const SecretKey& key, std::string_view message, char* mac) {
   unsigned int n = 0;
@@ -22,14 +21,6 @@ void write_mac(const SecretKey& key, std::string_view message, char* mac) {
                                    reinterpret_cast<const unsigned char*>(message.data()),
                                    message.size(), reinterpret_cast<unsigned char*>(mac), &n);
   TRIREME_CHECK(made != nullptr && n == kMacBytes);
-}
-
-std::string seal_message(const SecretKey& key, const wire::Datagram& message) {
-  std::string datagram(kMacBytes + message.ByteSizeLong(), '\0');
-  TRIREME_CHECK(datagram.size() <= kMaxDatagramBytes);
-  message.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(datagram.data() + kMacBytes));
-  write_mac(key, std::string_view(datagram).substr(kMacBytes), datagram.data());
-  return datagram;
 }
 
 bool open_message(const SecretKey& key, std::span<const char> datagram, wire::Datagram& message) {
@@ -49,20 +40,26 @@ SecretKey heartbeat_key(std::string_view salt, std::string_view secret) {
   return derive_key(fmt::format("{}:{}", kKeyLabel, salt), secret);
 }
 
+std::string seal_message(const SecretKey& key, std::string_view message) {
+  std::string datagram(kMacBytes, '\0');
+  write_mac(key, message, datagram.data());
+  return datagram.append(message);
+}
+
 std::string seal(const SecretKey& key, const Heartbeat& heartbeat) {
   wire::Datagram message;
   message.set_world_rank(heartbeat.world_rank);
   message.set_number(heartbeat.number);
   message.mutable_heartbeat()->set_unheard_ms(heartbeat.unheard_ms);
   detail::to_wire(heartbeat.state, *message.mutable_heartbeat()->mutable_state());
-  return seal_message(key, message);
+  return seal_message(key, message.SerializeAsString());
 }
 
 std::string seal(const SecretKey& key, const HeartbeatAnswer& answer) {
   wire::Datagram message;
   message.set_world_rank(answer.world_rank);
   message.set_number(answer.number);
-  return seal_message(key, message);
+  return seal_message(key, message.SerializeAsString());
 }
 
 std::optional<Heartbeat> open_heartbeat(const SecretKey& key, std::span<const char> datagram) {

@@ -26,13 +26,15 @@ struct HeartbeatAnswer {
   uint64_t number = 0;  // the heartbeat's
 };
 
-// HMAC-SHA256 of the rest (32 bytes), then the rest: a protobuf message. Nothing is looked at
-// before the MAC was found right.
+// HMAC-SHA256 of the rest, then the rest: a protobuf message. Nothing is looked at before the MAC
+// was found right.
+constexpr size_t kMacBytes = 32;
 constexpr size_t kMaxDatagramBytes = 256;
 
 // Of one launch, so that datagrams of no other are taken for its own. `salt` is JobSpec's.
 SecretKey heartbeat_key(std::string_view salt, std::string_view secret);
 
+std::string seal_message(const SecretKey& key, std::string_view message);
 std::string seal(const SecretKey& key, const Heartbeat& heartbeat);
 std::string seal(const SecretKey& key, const HeartbeatAnswer& answer);
 
