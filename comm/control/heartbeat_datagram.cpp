@@ -24,7 +24,7 @@ void write_mac(const SecretKey& key, std::string_view message, char* mac) {
 }
 
 bool open_message(const SecretKey& key, std::span<const char> datagram, wire::Datagram& message) {
-  if (datagram.size() <= kMacBytes || datagram.size() > kMaxDatagramBytes) return false;
+  if (datagram.size() < kMacBytes || datagram.size() > kMaxDatagramBytes) return false;
   const std::span<const char> rest = datagram.subspan(kMacBytes);
   char mac[kMacBytes];
   write_mac(key, {rest.data(), rest.size()}, mac);
