@@ -96,6 +96,7 @@ ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
       journal_(open_journal(options.journal, metrics_)),
       session_(taken == nullptr ? std::make_unique<Session>(options, metrics_.observer())
                                 : std::make_unique<Session>(options, metrics_.observer(), *taken)) {
+  if (taken != nullptr) metrics_.go_on_from(taken->metrics);
 }
 
 ApiSession::~ApiSession() { close(); }
@@ -109,6 +110,7 @@ void ApiSession::describe(HandoverState& state) const {
   session_->describe(state);
   state.environment_key = environment_key_;
   state.served_name = served_name(session_->options());
+  state.metrics = metrics_.state();
 }
 
 void ApiSession::open() {

@@ -22,6 +22,7 @@ namespace {
 using Kind = SupervisorAction::Kind;
 
 constexpr std::chrono::milliseconds kTimerPeriod{20};
+constexpr int64_t kLookPeriodMs = 100;
 
 }  // namespace
 
@@ -109,7 +110,8 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
   switch (action.kind) {
     case Kind::kLaunch: return launch(action.epoch);
     case Kind::kAskHosts:
-      probe_ = std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms());
+      probe_ =
+          std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms(), supervisor_.patience_ms());
       return;
     case Kind::kKill: return kill(action.epoch);
     case Kind::kTerminate:
@@ -220,24 +222,6 @@ void ProcessGroup::open_server(int listener) {
           .on_closed = [this](ConnectionId id, const std::string& why) { on_closed(id, why); }});
 }
 
-// The ranks that know the salt send datagrams.
-void ProcessGroup::open_heartbeats(const std::string& salt) {
-  heartbeats_.reset();
-  auto opened =
-      HeartbeatSocket::open(io_, server_->endpoint(), heartbeat_key(salt, spec_.secret),
-                            [this](const Heartbeat& heartbeat) { return on_heartbeat(heartbeat); });
-  launched_.job.heartbeat_salt = opened ? salt : "";
-  if (opened) {
-    heartbeats_ = *std::move(opened);
-    return;
-  }
-  std::fputs(fmt::format("trireme: {}; a gap in the network is taken for lost ranks sooner without "
-                         "them: choose another control port\n",
-                         opened.error().message)
-                 .c_str(),
-             stderr);
-}
-
 EpochProcesses::OnExit ProcessGroup::on_exit(uint64_t epoch) {
   return [this, epoch](const std::string& what) {
     perform(supervisor_.on_process_exit(now_ms(), epoch, what));
@@ -284,19 +268,6 @@ void ProcessGroup::on_bytes(ConnectionId id) {
   const auto found = peers_.find(id);
   if (found == peers_.end()) return;
   supervisor_.on_heard(now_ms(), found->second.epoch, found->second.rank);
-}
-
-bool ProcessGroup::on_heartbeat(const Heartbeat& heartbeat) {
-  if (holding_) return false;
-  for (auto& [id, peer] : peers_) {
-    if (peer.rank != heartbeat.world_rank || peer.epoch != supervisor_.epoch()) continue;
-    if (heartbeat.number <= peer.last_heartbeat) return false;
-    peer.last_heartbeat = heartbeat.number;
-    perform(supervisor_.on_datagram(now_ms(), peer.epoch, peer.rank, heartbeat.state,
-                                    heartbeat.unheard_ms));
-    return true;
-  }
-  return false;
 }
 
 void ProcessGroup::on_frame(ConnectionId id, ControlFrame&& frame) {
@@ -347,6 +318,7 @@ void ProcessGroup::on_timer() {
   const int64_t now = now_ms();
   if (holding_) return arm_timer();
   check_gone(now);
+  look_after_launch(now);
   look_after_probe(now);
   ping(now);
   perform(supervisor_.on_timer(now));
@@ -357,6 +329,16 @@ void ProcessGroup::ping(int64_t now) {
   if (now - last_ping_ms_ < spec_.job.heartbeat_ms) return;
   last_ping_ms_ = now;
   if (!peers_.empty()) send_to_all(ControlPing{});
+}
+
+// Once a rank has dialled in its connection tells of its end; before, only its launcher should.
+void ProcessGroup::look_after_launch(int64_t now) {
+  const bool launching = supervisor_.status() == GroupStatus::kLaunching;
+  if (!launching || !processes_ || now - last_look_ms_ < kLookPeriodMs) return;
+  last_look_ms_ = now;
+  if (!processes_->has_lost_rank(now)) return;
+  perform(supervisor_.on_launch_failed(
+      now, supervisor_.epoch(), "a rank ended before it dialled in, and its launcher hangs"));
 }
 
 void ProcessGroup::look_after_probe(int64_t now) {

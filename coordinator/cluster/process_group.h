@@ -69,6 +69,7 @@ class ProcessGroup final : public Group {
   EpochProcesses::OnExit on_exit(uint64_t epoch);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
+  void look_after_launch(int64_t now_ms);
   void look_after_probe(int64_t now_ms);
   void report_loading();
 
@@ -104,6 +105,7 @@ class ProcessGroup final : public Group {
   bool performing_ = false;
   boost::asio::steady_timer timer_;
   int64_t last_ping_ms_ = 0;
+  int64_t last_look_ms_ = 0;         // at the processes of a launch
   std::optional<GroupState> taken_;  // until start()
   bool holding_ = false;
   std::vector<std::function<void()>> on_stopped_;

@@ -129,6 +129,8 @@ class Supervisor {
   bool is_at_rest() const { return state_ == State::kStopped || state_ == State::kBroken; }
   uint64_t epoch() const { return epoch_; }
   const Formation& formation() const { return regrouping_.formation(); }
+  // For hosts that are asked now: how long one may take when others have answered.
+  int64_t patience_ms() const;
   int n_plans_in_flight() const { return n_plans_in_flight_; }
   int n_connected() const;
   bool is_connected(int rank) const { return ranks_[static_cast<size_t>(rank)].connected; }
@@ -173,6 +175,8 @@ class Supervisor {
     int64_t same_since_ms = 0;     // first heartbeat with the present tick and activity
   };
   static constexpr int64_t kLaunchGraceMs = 500;
+  static constexpr int64_t kLeastPatienceMs = 300;
+  static constexpr int64_t kLateFactor = 4;  // times what the last launch took
   // SIGKILL needs no consent; what outlives it hangs in the kernel, and its connection is closed.
   static constexpr int64_t kKillTimeoutMs = 3000;
   static constexpr int64_t kTerminateMs = 1000;
@@ -186,6 +190,7 @@ class Supervisor {
   bool is_live(uint64_t epoch) const;
   SupervisorActions take_state(int64_t now_ms, Rank& rank, const RankState& state);
   static void forgive_silence(int64_t now_ms, Rank& rank);
+  int64_t launch_limit_ms() const;
   SupervisorActions launch(int64_t now_ms);
   SupervisorActions lose(int64_t now_ms, const std::string& cause, const std::string& text,
                          Ending ending);
@@ -213,6 +218,9 @@ class Supervisor {
   uint64_t epoch_ = 0;
   std::vector<Rank> ranks_;
   int64_t deadline_ms_ = 0;  // of the present state
+  int64_t launched_at_ms_ = 0;
+  int64_t last_launch_took_ms_ = 0;  // until all had dialled in, when they last had
+  int n_late_launches_ = 0;          // in a row
   int64_t last_timer_ms_ = 0;
   int64_t last_progress_ms_ = 0;  // a tick, a result, or the first plan after none in flight
   int n_plans_in_flight_ = 0;
@@ -225,6 +233,7 @@ class Supervisor {
   int64_t preparation_deadline_ms_ = 0;
 
   bool hung_ = false;           // the last group that served
+  bool late_ = false;           // the launch failed by launch_limit_ms alone
   bool hopeless_ = false;       // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
   std::string loss_cause_;

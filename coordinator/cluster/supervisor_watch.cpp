@@ -26,9 +26,13 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
     case State::kStopped:
     case State::kBroken: return {};
     case State::kBackoff:
+      if (regrouping_.watch_loss()) return {action(Kind::kAskHosts)};
       return now_ms >= deadline_ms_ && !regrouping_.is_asking() ? launch(now_ms)
                                                                 : SupervisorActions{};
-    case State::kDying: return watch_dying(now_ms);
+    case State::kDying:
+      // At once: what is left of the group ends meanwhile.
+      if (regrouping_.watch_loss()) return {action(Kind::kAskHosts)};
+      return watch_dying(now_ms);
     case State::kDraining:
     case State::kTerminating: return watch_stopping(now_ms);
     case State::kLaunching:
@@ -59,6 +63,13 @@ SupervisorActions Supervisor::watch_formation(int64_t now_ms) {
     case Wish::kMove: return regroup(now_ms);
   }
   return {};
+}
+
+// While clients wait. A host that is well takes no longer to answer than a launch over it takes to
+// come up.
+int64_t Supervisor::patience_ms() const {
+  return state_ == State::kServing ? spec_.deadlines.probe_ms
+                                   : std::max(kLeastPatienceMs, last_launch_took_ms_);
 }
 
 SupervisorActions Supervisor::on_hosts_asked(int64_t now_ms,
@@ -138,16 +149,30 @@ std::optional<SupervisorActions> Supervisor::watch_heartbeats(int64_t now_ms) {
   return std::nullopt;
 }
 
+// A launcher may lose a rank and never say so: a group that came up before is not waited for as
+// long as one that never did.
+int64_t Supervisor::launch_limit_ms() const {
+  const bool by_launcher =
+      spec_.launcher == LauncherKind::kMpirun || spec_.launcher == LauncherKind::kSrun;
+  const int64_t limit_ms = regrouping_.launch_ms();
+  if (!ever_served_ || !by_launcher || regrouping_.is_returning()) return limit_ms;
+  const int64_t usual_ms =
+      std::max<int64_t>(spec_.deadlines.join_ms, kLateFactor * last_launch_took_ms_);
+  return std::min(limit_ms, usual_ms << std::min(n_late_launches_, 20));
+}
+
 SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
   if (now_ms < deadline_ms_) return {};
   if (state_ == State::kLaunching) {
+    const int64_t limit_ms = deadline_ms_ - launched_at_ms_;
+    late_ = limit_ms < regrouping_.launch_ms();
     return lose(
         now_ms, "launch",
         fmt::format(
             "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
             "reach the coordinator at {}",
             name_ranks([](const Rank& r) { return !r.connected; }),
-            regrouping_.launch_ms() / 1000.0, spec_.control_address),
+            static_cast<double>(limit_ms) / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",

@@ -52,8 +52,11 @@ TRIREME_FIELDS(AnswerState, endpoint, id, created, call, choices, connection, st
                sent, kept, in_grace, request)
 TRIREME_FIELDS(ApiState, listener, connections, answers)
 
+TRIREME_FIELDS(MetricSeries, name, labels, value, buckets)
+TRIREME_FIELDS(MetricsState, series, followed)
+
 TRIREME_FIELDS(HandoverState, secret, environment_key, run_folder, run_folder_lock, model,
-               served_name, asker, held_at_ms, core, api)
+               served_name, asker, held_at_ms, core, api, metrics)
 
 #undef TRIREME_FIELDS
 

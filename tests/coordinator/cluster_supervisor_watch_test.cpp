@@ -178,5 +178,40 @@ TEST(ClusterSupervisor, AStepWithoutAnyTickRunsIntoTheWatchdog) {
   EXPECT_EQ(d.last(Kind::kReportLost)->cause, "stalled");
 }
 
+// mpirun may lose a rank and wait for it for ever.
+TEST(ClusterSupervisor, AfterItServedALaunchIsWaitedForLessLong) {
+  LaunchSpec spec = two_rank_spec();
+  spec.launcher = LauncherKind::kMpirun;
+  spec.deadlines.max_crashes = 2;
+  Drive d(spec);
+  const auto time_until = [&d](Kind kind) {
+    const int64_t begin = d.now;
+    while (d.n_asked(kind) == 0 && d.now < begin + 100'000)
+      d.pass(10, {std::nullopt, std::nullopt});
+    return d.now - begin;
+  };
+  d.take(d.supervisor.start(d.now));
+  d.pass(2000, {std::nullopt, std::nullopt});  // the first may take its time
+  d.bring_up();
+  d.n_asked(Kind::kLaunch);
+  d.take(d.supervisor.on_disconnect(d.now, d.supervisor.epoch(), 1, "gone"));
+  d.n_asked(Kind::kKill);
+  d.all_gone();
+  // Four times as long as the last one took, and longer each time. None of them is a crash.
+  for (const int64_t wait_ms : {8000, 16'000, 32'000}) {
+    time_until(Kind::kLaunch);
+    EXPECT_EQ(time_until(Kind::kKill), wait_ms);
+    d.all_gone();
+  }
+  time_until(Kind::kLaunch);
+  d.bring_up();
+  // The last one was quick.
+  d.take(d.supervisor.on_disconnect(d.now, d.supervisor.epoch(), 1, "gone"));
+  d.n_asked(Kind::kKill);
+  d.all_gone();
+  time_until(Kind::kLaunch);
+  EXPECT_EQ(time_until(Kind::kKill), spec.deadlines.join_ms);
+}
+
 }  // namespace
 }  // namespace trireme
