@@ -494,6 +494,31 @@ TEST_F(ClusterProcessGroup, MpirunBringsUpAndRecoversAGroup) {
   stop();
 }
 
+// mpirun now and then does this when a rank is killed before MPI_Init is over. Here it starts ranks
+// that are killed, until one was seen.
+TEST_F(ClusterProcessGroup, ALauncherThatWaitsForADeadRankIsNotWaitedFor) {
+  const std::filesystem::path tools = folder_ + "_tools";
+  std::filesystem::create_directory(tools);
+  std::ofstream(tools / "mpirun") << "#!/bin/bash\n"
+                                     "while [ \"$1\" != worker ]; do program=$1; shift; done\n"
+                                     "while :; do\n"
+                                     "  \"$program\" \"$@\" & rank=$!\n"
+                                     "  sleep 0.2\n"
+                                     "  kill -9 $rank\n"
+                                     "done\n";
+  std::filesystem::permissions(tools / "mpirun", std::filesystem::perms::owner_all);
+  const std::string path = getenv("PATH");
+  setenv("PATH", (tools.string() + ":" + path).c_str(), 1);
+  setenv("FAKE_WORKER", "no-hello", 1);
+  spec_.launcher = LauncherKind::kMpirun;
+  start();
+  EXPECT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("a rank ended before it dialled in, and its launcher hangs"));
+  stop();
+  setenv("PATH", path.c_str(), 1);
+  std::filesystem::remove_all(tools);
+}
+
 TEST_F(ClusterProcessGroup, MpirunThatCannotReachAHostNamesIt) {
   if (system("command -v mpirun > /dev/null 2>&1") != 0) {
     GTEST_SKIP() << "SKIPPED: mpirun is not installed";
