@@ -36,6 +36,7 @@ class ControlStream {
   // the thread that receives; what others send waits meanwhile. False when the connection is of no
   // more use.
   bool renew(std::string_view last, std::string_view secret, Deadline deadline);
+  int fd() const { return fd_.get(); }
   // What was sent still arrives. Wakes a thread that is stuck in send().
   void end_sending();
 

@@ -18,6 +18,7 @@
 #include "comm/control/control_codec.h"
 #include "comm/control/control_stream.h"
 #include "comm/control/frame_reader.h"
+#include "comm/control/heartbeat_line.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
 
@@ -62,6 +63,7 @@ struct RankLink::State {
   std::atomic<uint64_t> total_bytes{0};
   std::atomic<uint64_t> busy_us{0};
   std::atomic<uint64_t> comm_us{0};
+  std::atomic<Clock::time_point> last_bytes{Clock::now()};  // on the connection
 
   std::mutex mutex;                 // everything below
   std::condition_variable changed;  // between reader and main thread: plans, start, drain, end
@@ -73,7 +75,9 @@ struct RankLink::State {
   bool draining = false;
   bool closing = false;  // this side ends
 
-  int n_in_doubt = 0;  // heartbeats since all was confirmed; the heartbeat thread's
+  // The heartbeat thread's.
+  std::optional<HeartbeatLine> line;
+  int n_in_doubt = 0;  // heartbeats on the connection since all was confirmed
   std::thread reader_thread;
   std::thread heartbeat_thread;
 
@@ -126,14 +130,17 @@ RankState RankLink::State::snapshot() const {
   return state;
 }
 
-// At most two while anything is unconfirmed. The first lets Linux find out early that something was
-// lost, and begin its 200 ms anew; with many, it would double the time after each further try.
+// On the connection, at most two while anything is unconfirmed. The first lets Linux find out early
+// that something was lost, and begin its 200 ms anew; with many, it would double the time after
+// each further try.
 void RankLink::State::send_heartbeat() {
   constexpr int kMostInDoubt = 2;
+  const RankState state = snapshot();
+  if (line) line->beat(state, last_bytes.load(std::memory_order_relaxed));
   if (stream->n_unconfirmed_bytes() == 0) n_in_doubt = 0;
   if (n_in_doubt == kMostInDoubt) return;
   ++n_in_doubt;
-  send(snapshot());
+  send(state);
 }
 
 void RankLink::State::heartbeat_loop() {
@@ -148,7 +155,6 @@ void RankLink::State::heartbeat_loop() {
 
 void RankLink::State::read_loop() {
   const milliseconds silence{job.silence_ms};
-  Clock::time_point last_heard = Clock::now();
   Clock::time_point closing_since = Clock::time_point::max();
   take_frames();  // what came with the job
   for (;;) {
@@ -156,7 +162,7 @@ void RankLink::State::read_loop() {
     const Received received = stream->receive(reader, std::min(silence, milliseconds(100)));
     if (received == Received::kBytes) {
       take_frames();
-      last_heard = Clock::now();
+      last_bytes.store(Clock::now(), std::memory_order_relaxed);
     }
     const Clock::time_point now = Clock::now();
     {
@@ -165,7 +171,7 @@ void RankLink::State::read_loop() {
     }
     if (received == Received::kEnd) return read_ended("the coordinator closed the connection");
     if (closing_since < now - kGoodbye) return;
-    if (now - last_heard >= silence) {
+    if (now - last_bytes.load(std::memory_order_relaxed) >= silence) {
       return read_ended(
           fmt::format("nothing heard from the coordinator for {} ms", silence.count()));
     }
@@ -295,6 +301,10 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
       state->secret = options.hello.secret;
       auto link = std::unique_ptr<RankLink>(new RankLink(std::move(state)));
       State& s = *link->state_;
+      if (!s.job.heartbeat_salt.empty()) {
+        s.line.emplace(s.stream->fd(), heartbeat_key(s.job.heartbeat_salt, s.secret), s.world_rank);
+      }
+      s.last_bytes = Clock::now();
       s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });
       s.reader_thread = std::thread([&s] { s.read_loop(); });
       return link;

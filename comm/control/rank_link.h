@@ -14,10 +14,10 @@ namespace trireme {
 // What the coordinator wants done, in the order in which it said so.
 using RankTask = std::variant<StepPlan, WeightsOrder>;
 
-// A rank's side of the control connection. Owns a reader thread, which queues plans, and a
-// heartbeat thread. When the coordinator is silent for JobSpec::silence_ms, closes, or fences the
-// epoch, the process exits at once with status kExitOrphaned (its peers and the supervisor see
-// that).
+// A rank's side of the control connection. Owns a reader thread, which queues plans, and a thread
+// that sends heartbeats, on the connection and in datagrams beside it. When the connection brings
+// nothing for JobSpec::silence_ms, the coordinator closes it or fences the epoch, the process exits
+// at once with status kExitOrphaned (its peers and the supervisor see that).
 class RankLink {
  public:
   struct Options {

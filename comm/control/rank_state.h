@@ -88,6 +88,8 @@ struct JobSpec {
   int32_t heartbeat_ms = 50;
   int32_t silence_ms = 3000;  // a rank that hears nothing for this long exits
   int32_t comm_timeout_ms = 30000;
+  std::string
+      heartbeat_salt;  // of this launch (comm/control/heartbeat_datagram); empty: no datagrams
 };
 
 // A rank is loaded and can step.

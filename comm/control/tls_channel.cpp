@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "comm/control/secret_key.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
 
@@ -20,9 +21,6 @@ constexpr std::string_view kIdentity = "trireme";
 constexpr std::string_view kKeyLabel = "trireme control connection";
 constexpr std::array<unsigned char, 2> kCipher = {0x13, 0x01};  // the one named next
 constexpr const char* kCipherName = "TLS_AES_128_GCM_SHA256";
-constexpr size_t kKeyBytes = 32;
-
-using Key = std::array<unsigned char, kKeyBytes>;
 
 // What OpenSSL says about the last failure of this thread.
 std::string last_problem() {
@@ -30,15 +28,6 @@ std::string last_problem() {
   const char* reason = ERR_reason_error_string(code);
   ERR_clear_error();
   return reason != nullptr ? reason : "the connection is broken";
-}
-
-Key key_of(std::string_view secret) {
-  const std::string text = fmt::format("{}:{}", kKeyLabel, secret);
-  Key key{};
-  unsigned int n = 0;
-  TRIREME_CHECK(EVP_Digest(text.data(), text.size(), key.data(), &n, EVP_sha256(), nullptr) == 1);
-  TRIREME_CHECK(n == key.size());
-  return key;
 }
 
 // Never asks the terminal for the password of a key.
@@ -62,7 +51,7 @@ struct TlsContext::Impl {
   SSL_CTX* context = nullptr;
   bool is_server = false;
   bool by_secret = false;
-  Key key{};
+  SecretKey key{};
 
   ~Impl() { SSL_CTX_free(context); }
 
@@ -80,7 +69,7 @@ struct TlsContext::Impl {
   static std::unique_ptr<Impl> make_by_secret(std::string_view secret, bool is_server) {
     auto impl = make(is_server);
     impl->by_secret = true;
-    impl->key = key_of(secret);
+    impl->key = derive_key(kKeyLabel, secret);
     SSL_CTX* context = impl->context;
     SSL_CTX_set_app_data(context, impl.get());
     TRIREME_CHECK(SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1);

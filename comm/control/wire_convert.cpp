@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "comm/control/secret_key.h"
+
 namespace trireme::detail {
 namespace {
 
@@ -202,6 +204,7 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_silence_ms(in.silence_ms);
   out.set_comm_timeout_ms(in.comm_timeout_ms);
   out.set_kv_host(in.kv_host);
+  out.set_heartbeat_salt(in.heartbeat_salt);
   wire::Memory& memory = *out.mutable_kv_memory();
   memory.set_pid(in.kv_memory.pid);
   memory.set_fd(in.kv_memory.fd);
@@ -226,6 +229,8 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.silence_ms() < 1) return "silence_ms";
   if (in.comm_timeout_ms() < 1) return "comm_timeout_ms";
   if (in.kv_host().size() > kMaxNameBytes) return "kv_host";
+  const size_t n_salt = in.heartbeat_salt().size();
+  if (n_salt != 0 && n_salt != kSaltBytes) return "heartbeat_salt";
   const wire::Memory& memory = in.kv_memory();
   if (memory.pid() < 0 || memory.fd() < -1) return "kv_memory";
   if (in.weights_size() > static_cast<int>(kMaxGenerations)) return "weights";
@@ -251,6 +256,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.silence_ms = in.silence_ms();
   out.comm_timeout_ms = in.comm_timeout_ms();
   out.kv_host = in.kv_host();
+  out.heartbeat_salt = in.heartbeat_salt();
   out.kv_memory = {
       .pid = memory.pid(), .fd = memory.fd(), .device = memory.device(), .inode = memory.inode()};
   return nullptr;

@@ -95,7 +95,9 @@ ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
-      session_(make_session(options, taken)) {}
+      session_(make_session(options, taken)) {
+  if (taken != nullptr) metrics_.go_on_from(taken->metrics);
+}
 
 std::unique_ptr<Session> ApiSession::make_session(const ClusterOptions& options,
                                                   HandoverState* taken) {
@@ -117,6 +119,7 @@ void ApiSession::describe(HandoverState& state) const {
   session_->describe(state);
   state.environment_key = environment_key_;
   state.served_name = served_name(session_->options());
+  state.metrics = metrics_.state();
 }
 
 void ApiSession::open() {

@@ -76,6 +76,7 @@ constexpr std::array kDeadlines = {
     Deadline{"backoff_max_ms", &GroupDeadlines::backoff_max_ms, 1},
     Deadline{"crash_window_ms", &GroupDeadlines::crash_window_ms, 100},
     Deadline{"max_crashes", &GroupDeadlines::max_crashes, 1},
+    Deadline{"join_ms", &GroupDeadlines::join_ms, 100},
     Deadline{"probe_ms", &GroupDeadlines::probe_ms, 100},
     Deadline{"return_ms", &GroupDeadlines::return_ms, 100},
 };

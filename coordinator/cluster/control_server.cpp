@@ -322,8 +322,6 @@ ControlServer::~ControlServer() {
   for (auto& [id, connection] : connections_) connection->detach();
 }
 
-uint16_t ControlServer::port() const { return acceptor_.local_endpoint().port(); }
-
 void ControlServer::accept() {
   acceptor_.async_accept([this, alive = alive_](const error_code& error, tcp::socket socket) {
     if (!*alive) return;

@@ -62,7 +62,8 @@ class ControlServer {
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
-  uint16_t port() const;
+  boost::asio::ip::tcp::endpoint endpoint() const { return acceptor_.local_endpoint(); }
+  uint16_t port() const { return endpoint().port(); }
   size_t n_strangers() const { return strangers_.size(); }
 
   // One encoded frame, shared by all who get it. Ignored for a connection that is gone.

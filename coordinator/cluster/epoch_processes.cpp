@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@ namespace {
 
 constexpr size_t kMaxLogBytes = size_t{4} << 20;
 constexpr size_t kMaxTailBytes = size_t{64} << 10;
+constexpr int64_t kLauncherEndMs = 500;  // after one of its ranks; it takes 31 ms, or for ever
 constexpr int kLastRounds = 100;
 constexpr std::chrono::milliseconds kLastPause{10};
 
@@ -206,6 +208,28 @@ bool EpochProcesses::poll_gone() {
       signal_processes_with(launch_environment(spec_, epoch_), killing_ ? SIGKILL : 0);
   n_empty_looks_ = n_left == 0 ? n_empty_looks_ + 1 : 0;
   return n_empty_looks_ >= 2;
+}
+
+void EpochProcesses::find_ranks() {
+  const std::string rank = fmt::format("{}{}worker{}", spec_.executable, '\0', '\0');
+  for_each_process_with(launch_environment(spec_, epoch_), [&](pid_t pid, UniqueFd&& pidfd) {
+    std::string command(rank.size(), '\0');
+    std::ifstream(fmt::format("/proc/{}/cmdline", pid), std::ios::binary)
+        .read(command.data(), static_cast<std::streamsize>(command.size()));
+    if (command == rank) found_ranks_.try_emplace(pid, FoundRank{std::move(pidfd), {}});
+  });
+}
+
+bool EpochProcesses::has_lost_rank(int64_t now_ms) {
+  if (!starts_sessions()) return false;
+  for (auto& [pid, rank] : found_ranks_) {
+    pollfd waiting{.fd = rank.pidfd.get(), .events = POLLIN, .revents = 0};
+    if (poll(&waiting, 1, 0) != 1) continue;
+    if (!rank.ended_ms) rank.ended_ms = now_ms;
+    if (now_ms - *rank.ended_ms >= kLauncherEndMs) return true;
+  }
+  if (static_cast<int>(found_ranks_.size()) < spec_.job.layout.n_ranks()) find_ranks();
+  return false;
 }
 
 const std::string& EpochProcesses::output() {

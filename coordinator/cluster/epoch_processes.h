@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,13 +44,22 @@ class EpochProcesses {
   void kill();
   // Whether nothing is left of them on this machine; to be asked again and again.
   bool poll_gone();
+  // To be called now and then while ranks come up: whether one that a launcher started on this
+  // machine ended a while ago, and the launcher, which should have ended then, has not.
+  bool has_lost_rank(int64_t now_ms);
   // What they wrote last (at most 64 KiB).
   const std::string& output();
   // For a handover (coordinator/handover).
   EpochState state();
 
  private:
+  struct FoundRank {
+    UniqueFd pidfd;
+    std::optional<int64_t> ended_ms;  // when that was first seen
+  };
+
   bool starts_sessions() const;
+  void find_ranks();
   void watch_exits();
   void watch_exit(size_t index);
   void watch_output();
@@ -68,6 +78,7 @@ class EpochProcesses {
   UniqueFd output_writer_;
   std::vector<Process> processes_;
   std::vector<std::unique_ptr<boost::asio::posix::stream_descriptor>> exits_;  // one per process
+  std::map<pid_t, FoundRank> found_ranks_;  // in sessions of their own, on this machine
   bool killing_ = false;
   int n_empty_looks_ = 0;  // in a row, for processes in sessions of their own
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // of this object, for handlers

@@ -1,5 +1,7 @@
 #include "coordinator/cluster/host_probe.h"
 
+#include <algorithm>
+
 #include "comm/control/build_id.h"
 #include "kernels/result.h"
 
@@ -12,8 +14,8 @@ constexpr int64_t kEndOfKilledMs = 1000;
 }  // namespace
 
 HostProbe::HostProbe(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t number,
-                     int64_t now_ms)
-    : deadline_ms_(now_ms + spec.deadlines.probe_ms) {
+                     int64_t now_ms, int64_t patience_ms)
+    : begin_ms_(now_ms), probe_ms_(spec.deadlines.probe_ms), patience_ms_(patience_ms) {
   uint64_t epoch = static_cast<uint64_t>(1 + spec.job.replica) << kReplicaShift;
   epoch += number * spec.hosts.size();
   for (const std::string& host : spec.hosts) {
@@ -31,20 +33,39 @@ HostProbe::HostProbe(boost::asio::io_context& io, const LaunchSpec& spec, uint64
   }
 }
 
+// Whoever has not answered by now counts as missing.
+bool HostProbe::is_enough(int64_t now_ms) const {
+  const auto n_answered = std::count_if(asked_.begin(), asked_.end(),
+                                        [](const auto& asked) { return asked->answered; });
+  if (n_answered == static_cast<int64_t>(asked_.size())) return true;
+  const int64_t patience_ms = std::max(patience_ms_, 2 * slowest_answer_ms_);
+  return now_ms - begin_ms_ >= (n_answered > 0 ? std::min(patience_ms, probe_ms_) : probe_ms_);
+}
+
 bool HostProbe::poll(int64_t now_ms) {
+  const auto take_answer = [&](Asked& asked) {
+    if (asked.answered || killed_ms_) return;
+    asked.answered = asked.processes->output().find(build_id()) != std::string::npos;
+    if (asked.answered) slowest_answer_ms_ = now_ms - begin_ms_;
+  };
   bool over = true;
-  const bool late = now_ms >= deadline_ms_;
   for (const std::unique_ptr<Asked>& asked : asked_) {
     if (!asked->processes) continue;
-    if (late && !killed_) asked->processes->kill();
-    if (!asked->processes->poll_gone() && now_ms < deadline_ms_ + kEndOfKilledMs) {
+    take_answer(*asked);
+    const bool gone = asked->processes->poll_gone();
+    take_answer(*asked);  // its last words
+    if (gone || (killed_ms_ && now_ms - *killed_ms_ >= kEndOfKilledMs)) {
+      asked->processes.reset();
+    } else {
       over = false;
-      continue;
     }
-    asked->answered = asked->processes->output().find(build_id()) != std::string::npos;
-    asked->processes.reset();
   }
-  killed_ = killed_ || late;
+  if (!over && !killed_ms_ && is_enough(now_ms)) {
+    killed_ms_ = now_ms;
+    for (const std::unique_ptr<Asked>& asked : asked_) {
+      if (asked->processes) asked->processes->kill();
+    }
+  }
   return over;
 }
 

@@ -13,6 +13,7 @@ enum class LauncherKind : uint8_t { kLocal, kMpirun, kSrun, kExternal };
 // How long a group is waited for, in milliseconds. docs/deadlines.md lists them for people.
 struct GroupDeadlines {
   int32_t launch_ms = 60000;   // until every rank said hello
+  int32_t join_ms = 3000;      // the same, after the group served: at least, see docs/deadlines.md
   int32_t load_ms = 600000;    // and then until every rank is ready, without progress
   int32_t heartbeat_ms = 400;  // nothing heard from one rank
   int32_t stall_ms = 1000;     // all ranks waiting and no tick: deadlock

@@ -205,17 +205,17 @@ std::optional<std::string> Process::reap() {
   return fmt::format("{} {}", name_, how_it_ended(info));
 }
 
-int signal_processes_with(const Environment& entries, int signal) {
+void for_each_process_with(const Environment& entries,
+                           const std::function<void(pid_t pid, UniqueFd&& pidfd)>& found) {
   const std::unique_ptr<DIR, int (*)(DIR*)> processes(opendir("/proc"), &closedir);
-  if (!processes) return 0;
-  int n_found = 0;
+  if (!processes) return;
   while (const dirent* entry = readdir(processes.get())) {
     pid_t pid = 0;
     const char* end = entry->d_name + std::strlen(entry->d_name);
     const auto parsed = std::from_chars(entry->d_name, end, pid);
     if (parsed.ec != std::errc() || parsed.ptr != end || pid == getpid()) continue;
-    // Opened before the look, so that the signal goes to the process that was looked at.
-    const UniqueFd pidfd(open_pidfd(pid));
+    // Opened before the look, so that it is of the process that was looked at.
+    UniqueFd pidfd(open_pidfd(pid));
     if (!pidfd) continue;
     const std::string environment = read_environment(pid);
     if (!std::all_of(entries.begin(), entries.end(), [&environment](const auto& entry) {
@@ -223,9 +223,16 @@ int signal_processes_with(const Environment& entries, int signal) {
         })) {
       continue;
     }
+    found(pid, std::move(pidfd));
+  }
+}
+
+int signal_processes_with(const Environment& entries, int signal) {
+  int n_found = 0;
+  for_each_process_with(entries, [&](pid_t, UniqueFd&& pidfd) {
     ++n_found;
     if (signal != 0) signal_pidfd(pidfd.get(), signal);
-  }
+  });
   return n_found;
 }
 

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -48,9 +49,12 @@ class Process {
   bool ended_ = false;
 };
 
-// Sends `signal` (0: none) to every process of this machine that carries all these entries in its
-// environment, which finds what a launcher started in sessions of its own. Returns how many it
-// found; one that is in the middle of an exec is missed, so that only a second look makes sure.
+// Every process of this machine that carries all these entries in its environment, which finds what
+// a launcher started in sessions of its own. One that is in the middle of an exec is missed, so
+// that only a second look makes sure.
+void for_each_process_with(const Environment& entries,
+                           const std::function<void(pid_t pid, UniqueFd&& pidfd)>& found);
+// Sends `signal` (0: none) to each of them, and returns how many it found.
 int signal_processes_with(const Environment& entries, int signal);
 
 }  // namespace trireme

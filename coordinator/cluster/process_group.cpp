@@ -22,6 +22,7 @@ namespace {
 using Kind = SupervisorAction::Kind;
 
 constexpr std::chrono::milliseconds kTimerPeriod{20};
+constexpr int64_t kLookPeriodMs = 100;
 
 }  // namespace
 
@@ -119,7 +120,8 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
   switch (action.kind) {
     case Kind::kLaunch: return launch(action.epoch);
     case Kind::kAskHosts:
-      probe_ = std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms());
+      probe_ =
+          std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms(), supervisor_.patience_ms());
       return;
     case Kind::kKill: return kill(action.epoch);
     case Kind::kTerminate:
@@ -154,6 +156,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       processes_.reset();
       probe_.reset();
       peers_.clear();
+      heartbeats_.reset();
       server_.reset();
       // Posted, so that it may destroy this object.
       for (auto& on_stopped : std::exchange(on_stopped_, {})) {
@@ -192,6 +195,7 @@ void ProcessGroup::launch(uint64_t epoch) {
     const std::string problem = launch_spec_problem(launched_);
     if (!problem.empty()) throw EnvironmentError(problem);
     if (!server_) open_server(-1);
+    open_heartbeats(random_salt());
     processes_ = std::make_unique<EpochProcesses>(io_, launched_, epoch, on_exit(epoch));
     const Result<size_t> started = processes_->launch(server_->port());
     if (!started) throw EnvironmentError(started.error().message);
@@ -265,7 +269,7 @@ ControlServer::HelloAnswer ProcessGroup::on_hello(ConnectionId id, const RankHel
       return {.verdict = ControlServer::HelloVerdict::kNotNow, .reason = {}};
     case Supervisor::HelloVerdict::kAccepted: break;
   }
-  peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank};
+  peers_[id] = {.epoch = supervisor_.epoch(), .rank = hello.world_rank, .last_heartbeat = 0};
   perform(std::move(actions));
   return {.verdict = ControlServer::HelloVerdict::kAccept, .reason = {}};
 }
@@ -324,6 +328,7 @@ void ProcessGroup::on_timer() {
   const int64_t now = now_ms();
   if (holding_) return arm_timer();
   check_gone(now);
+  look_after_launch(now);
   look_after_probe(now);
   ping(now);
   perform(supervisor_.on_timer(now));
@@ -334,6 +339,16 @@ void ProcessGroup::ping(int64_t now) {
   if (now - last_ping_ms_ < spec_.job.heartbeat_ms) return;
   last_ping_ms_ = now;
   if (!peers_.empty()) send_to_all(ControlPing{});
+}
+
+// Once a rank has dialled in its connection tells of its end; before, only its launcher should.
+void ProcessGroup::look_after_launch(int64_t now) {
+  const bool launching = supervisor_.status() == GroupStatus::kLaunching;
+  if (!launching || !processes_ || now - last_look_ms_ < kLookPeriodMs) return;
+  last_look_ms_ = now;
+  if (!processes_->has_lost_rank(now)) return;
+  perform(supervisor_.on_launch_failed(
+      now, supervisor_.epoch(), "a rank ended before it dialled in, and its launcher hangs"));
 }
 
 void ProcessGroup::look_after_probe(int64_t now) {

@@ -14,6 +14,7 @@
 #include "coordinator/cluster/control_server.h"
 #include "coordinator/cluster/epoch_processes.h"
 #include "coordinator/cluster/group.h"
+#include "coordinator/cluster/heartbeat_socket.h"
 #include "coordinator/cluster/host_probe.h"
 #include "coordinator/cluster/supervisor.h"
 #include "coordinator/handover/group_state.h"
@@ -51,6 +52,7 @@ class ProcessGroup final : public Group {
   struct Peer {
     uint64_t epoch = 0;
     int rank = 0;
+    uint64_t last_heartbeat = 0;  // number of the last that came in a datagram
   };
   using ConnectionId = ControlServer::ConnectionId;
 
@@ -64,14 +66,17 @@ class ProcessGroup final : public Group {
   std::string job_shape() const;
   void resume(const GroupState& taken);
   void open_server(int listener);
+  void open_heartbeats(const std::string& salt);
   EpochProcesses::OnExit on_exit(uint64_t epoch);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
+  void look_after_launch(int64_t now_ms);
   void look_after_probe(int64_t now_ms);
   void report_loading();
 
   ControlServer::HelloAnswer on_hello(ConnectionId id, const RankHello& hello);
   void on_bytes(ConnectionId id);
+  bool on_heartbeat(const Heartbeat& heartbeat);
   void on_frame(ConnectionId id, ControlFrame&& frame);
   void on_result(const Peer& peer, StepResult&& result);
   void on_closed(ConnectionId id, const std::string& why);
@@ -91,8 +96,9 @@ class ProcessGroup final : public Group {
   const Group::Events events_;
   Supervisor supervisor_;
   std::unique_ptr<ControlServer> server_;
-  std::unique_ptr<EpochProcesses> processes_;  // of the present epoch
-  std::unique_ptr<HostProbe> probe_;           // while hosts are being asked
+  std::unique_ptr<HeartbeatSocket> heartbeats_;  // of the present epoch
+  std::unique_ptr<EpochProcesses> processes_;    // of the present epoch
+  std::unique_ptr<HostProbe> probe_;             // while hosts are being asked
   uint64_t n_probes_ = 0;
   std::map<ConnectionId, Peer> peers_;
   std::vector<UniqueFd> kv_memory_;  // by rank, made when the rank first comes
@@ -100,6 +106,7 @@ class ProcessGroup final : public Group {
   bool performing_ = false;
   boost::asio::steady_timer timer_;
   int64_t last_ping_ms_ = 0;
+  int64_t last_look_ms_ = 0;         // at the processes of a launch
   std::optional<GroupState> taken_;  // until start()
   bool holding_ = false;
   std::vector<std::function<void()>> on_stopped_;

@@ -42,10 +42,13 @@ GroupState ProcessGroup::state() {
   state.job = job_shape();
   state.supervisor = supervisor_.state();
   state.listener = server_->listener();
+  state.heartbeat_salt = launched_.job.heartbeat_salt;
   for (const auto& [id, peer] : peers_) {
     ControlServer::Held held = server_->held(id);
-    state.connections.push_back(
-        {.fd = held.fd, .rank = peer.rank, .unread = std::move(held.unread)});
+    state.connections.push_back({.fd = held.fd,
+                                 .rank = peer.rank,
+                                 .unread = std::move(held.unread),
+                                 .last_heartbeat = peer.last_heartbeat});
   }
   if (processes_) state.processes = processes_->state();
   for (const UniqueFd& memory : kv_memory_) state.kv_memory.push_back(memory.get());
@@ -69,9 +72,11 @@ std::string ProcessGroup::job_shape() const {
 void ProcessGroup::resume(const GroupState& taken) {
   supervisor_.resume(now_ms(), taken.epoch, taken.supervisor);
   open_server(taken.listener);
+  if (!taken.heartbeat_salt.empty()) open_heartbeats(taken.heartbeat_salt);
   for (const RankConnection& connection : taken.connections) {
     const ConnectionId id = server_->take_over({.fd = connection.fd, .unread = connection.unread});
-    peers_[id] = {.epoch = taken.epoch, .rank = connection.rank};
+    peers_[id] = {
+        .epoch = taken.epoch, .rank = connection.rank, .last_heartbeat = connection.last_heartbeat};
   }
   processes_ = std::make_unique<EpochProcesses>(io_, spec_, taken.epoch, on_exit(taken.epoch),
                                                 taken.processes);

@@ -1,6 +1,7 @@
 #include "coordinator/cluster/regrouping.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace trireme {
 namespace {
@@ -29,7 +30,7 @@ int32_t Regrouping::launch_ms() const {
 void Regrouping::on_launch(int64_t now_ms) {
   if (next_) formation_ = *next_;
   next_.reset();
-  ask_at_ms_ = now_ms + (suspicious_ ? 0 : kAskAfterMs);
+  ask_at_ms_ = now_ms + kAskAfterMs;
 }
 
 void Regrouping::on_serving(int64_t now_ms) {
@@ -63,6 +64,12 @@ bool Regrouping::on_launch_failed() {
     }
   }
   return next_.has_value();
+}
+
+bool Regrouping::watch_loss() {
+  if (!std::exchange(suspicious_, false) || !has_choice() || !asks_hosts() || asking_) return false;
+  asking_ = true;
+  return true;
 }
 
 bool Regrouping::watch_launch(int64_t now_ms) {

@@ -23,6 +23,8 @@ class Regrouping {
   bool is_whole() const { return formation_ == whole_formation(spec_); }
   // Hosts are being asked: their answers are worth waiting for before a launch.
   bool is_asking() const { return asking_; }
+  // The present launch gave up a smaller formation that served.
+  bool is_returning() const { return fallback_.has_value(); }
   // For the present launch. One that gave up a group that served must come up soon.
   int32_t launch_ms() const;
 
@@ -33,7 +35,9 @@ class Regrouping {
   // Of a group that served before. True: the next launch is another formation's.
   bool on_launch_failed();
 
-  // While a launch waits for its ranks. True: ask all hosts now, on_answers will follow.
+  // Between launches, and while one waits for its ranks. True: ask all hosts now, on_answers will
+  // follow.
+  bool watch_loss();
   bool watch_launch(int64_t now_ms);
 
   enum class Wish : uint8_t { kNone, kAskHosts, kMove };
@@ -56,7 +60,7 @@ class Regrouping {
   std::optional<Formation> next_;      // of the next launch, where it is another
   std::optional<Formation> fallback_;  // served before the present launch gave it up
   bool served_ = false;
-  bool suspicious_ = false;  // ask hosts as soon as the next launch begins
+  bool suspicious_ = false;  // ask hosts before the next launch
   bool asking_ = false;
   int64_t ask_at_ms_ = 0;
   int64_t serving_since_ms_ = 0;

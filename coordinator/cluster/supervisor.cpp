@@ -46,12 +46,14 @@ SupervisorActions Supervisor::launch(int64_t now_ms) {
   ++epoch_;
   state_ = State::kLaunching;
   regrouping_.on_launch(now_ms);
-  deadline_ms_ = now_ms + regrouping_.launch_ms();
+  deadline_ms_ = now_ms + launch_limit_ms();
+  launched_at_ms_ = now_ms;
   last_timer_ms_ = now_ms;
   n_plans_in_flight_ = 0;
   kill_sent_ = false;
   loss_reported_ = false;
   hopeless_ = false;
+  late_ = false;
   launched_weights_ = weights_;
   ranks_.assign(static_cast<size_t>(formation().choice.layout.n_ranks()), Rank{});
   for (size_t r = 0; r < ranks_.size(); ++r) ranks_[r].info.world_rank = static_cast<int>(r);
@@ -87,13 +89,12 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
   rank.connected = true;
   rank.info.host = hello.host;
   rank.info.pid = hello.pid;
-  rank.last_heard_ms = now_ms;
-  rank.last_state_ms = now_ms;
-  rank.same_since_ms = now_ms;
+  forgive_silence(now_ms, rank);
   SupervisorAction job = action(Kind::kSendJob);
   job.rank = hello.world_rank;
   if (n_connected() == n_ranks) {
     state_ = State::kLoading;
+    last_launch_took_ms_ = now_ms - launched_at_ms_;
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
   return {job};
@@ -101,15 +102,23 @@ SupervisorActions Supervisor::on_hello(int64_t now_ms, const RankHello& hello,
 
 void Supervisor::on_heard(int64_t now_ms, uint64_t epoch, int rank) {
   if (!is_live(epoch)) return;
-  ranks_[static_cast<size_t>(rank)].last_heard_ms = now_ms;
-  ranks_[static_cast<size_t>(rank)].forgiven_ms = 0;
+  ranks_[static_cast<size_t>(rank)].heard.heard(now_ms);
+  ranks_[static_cast<size_t>(rank)].connection.heard(now_ms);
 }
 
 SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
                                        const RankState& state) {
   if (!is_live(epoch)) return {};
-  Rank& r = ranks_[static_cast<size_t>(rank)];
+  on_heard(now_ms, epoch, rank);
+  return take_state(now_ms, ranks_[static_cast<size_t>(rank)], state);
+}
+
+SupervisorActions Supervisor::take_state(int64_t now_ms, Rank& r, const RankState& state) {
   const RankState& last = r.info.last_state;
+  // Of two ways here one may be slower.
+  const bool outdated =
+      state.tick < last.tick || state.busy_us < last.busy_us || state.comm_us < last.comm_us;
+  if (outdated) return {};
   const bool ticked = state.tick != last.tick;
   const bool loaded =
       state.loaded_bytes != last.loaded_bytes || state.total_bytes != last.total_bytes;
@@ -118,7 +127,6 @@ SupervisorActions Supervisor::on_state(int64_t now_ms, uint64_t epoch, int rank,
   if ((ticked || loaded) && state_ == State::kLoading) {
     deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   }
-  on_heard(now_ms, epoch, rank);
   r.last_state_ms = now_ms;
   r.info.last_state = state;
   if (loaded && (state_ != State::kServing || preparing_)) return {action(Kind::kReportLoading)};
@@ -166,6 +174,7 @@ SupervisorActions Supervisor::all_ready(int64_t now_ms) {
   state_ = State::kServing;
   ever_served_ = true;
   n_losses_in_row_ = 0;
+  n_late_launches_ = 0;
   last_progress_ms_ = now_ms;
   regrouping_.on_serving(now_ms);
   SupervisorAction start = action(Kind::kSendStart);
@@ -278,8 +287,14 @@ SupervisorActions Supervisor::after_death(int64_t now_ms, const std::string& out
   while (!losses_ms_.empty() && losses_ms_.front() <= now_ms - spec_.deadlines.crash_window_ms) {
     losses_ms_.pop_front();
   }
-  // A launch that is tried again in another formation is no crash more: those are few.
-  if (!loss_reported_ && ever_served_ && regrouping_.on_launch_failed()) forget_loss();
+  // Neither a launch that may only have been slow is a crash more, nor one that is tried again in
+  // another formation: those are few.
+  if (late_) {
+    ++n_late_launches_;
+    forget_loss();
+  } else if (!loss_reported_ && ever_served_ && regrouping_.on_launch_failed()) {
+    forget_loss();
+  }
   if (!loss_reported_ && ever_served_) {
     SupervisorAction lost = action(Kind::kReportLost);
     lost.cause = loss_cause_;

@@ -72,8 +72,11 @@ class Supervisor {
   SupervisorActions stop(int64_t now_ms);
   SupervisorActions on_timer(int64_t now_ms);
 
-  // Bytes of the rank came, perhaps not yet a whole frame.
+  // Bytes of the rank came on its connection, perhaps not yet a whole frame.
   void on_heard(int64_t now_ms, uint64_t epoch, int rank);
+  // A heartbeat that came besides the connection (comm/control/heartbeat_datagram).
+  SupervisorActions on_datagram(int64_t now_ms, uint64_t epoch, int rank, const RankState& state,
+                                int32_t unheard_ms);
   // The secret and the build were checked before.
   SupervisorActions on_hello(int64_t now_ms, const RankHello& hello, HelloAnswer& answer);
   SupervisorActions on_state(int64_t now_ms, uint64_t epoch, int rank, const RankState& state);
@@ -126,6 +129,8 @@ class Supervisor {
   bool is_at_rest() const { return state_ == State::kStopped || state_ == State::kBroken; }
   uint64_t epoch() const { return epoch_; }
   const Formation& formation() const { return regrouping_.formation(); }
+  // For hosts that are asked now: how long one may take when others have answered.
+  int64_t patience_ms() const;
   int n_plans_in_flight() const { return n_plans_in_flight_; }
   int n_connected() const;
   bool is_connected(int rank) const { return ranks_[static_cast<size_t>(rank)].connected; }
@@ -145,6 +150,15 @@ class Supervisor {
     kDraining,    // told to stop: ranks end by themselves
     kTerminating  // told to stop: they did not
   };
+  // How long ago something was heard.
+  struct Hearing {
+    int64_t last_ms = 0;
+    int64_t forgiven_ms = 0;  // silence since then in which this process did not listen
+
+    void heard(int64_t at_ms) { *this = {.last_ms = at_ms, .forgiven_ms = 0}; }
+    int64_t silent_ms(int64_t now_ms) const { return now_ms - last_ms - forgiven_ms; }
+    void forgive_pause(int64_t begin_ms, int64_t end_ms);
+  };
   struct Rank {
     RankInfo info;
     bool connected = false;
@@ -152,13 +166,17 @@ class Supervisor {
     int32_t kv_blocks = 0;
     int32_t kv_kept = 0;
     std::string numerics_id;
-    bool prepared = false;      // of the preparation under way
-    int64_t last_heard_ms = 0;  // anything: a slow large result is a sign of life, too
-    int64_t forgiven_ms = 0;    // silence since then in which this process did not listen
-    int64_t last_state_ms = 0;  // last heartbeat
-    int64_t same_since_ms = 0;  // first heartbeat with the present tick and activity
+    bool prepared = false;         // of the preparation under way
+    Hearing heard;                 // anything: a slow large result is a sign of life, too
+    Hearing connection;            // of that, what came on its connection
+    Hearing hears_us;              // what it heard from here, as datagrams tell
+    int64_t told_hears_us_ms = 0;  // the last that did
+    int64_t last_state_ms = 0;     // last heartbeat
+    int64_t same_since_ms = 0;     // first heartbeat with the present tick and activity
   };
   static constexpr int64_t kLaunchGraceMs = 500;
+  static constexpr int64_t kLeastPatienceMs = 300;
+  static constexpr int64_t kLateFactor = 4;  // times what the last launch took
   // SIGKILL needs no consent; what outlives it hangs in the kernel, and its connection is closed.
   static constexpr int64_t kKillTimeoutMs = 3000;
   static constexpr int64_t kTerminateMs = 1000;
@@ -170,6 +188,9 @@ class Supervisor {
   };
 
   bool is_live(uint64_t epoch) const;
+  SupervisorActions take_state(int64_t now_ms, Rank& rank, const RankState& state);
+  static void forgive_silence(int64_t now_ms, Rank& rank);
+  int64_t launch_limit_ms() const;
   SupervisorActions launch(int64_t now_ms);
   SupervisorActions lose(int64_t now_ms, const std::string& cause, const std::string& text,
                          Ending ending);
@@ -197,6 +218,9 @@ class Supervisor {
   uint64_t epoch_ = 0;
   std::vector<Rank> ranks_;
   int64_t deadline_ms_ = 0;  // of the present state
+  int64_t launched_at_ms_ = 0;
+  int64_t last_launch_took_ms_ = 0;  // until all had dialled in, when they last had
+  int n_late_launches_ = 0;          // in a row
   int64_t last_timer_ms_ = 0;
   int64_t last_progress_ms_ = 0;  // a tick, a result, or the first plan after none in flight
   int n_plans_in_flight_ = 0;
@@ -209,6 +233,7 @@ class Supervisor {
   int64_t preparation_deadline_ms_ = 0;
 
   bool hung_ = false;           // the last group that served
+  bool late_ = false;           // the launch failed by launch_limit_ms alone
   bool hopeless_ = false;       // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
   std::string loss_cause_;

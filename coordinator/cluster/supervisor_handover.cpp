@@ -41,12 +41,7 @@ void Supervisor::resume(int64_t now_ms, uint64_t epoch, const SupervisorState& s
 void Supervisor::forgive_all(int64_t now_ms) {
   last_timer_ms_ = now_ms;
   last_progress_ms_ = now_ms;
-  for (Rank& rank : ranks_) {
-    rank.last_heard_ms = now_ms;
-    rank.last_state_ms = now_ms;
-    rank.same_since_ms = now_ms;
-    rank.forgiven_ms = 0;
-  }
+  for (Rank& rank : ranks_) forgive_silence(now_ms, rank);
 }
 
 }  // namespace trireme

@@ -26,9 +26,13 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
     case State::kStopped:
     case State::kBroken: return {};
     case State::kBackoff:
+      if (regrouping_.watch_loss()) return {action(Kind::kAskHosts)};
       return now_ms >= deadline_ms_ && !regrouping_.is_asking() ? launch(now_ms)
                                                                 : SupervisorActions{};
-    case State::kDying: return watch_dying(now_ms);
+    case State::kDying:
+      // At once: what is left of the group ends meanwhile.
+      if (regrouping_.watch_loss()) return {action(Kind::kAskHosts)};
+      return watch_dying(now_ms);
     case State::kDraining:
     case State::kTerminating: return watch_stopping(now_ms);
     case State::kLaunching:
@@ -61,6 +65,13 @@ SupervisorActions Supervisor::watch_formation(int64_t now_ms) {
   return {};
 }
 
+// While clients wait. A host that is well takes no longer to answer than a launch over it takes to
+// come up.
+int64_t Supervisor::patience_ms() const {
+  return state_ == State::kServing ? spec_.deadlines.probe_ms
+                                   : std::max(kLeastPatienceMs, last_launch_took_ms_);
+}
+
 SupervisorActions Supervisor::on_hosts_asked(int64_t now_ms,
                                              const std::vector<std::string>& hosts) {
   if (state_ == State::kServing) {
@@ -85,33 +96,83 @@ SupervisorActions Supervisor::regroup(int64_t now_ms) {
 void Supervisor::forgive_own_pauses(int64_t now_ms) {
   const int64_t begin = std::exchange(last_timer_ms_, now_ms);
   for (Rank& rank : ranks_) {
-    const int64_t silent_ms = now_ms - std::max(begin, rank.last_heard_ms);
-    rank.forgiven_ms += std::max<int64_t>(silent_ms - kMostCountedMs, 0);
+    for (Hearing* hearing : {&rank.heard, &rank.connection, &rank.hears_us})
+      hearing->forgive_pause(begin, now_ms);
   }
+}
+
+void Supervisor::Hearing::forgive_pause(int64_t begin_ms, int64_t end_ms) {
+  const int64_t silent_ms = end_ms - std::max(begin_ms, last_ms);
+  forgiven_ms += std::max<int64_t>(silent_ms - kMostCountedMs, 0);
+}
+
+void Supervisor::forgive_silence(int64_t now_ms, Rank& rank) {
+  for (Hearing* hearing : {&rank.heard, &rank.connection, &rank.hears_us}) hearing->heard(now_ms);
+  rank.told_hears_us_ms = now_ms;
+  rank.last_state_ms = now_ms;
+  rank.same_since_ms = now_ms;
+}
+
+SupervisorActions Supervisor::on_datagram(int64_t now_ms, uint64_t epoch, int rank,
+                                          const RankState& state, int32_t unheard_ms) {
+  // Before answers reach the rank its datagrams show nothing: they may be all that gets through.
+  if (!is_live(epoch) || unheard_ms < 0) return {};
+  Rank& r = ranks_[static_cast<size_t>(rank)];
+  r.heard.heard(now_ms);
+  const bool heard_since_it_told = now_ms - unheard_ms >= r.told_hears_us_ms;
+  if (heard_since_it_told) r.hears_us.heard(now_ms - unheard_ms);
+  r.told_hears_us_ms = now_ms;
+  return take_state(now_ms, r, state);
 }
 
 std::optional<SupervisorActions> Supervisor::watch_heartbeats(int64_t now_ms) {
   for (size_t r = 0; r < ranks_.size(); ++r) {
-    const int64_t silent_ms = now_ms - ranks_[r].last_heard_ms - ranks_[r].forgiven_ms;
-    if (!ranks_[r].connected || silent_ms < spec_.deadlines.heartbeat_ms) continue;
-    return lose(
-        now_ms, "heartbeat",
-        fmt::format("{}: nothing heard for {} ms", rank_name(static_cast<int>(r)), silent_ms),
-        Ending::kAtOnce);
+    const Rank& rank = ranks_[r];
+    if (!rank.connected) continue;
+    const int64_t silent_ms = rank.heard.silent_ms(now_ms);
+    // As it told: until it tells again its silence counts, and not what it may not know yet.
+    const int64_t deaf_ms = rank.hears_us.silent_ms(rank.told_hears_us_ms);
+    const int64_t stuck_ms = rank.connection.silent_ms(now_ms);
+    std::string what;
+    if (silent_ms >= spec_.deadlines.heartbeat_ms) {
+      what = fmt::format("nothing heard for {} ms", silent_ms);
+    } else if (deaf_ms >= spec_.deadlines.heartbeat_ms) {
+      what = fmt::format("it has heard nothing from here for {} ms", deaf_ms);
+    } else if (stuck_ms >= spec_.deadlines.silence_ms) {
+      what = fmt::format("its connection has brought nothing for {} ms", stuck_ms);
+    } else {
+      continue;
+    }
+    return lose(now_ms, "heartbeat", fmt::format("{}: {}", rank_name(static_cast<int>(r)), what),
+                Ending::kAtOnce);
   }
   return std::nullopt;
+}
+
+// A launcher may lose a rank and never say so: a group that came up before is not waited for as
+// long as one that never did.
+int64_t Supervisor::launch_limit_ms() const {
+  const bool by_launcher =
+      spec_.launcher == LauncherKind::kMpirun || spec_.launcher == LauncherKind::kSrun;
+  const int64_t limit_ms = regrouping_.launch_ms();
+  if (!ever_served_ || !by_launcher || regrouping_.is_returning()) return limit_ms;
+  const int64_t usual_ms =
+      std::max<int64_t>(spec_.deadlines.join_ms, kLateFactor * last_launch_took_ms_);
+  return std::min(limit_ms, usual_ms << std::min(n_late_launches_, 20));
 }
 
 SupervisorActions Supervisor::watch_launch(int64_t now_ms) {
   if (now_ms < deadline_ms_) return {};
   if (state_ == State::kLaunching) {
+    const int64_t limit_ms = deadline_ms_ - launched_at_ms_;
+    late_ = limit_ms < regrouping_.launch_ms();
     return lose(
         now_ms, "launch",
         fmt::format(
             "launch deadline: {} did not come up within {:.1f} s; check that the hosts run and can "
             "reach the coordinator at {}",
             name_ranks([](const Rank& r) { return !r.connected; }),
-            regrouping_.launch_ms() / 1000.0, spec_.control_address),
+            static_cast<double>(limit_ms) / 1000.0, spec_.control_address),
         Ending::kAtOnce);
   }
   return lose(now_ms, "launch",

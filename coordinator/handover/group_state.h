@@ -27,7 +27,8 @@ struct SupervisorState {
 struct RankConnection {
   int fd = -1;
   int rank = 0;
-  std::string unread;  // the beginning of a frame
+  std::string unread;           // the beginning of a frame
+  uint64_t last_heartbeat = 0;  // number of the last that came in a datagram
 };
 
 struct ProcessState {
@@ -52,6 +53,7 @@ struct GroupState {
   std::vector<RankConnection> connections;
   EpochState processes;
   std::vector<int> kv_memory;  // by rank; -1: none
+  std::string heartbeat_salt;  // JobSpec::heartbeat_salt
 };
 
 }  // namespace trireme

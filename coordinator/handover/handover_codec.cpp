@@ -26,11 +26,11 @@ TRIREME_FIELDS(RankState, tick, activity, waiting_op, waiting_peer, loaded_bytes
 TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, last_state)
 TRIREME_FIELDS(SupervisedRank, info, kv_blocks, numerics_id)
 TRIREME_FIELDS(SupervisorState, ranks, losses_ms, hung)
-TRIREME_FIELDS(RankConnection, fd, rank, unread)
+TRIREME_FIELDS(RankConnection, fd, rank, unread, last_heartbeat)
 TRIREME_FIELDS(ProcessState, name, pid, pidfd)
 TRIREME_FIELDS(EpochState, processes, output_fd, output_tail, log_bytes)
 TRIREME_FIELDS(GroupState, epoch, serving, job, supervisor, listener, connections, processes,
-               kv_memory)
+               kv_memory, heartbeat_salt)
 
 TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed, min_p)
 TRIREME_FIELDS(TokenBias, token_id, bias)
@@ -78,8 +78,11 @@ TRIREME_FIELDS(AnswerState, endpoint, id, created, call, choices, connection, st
                sent, kept, in_grace, request)
 TRIREME_FIELDS(ApiState, listener, connections, answers)
 
+TRIREME_FIELDS(MetricSeries, name, labels, value, buckets)
+TRIREME_FIELDS(MetricsState, series, followed)
+
 TRIREME_FIELDS(HandoverState, secret, environment_key, run_folder, run_folder_lock, model,
-               served_name, asker, held_at_ms, core, api)
+               served_name, asker, held_at_ms, core, api, metrics)
 
 #undef TRIREME_FIELDS
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "coordinator/handover/api_state.h"
+#include "coordinator/handover/metrics_state.h"
 #include "coordinator/handover/serving_state.h"
 
 namespace trireme {
@@ -20,6 +21,7 @@ struct HandoverState {
   int64_t held_at_ms = 0;  // steady clock: since then no plan was made
   CoreState core;
   ApiState api;
+  MetricsState metrics;
 };
 
 }  // namespace trireme

@@ -70,11 +70,18 @@ struct Metrics::State {
     return counters(name, help).Add(base);
   }
   CounterFamily& counters(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+    CounterFamily& family = prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+    counters_by_name[name] = &family;
+    return family;
   }
   Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(base, buckets);
+    Histogram& added =
+        prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(base, buckets);
+    histograms_by_name[name] = &added;
+    return added;
   }
+  std::map<std::string, CounterFamily*> counters_by_name;
+  std::map<std::string, Histogram*> histograms_by_name;
 
   // A counter of a family with one more label; values past the bound share "other".
   prometheus::Counter& labelled(CounterFamily& family, const std::string& label,
@@ -312,6 +319,51 @@ void Metrics::count_http_response(const std::string& route, int status) {
 void Metrics::count_rejection(const std::string& reason) {
   State& s = *state_;
   s.labelled(s.rejections, "reason", reason).Increment();
+}
+
+MetricsState Metrics::state() const {
+  MetricsState state;
+  for (const prometheus::MetricFamily& family : state_->registry.Collect()) {
+    for (const prometheus::ClientMetric& metric : family.metric) {
+      MetricSeries series{.name = family.name, .labels = {}, .value = 0, .buckets = {}};
+      for (const auto& label : metric.label) series.labels[label.name] = label.value;
+      if (family.type == prometheus::MetricType::Counter) {
+        series.value = metric.counter.value;
+      } else if (family.type == prometheus::MetricType::Histogram) {
+        series.value = metric.histogram.sample_sum;
+        uint64_t below = 0;
+        for (const auto& bucket : metric.histogram.bucket) {
+          series.buckets.push_back(static_cast<double>(bucket.cumulative_count - below));
+          below = bucket.cumulative_count;
+        }
+      } else {
+        continue;
+      }
+      state.series.push_back(std::move(series));
+    }
+  }
+  const std::lock_guard lock(state_->mutex);
+  state.followed = state_->last_totals;
+  return state;
+}
+
+// Series that this build no longer has, or has with other buckets, end.
+void Metrics::go_on_from(const MetricsState& state) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  for (const MetricSeries& series : state.series) {
+    const auto counter = s.counters_by_name.find(series.name);
+    if (counter != s.counters_by_name.end()) {
+      if (!counter->second->Has(series.labels)) ++s.n_label_values[counter->second];
+      counter->second->Add(series.labels).Increment(series.value);
+    }
+    const auto histogram = s.histograms_by_name.find(series.name);
+    if (histogram == s.histograms_by_name.end()) continue;
+    const size_t n_buckets = histogram->second->Collect().histogram.bucket.size();
+    if (series.buckets.size() == n_buckets)
+      histogram->second->ObserveMultiple(series.buckets, series.value);
+  }
+  s.last_totals = state.followed;
 }
 
 std::string Metrics::serialize() const {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/handover/metrics_state.h"
 #include "coordinator/serving/inference_service.h"
 #include "coordinator/serving/serving_observer.h"
 
@@ -43,6 +44,10 @@ class Metrics {
   void count_http_response(const std::string& route, int status);
   // Why a request was not taken: queue_full, draining, unavailable, context_length.
   void count_rejection(const std::string& reason);
+
+  // For a handover (coordinator/handover), so that nothing that only grows begins again.
+  MetricsState state() const;
+  void go_on_from(const MetricsState& state);
 
   // Prometheus text format 0.0.4.
   std::string serialize() const;

@@ -112,7 +112,8 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .max_plans_in_flight = 3,
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
-                                         .comm_timeout_ms = 30001});
+                                         .comm_timeout_ms = 30001,
+                                         .heartbeat_salt = std::string(16, '\xfe')});
   EXPECT_THAT(job.weights, testing::ElementsAre(WeightsFile{1, "/p/\xff.packed", ~0ULL},
                                                 WeightsFile{4, "/q", 3}));
   EXPECT_EQ(job.model_path, "/m");
@@ -131,6 +132,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.kv_dtype, DType::kI8);
   EXPECT_EQ(job.max_plans_in_flight, 3);
   EXPECT_EQ(job.heartbeat_ms, 51);
+  EXPECT_EQ(job.heartbeat_salt, std::string(16, '\xfe'));
   EXPECT_EQ(job.silence_ms, 3001);
   EXPECT_EQ(job.comm_timeout_ms, 30001);
 }

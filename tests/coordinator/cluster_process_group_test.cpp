@@ -19,6 +19,7 @@
 #include "comm/control/build_id.h"
 #include "comm/control/control_codec.h"
 #include "comm/control/dial.h"
+#include "comm/control/heartbeat_datagram.h"
 #include "comm/control/tls_channel.h"
 #include "coordinator/cluster/group.h"
 
@@ -314,6 +315,30 @@ TEST_F(ClusterProcessGroup, StrangersOnTheControlPortChangeNothing) {
   EXPECT_EQ(n_serving_, 1);
 }
 
+TEST_F(ClusterProcessGroup, StrangeDatagramsDoNothing) {
+  spec_.control_port = free_port();
+  serve();
+  const UniqueFd stranger(socket(AF_INET, SOCK_DGRAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(spec_.control_port);
+  const auto send = [&](const std::string& datagram) {
+    EXPECT_EQ(sendto(stranger.get(), datagram.data(), datagram.size(), 0,
+                     reinterpret_cast<const sockaddr*>(&address), sizeof(address)),
+              static_cast<ssize_t>(datagram.size()));
+    io_.restart();
+    io_.poll();
+  };
+  for (int i = 0; i < 100; ++i) {
+    send("");
+    send(std::string(static_cast<size_t>(100 * i), 'x'));
+    send(seal(heartbeat_key(random_salt(), spec_.secret), Heartbeat{.number = ~0ULL}));
+  }
+  EXPECT_EQ(step(7), 8);
+  EXPECT_TRUE(lost_.empty());
+}
+
 TEST_F(ClusterProcessGroup, UnderTlsOnlyRanksWithTheSecretAreHeard) {
   spec_.control_port = free_port();
   spec_.control_tls = true;
@@ -367,6 +392,18 @@ TEST_F(ClusterProcessGroup, APortInUseIsNamed) {
   start();
   ASSERT_TRUE(run_until([this] { return !broken_.empty(); }));
   EXPECT_THAT(broken_, HasSubstr("Address already in use; choose another port"));
+}
+
+TEST_F(ClusterProcessGroup, APortInUseForDatagramsCostsOnlyThem) {
+  const UniqueFd taken(socket(AF_INET, SOCK_DGRAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  spec_.control_port = free_port();
+  address.sin_port = htons(spec_.control_port);
+  ASSERT_EQ(bind(taken.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  serve();
+  EXPECT_EQ(step(7), 8);
 }
 
 TEST_F(ClusterProcessGroup, RanksThatDoNotEndAreKilled) {
@@ -455,6 +492,31 @@ TEST_F(ClusterProcessGroup, MpirunBringsUpAndRecoversAGroup) {
   EXPECT_GT(group_->epoch(), epoch);
   for (const RankInfo& rank : second) EXPECT_FALSE(process_exists(rank.pid));
   stop();
+}
+
+// mpirun now and then does this when a rank is killed before MPI_Init is over. Here it starts ranks
+// that are killed, until one was seen.
+TEST_F(ClusterProcessGroup, ALauncherThatWaitsForADeadRankIsNotWaitedFor) {
+  const std::filesystem::path tools = folder_ + "_tools";
+  std::filesystem::create_directory(tools);
+  std::ofstream(tools / "mpirun") << "#!/bin/bash\n"
+                                     "while [ \"$1\" != worker ]; do program=$1; shift; done\n"
+                                     "while :; do\n"
+                                     "  \"$program\" \"$@\" & rank=$!\n"
+                                     "  sleep 0.2\n"
+                                     "  kill -9 $rank\n"
+                                     "done\n";
+  std::filesystem::permissions(tools / "mpirun", std::filesystem::perms::owner_all);
+  const std::string path = getenv("PATH");
+  setenv("PATH", (tools.string() + ":" + path).c_str(), 1);
+  setenv("FAKE_WORKER", "no-hello", 1);
+  spec_.launcher = LauncherKind::kMpirun;
+  start();
+  EXPECT_TRUE(run_until([this] { return !broken_.empty(); }));
+  EXPECT_THAT(broken_, HasSubstr("a rank ended before it dialled in, and its launcher hangs"));
+  stop();
+  setenv("PATH", path.c_str(), 1);
+  std::filesystem::remove_all(tools);
 }
 
 TEST_F(ClusterProcessGroup, MpirunThatCannotReachAHostNamesIt) {

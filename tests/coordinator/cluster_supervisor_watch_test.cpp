@@ -79,6 +79,77 @@ TEST(ClusterSupervisor, BytesWithoutHeartbeatsShowNoDeadlock) {
   EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
 }
 
+// Time passes with datagrams of both ranks, and nothing else. `unheard_ms`: what they say, by the
+// time passed.
+template <typename UnheardMs>
+void pass_with_datagrams(Drive& d, int64_t ms, UnheardMs unheard_ms) {
+  for (const int64_t begin = d.now, end = begin + ms; d.now < end;) {
+    d.now += 10;
+    for (int rank = 0; rank < 2 && d.now % 50 == 0; ++rank) {
+      d.take(d.supervisor.on_datagram(d.now, d.supervisor.epoch(), rank,
+                                      state_of(RankActivity::kIdle, 1), unheard_ms(d.now - begin)));
+    }
+    d.take(d.supervisor.on_timer(d.now));
+  }
+}
+constexpr auto hearing_well = [](int64_t) { return 0; };
+
+TEST(ClusterSupervisor, DatagramsShowThatARankLives) {
+  Drive d;
+  d.bring_up();
+  for (int i = 0; i < 10; ++i) {
+    pass_with_datagrams(d, 1000, hearing_well);
+    d.pass(50, RankActivity::kIdle);
+  }
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+}
+
+TEST(ClusterSupervisor, DatagramsThatNoAnswerReachesShowNothing) {
+  Drive d;
+  d.bring_up();
+  pass_with_datagrams(d, 450, [](int64_t) { return -1; });
+  EXPECT_THAT(d.last(Kind::kReportLost)->text, HasSubstr("nothing heard for 400 ms"));
+}
+
+TEST(ClusterSupervisor, AConnectionThatIsDeadUnderTheDatagramsIsLoss) {
+  Drive d;
+  d.bring_up();
+  pass_with_datagrams(d, 2900, hearing_well);
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  // This process stood still, with datagrams the first to be read after it.
+  d.now += 5000;
+  pass_with_datagrams(d, 50, hearing_well);
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  pass_with_datagrams(d, 200, hearing_well);
+  EXPECT_THAT(d.last(Kind::kReportLost)->text, HasSubstr("its connection has brought nothing"));
+}
+
+TEST(ClusterSupervisor, ARankThatHearsNothingOfUsIsLostAsOneThatWeDoNotHear) {
+  Drive d;
+  d.bring_up();
+  const auto deaf = [](int64_t passed_ms) { return static_cast<int32_t>(passed_ms); };
+  pass_with_datagrams(d, 350, deaf);
+  pass_with_datagrams(d, 100, hearing_well);
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  // Not while this process said nothing.
+  d.now += 5000;
+  pass_with_datagrams(d, 50, [](int64_t) { return 5050; });
+  pass_with_datagrams(d, 100, hearing_well);
+  EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
+  pass_with_datagrams(d, 400, deaf);
+  EXPECT_THAT(d.last(Kind::kReportLost)->text, HasSubstr("it has heard nothing from here for"));
+}
+
+TEST(ClusterSupervisor, AHeartbeatThatADatagramOvertookIsNoNews) {
+  Drive d;
+  d.bring_up();
+  const uint64_t epoch = d.supervisor.epoch();
+  d.take(d.supervisor.on_datagram(d.now, epoch, 0, state_of(RankActivity::kIdle, 9), 0));
+  d.take(d.supervisor.on_state(d.now, epoch, 0, state_of(RankActivity::kWaiting, 8)));
+  EXPECT_EQ(d.supervisor.ranks()[0].last_state.tick, 9U);
+  EXPECT_EQ(d.supervisor.ranks()[0].last_state.activity, RankActivity::kIdle);
+}
+
 TEST(ClusterSupervisor, AllWaitingIsADeadlockOneComputingIsNot) {
   Drive d;
   d.bring_up();
@@ -105,6 +176,41 @@ TEST(ClusterSupervisor, AStepWithoutAnyTickRunsIntoTheWatchdog) {
   EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
   d.pass(2000, RankActivity::kComputing);
   EXPECT_EQ(d.last(Kind::kReportLost)->cause, "stalled");
+}
+
+// mpirun may lose a rank and wait for it for ever.
+TEST(ClusterSupervisor, AfterItServedALaunchIsWaitedForLessLong) {
+  LaunchSpec spec = two_rank_spec();
+  spec.launcher = LauncherKind::kMpirun;
+  spec.deadlines.max_crashes = 2;
+  Drive d(spec);
+  const auto time_until = [&d](Kind kind) {
+    const int64_t begin = d.now;
+    while (d.n_asked(kind) == 0 && d.now < begin + 100'000)
+      d.pass(10, {std::nullopt, std::nullopt});
+    return d.now - begin;
+  };
+  d.take(d.supervisor.start(d.now));
+  d.pass(2000, {std::nullopt, std::nullopt});  // the first may take its time
+  d.bring_up();
+  d.n_asked(Kind::kLaunch);
+  d.take(d.supervisor.on_disconnect(d.now, d.supervisor.epoch(), 1, "gone"));
+  d.n_asked(Kind::kKill);
+  d.all_gone();
+  // Four times as long as the last one took, and longer each time. None of them is a crash.
+  for (const int64_t wait_ms : {8000, 16'000, 32'000}) {
+    time_until(Kind::kLaunch);
+    EXPECT_EQ(time_until(Kind::kKill), wait_ms);
+    d.all_gone();
+  }
+  time_until(Kind::kLaunch);
+  d.bring_up();
+  // The last one was quick.
+  d.take(d.supervisor.on_disconnect(d.now, d.supervisor.epoch(), 1, "gone"));
+  d.n_asked(Kind::kKill);
+  d.all_gone();
+  time_until(Kind::kLaunch);
+  EXPECT_EQ(time_until(Kind::kKill), spec.deadlines.join_ms);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "coordinator/handover/handover_codec.h"
+#include "coordinator/http/metrics.h"
 #include "coordinator/serving/scheduler.h"
 #include "kernels/result.h"
 
@@ -82,7 +83,9 @@ HandoverState some_state() {
   group.supervisor.ranks[0].info.last_state.activity = RankActivity::kComputing;
   group.supervisor.losses_ms = {123456789012};
   group.listener = 24;
-  group.connections = {{.fd = 25, .rank = 0, .unread = std::string("\x05\0", 2)}};
+  group.connections = {
+      {.fd = 25, .rank = 0, .unread = std::string("\x05\0", 2), .last_heartbeat = ~0ULL}};
+  group.heartbeat_salt = std::string("\xFE\0", 2);
   group.processes = {.processes = {{.name = "rank 0", .pid = 99, .pidfd = 26}}, .output_fd = 27};
   group.kv_memory = {28, -1};
   state.core.replicas = {{.scheduler = {.epoch = 3, .last_step_id = 12, .n_blocks = 40},
@@ -95,6 +98,8 @@ HandoverState some_state() {
                    {.block = 12, .parent = 11, .tokens = {9}, .domain = domain}},
       .unheld = {12}};
   state.core.last_id = 72;
+  state.metrics.series = {{.name = "n", .labels = {{"l", "v"}}, .value = 0.1, .buckets = {3}}};
+  state.metrics.followed = {{"comm", 0.3}};
   state.core.requests = {{.id = 71, .replica = 0, .numerics_told = true}};
   return state;
 }
@@ -135,8 +140,32 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(answer.choices.at(1).log.logprobs, (std::vector<float>{-1.1F, -2.3F}));
   EXPECT_EQ(answer.choices.at(0).log.finish, FinishReason::kStop);
   EXPECT_EQ(answer.sent.text(), "4e.2");
-  EXPECT_EQ(decoded->core.replicas.at(0).group.supervisor.ranks.at(0).info.last_state.activity,
-            RankActivity::kComputing);
+  const GroupState& group = decoded->core.replicas.at(0).group;
+  EXPECT_EQ(group.supervisor.ranks.at(0).info.last_state.activity, RankActivity::kComputing);
+  EXPECT_EQ(group.connections.at(0).last_heartbeat, ~0ULL);
+  EXPECT_EQ(group.heartbeat_salt, std::string("\xFE\0", 2));
+  EXPECT_EQ(decoded->metrics.series.at(0).buckets, std::vector<double>{3});
+  EXPECT_EQ(decoded->metrics.followed.at("comm"), 0.3);
+}
+
+TEST(HandoverMetrics, GoOnFromWhatTheyHadComeTo) {
+  const MetricsOptions options{.model_name = "m", .version = "v"};
+  Metrics before(options);
+  ServingObserver observer = before.observer();
+  for (int i = 0; i < 5; ++i) observer.on_inter_token(0.01 * i);
+  observer.on_finished(1.5, 7, 3, FinishReason::kLength);
+  observer.on_group_lost("socket");
+  before.count_http_response("/v1/models", 200);
+  before.set_comm(4.5);
+  Metrics after(options);
+  after.go_on_from(before.state());
+  EXPECT_EQ(after.serialize(), before.serialize());
+  for (Metrics* each : {&before, &after}) {
+    each->set_comm(5);
+    each->observer().on_inter_token(0.3);
+    each->observer().on_group_lost("heartbeat");
+  }
+  EXPECT_EQ(after.serialize(), before.serialize());
 }
 
 TEST(HandoverCodec, NamesEveryDescriptor) {

@@ -97,6 +97,12 @@ def test_the_prefix_cache_goes_on(start_upgradable, surroundings):
     assert answer() == (text, 784)
 
 
+# What only grows, with every token: a counter, histograms' counts and sums, ranks' own totals.
+COUNTERS = ("vllm:generation_tokens_total", "vllm:inter_token_latency_seconds_count",
+            "vllm:inter_token_latency_seconds_sum", "vllm:inter_token_latency_seconds_bucket",
+            "trireme_stage_busy_seconds_total", "trireme_http_requests_total")
+
+
 @pytest.mark.parametrize("options", (("--tp", 2), ("--pp", 2), ("--launcher", "mpirun", "--tp", 2),
                                      ("--replicas", 2), ("--control-tls", "on", "--tp", 2),
                                      ("--journal",)),
@@ -110,11 +116,14 @@ def test_streams_go_on_over_upgrades(start_upgradable, surroundings, server, und
     ranks = upgraded.rank_pids()
     streams = start_event_streams(upgraded, undisturbed[0])
     other = WholeAnswer(upgraded, WHOLE)
+    counted = [0] * len(COUNTERS)
     for _ in range(3):
         wait_until_more(streams)
         said = upgrade(surroundings)
         assert f"process {upgraded.process.pid}:" in said, said
         assert upgraded.rank_pids() == ranks
+        before, counted = counted, [upgraded.metric(name) for name in COUNTERS]
+        assert all(now > then for now, then in zip(counted, before, strict=True)), (before, counted)
     join_streams(streams)
     assert_same(streams, undisturbed)
     other.join(ADMIN_DEADLINE_S)
