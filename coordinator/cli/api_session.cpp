@@ -111,12 +111,16 @@ void ApiSession::describe(HandoverState& state) const {
   state.served_name = served_name(session_->options());
 }
 
+ModelInfo ApiSession::model_info(int64_t created) const {
+  return {.id = served_name(session_->options()),
+          .created = created,
+          .context_length = session_->context_length(),
+          .vocab_size = session_->config().vocab_size};
+}
+
 void ApiSession::open() {
   const ClusterOptions& options = session_->options();
-  const ModelInfo model{.id = served_name(options),
-                        .created = std::time(nullptr),
-                        .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size};
+  const ModelInfo model = model_info(std::time(nullptr));
   metrics_.set_weights(*session_->core().weights());
   if (taken_ == nullptr) warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,

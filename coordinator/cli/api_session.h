@@ -38,6 +38,9 @@ class ApiSession {
 
   Session& session() { return *session_; }
   const TextCodec& codec() const { return *codec_; }
+  Metrics& metrics() { return metrics_; }
+  // `created`: seconds since 1970.
+  ModelInfo model_info(int64_t created) const;
   // After open().
   ApiServer& api() { return *api_; }
 
