@@ -70,7 +70,7 @@ BatchLine read_batch_line(std::string_view text, std::string_view endpoint) {
   return line;
 }
 
-std::string batch_line_begin(const std::string& id) { return "{\"id\":\"" + id + "\""; }
+std::string batch_line_begin(const std::string& id) { return fmt::format(R"({{"id":"{}")", id); }
 
 std::string batch_answer_line(const std::string& id, const std::string& custom_id, int status,
                               const std::string& body) {

@@ -49,6 +49,13 @@ std::unique_ptr<Journal> open_journal(const JournalSettings& settings, Metrics& 
   return std::make_unique<Journal>(std::move(options));
 }
 
+std::unique_ptr<BatchStore> open_batches(const BatchSettings& settings) {
+  if (settings.folder.empty()) return nullptr;
+  check_not_below("--batches-gib", settings.gib, 1);
+  return std::make_unique<BatchStore>(
+      BatchStoreOptions{.folder = settings.folder, .max_bytes = int64_t{settings.gib} << 30});
+}
+
 // The ranks do not inherit the key.
 std::string take_environment_key() {
   constexpr const char* kVariable = "TRIREME_API_KEY";
@@ -94,6 +101,7 @@ ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
+      batches_(open_batches(options.batches)),
       session_(taken == nullptr ? std::make_unique<Session>(options, metrics_.observer())
                                 : std::make_unique<Session>(options, metrics_.observer(), *taken)) {
 }
@@ -127,7 +135,9 @@ void ApiSession::open() {
                        .port = options.port,
                        .access = access_,
                        .journal = journal_.get(),
-                       .journal_grace_s = options.journal.grace_s};
+                       .journal_grace_s = options.journal.grace_s,
+                       .batches = batches_.get(),
+                       .n_slots = options.n_replicas * options.max_sequences};
   api.limits.request_timeout_ms = options.request_timeout_ms;
   api.limits.write_timeout_ms = options.write_timeout_ms;
   if (options.log_requests) {

@@ -126,6 +126,15 @@ void add_journal_options(CLI::App& serve, JournalSettings& o) {
       ->capture_default_str();
 }
 
+void add_batch_options(CLI::App& serve, BatchSettings& o) {
+  serve.add_option(
+      "--batches", o.folder,
+      "folder for clients' files and batches (/v1/files, /v1/batches), which outlive a "
+      "kill of this process (without: none)");
+  serve.add_option("--batches-gib", o.gib, "bound of all files in it, in GiB")
+      ->capture_default_str();
+}
+
 void add_access_options(CLI::App& serve, ClusterOptions& o) {
   serve.add_option("--api-keys", o.api_keys,
                    "file with the keys that clients must show: a line name:key or name:sha256:HEX "
@@ -159,6 +168,7 @@ void add_serve(CLI::App& app, Arguments& a) {
                   "wait for them)")
       ->capture_default_str();
   add_journal_options(serve, a.serve.options.journal);
+  add_batch_options(serve, a.serve.options.batches);
   serve
       .add_option("--max-waiting", a.serve.options.max_waiting,
                   "requests that may wait beyond those being computed; more are refused with 429")
