@@ -235,7 +235,7 @@ TEST_F(HttpBatches, ABatchIsAnsweredInOrder) {
   const std::vector<Json> errors = content_of(batch["error_file_id"]);
   ASSERT_EQ(errors.size(), 2U);
   EXPECT_EQ(errors[0]["custom_id"], nullptr);
-  EXPECT_EQ(errors[1]["response"]["body"]["error"]["code"], "context_length_exceeded");
+  EXPECT_EQ(errors[1]["response"]["body"]["error"]["param"], "max_tokens");
   EXPECT_EQ(send("GET", "/v1/batches").json()["data"], Json::array({batch}));
   EXPECT_TRUE(std::filesystem::is_empty(folder_ / "store/runs"));
 }
