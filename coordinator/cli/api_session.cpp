@@ -50,6 +50,13 @@ std::unique_ptr<Journal> open_journal(const JournalSettings& settings, Metrics& 
   return std::make_unique<Journal>(std::move(options));
 }
 
+std::unique_ptr<BatchStore> open_batches(const BatchSettings& settings) {
+  if (settings.folder.empty()) return nullptr;
+  check_not_below("--batches-gib", settings.gib, 1);
+  return std::make_unique<BatchStore>(
+      BatchStoreOptions{.folder = settings.folder, .max_bytes = int64_t{settings.gib} << 30});
+}
+
 // The ranks do not inherit the key.
 std::string take_environment_key() {
   constexpr const char* kVariable = "TRIREME_API_KEY";
@@ -95,6 +102,7 @@ ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
+      batches_(open_batches(options.batches)),
       session_(make_session(options, taken)) {
   if (taken != nullptr) metrics_.go_on_from(taken->metrics);
 }
@@ -122,14 +130,19 @@ void ApiSession::describe(HandoverState& state) const {
   state.metrics = metrics_.state();
 }
 
-void ApiSession::open() {
-  const ClusterOptions& options = session_->options();
-  ModelInfo model{.id = served_name(options),
-                  .created = std::time(nullptr),
+ModelInfo ApiSession::model_info(int64_t created) const {
+  ModelInfo model{.id = served_name(session_->options()),
+                  .created = created,
                   .context_length = session_->context_length(),
                   .vocab_size = session_->config().vocab_size,
                   .eos_token_ids = session_->config().eos_token_ids};
-  set_message_style(options, *codec_, &model);
+  set_message_style(session_->options(), *codec_, &model);
+  return model;
+}
+
+void ApiSession::open() {
+  const ClusterOptions& options = session_->options();
+  const ModelInfo model = model_info(std::time(nullptr));
   metrics_.set_weights(*session_->core().weights());
   if (taken_ == nullptr) warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,
@@ -137,7 +150,9 @@ void ApiSession::open() {
                        .access = access_,
                        .journal = journal_.get(),
                        .journal_grace_s = options.journal.grace_s,
-                       .guides = session_->guides()};
+                       .guides = session_->guides(),
+                       .batches = batches_.get(),
+                       .n_slots = options.n_replicas * options.max_sequences};
   api.limits.request_timeout_ms = options.request_timeout_ms;
   api.limits.write_timeout_ms = options.write_timeout_ms;
   if (options.log_requests) {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/batch/batch_store.h"
 #include "coordinator/cli/cluster_options.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/http/api_server.h"
@@ -38,6 +39,9 @@ class ApiSession {
 
   Session& session() { return *session_; }
   const TextCodec& codec() const { return *codec_; }
+  Metrics& metrics() { return metrics_; }
+  // `created`: seconds since 1970.
+  ModelInfo model_info(int64_t created) const;
   // After open().
   ApiServer& api() { return *api_; }
 
@@ -49,7 +53,8 @@ class ApiSession {
   HttpAccess access_;
   std::unique_ptr<TextCodec> codec_;
   Metrics metrics_;
-  std::unique_ptr<Journal> journal_;  // null: none asked for
+  std::unique_ptr<Journal> journal_;     // null: none asked for
+  std::unique_ptr<BatchStore> batches_;  // the same
   std::unique_ptr<Session> session_;
   std::unique_ptr<ApiServer> api_;
 };

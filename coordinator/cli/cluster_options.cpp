@@ -154,6 +154,10 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.journal.grace_s = n.as<int>(); }},
     FileKey{"journal_mib", "--journal-mib",
             [](const YAML::Node& n, ClusterOptions& o) { o.journal.mib = n.as<int>(); }},
+    FileKey{"batches", "--batches",
+            [](const YAML::Node& n, ClusterOptions& o) { o.batches.folder = n.as<std::string>(); }},
+    FileKey{"batches_gib", "--batches-gib",
+            [](const YAML::Node& n, ClusterOptions& o) { o.batches.gib = n.as<int>(); }},
     FileKey{"control_tls", "--control-tls",
             [](const YAML::Node& n,
                ClusterOptions&

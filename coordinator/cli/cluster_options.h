@@ -21,6 +21,13 @@ struct JournalSettings {
   bool operator==(const JournalSettings&) const = default;
 };
 
+// Files and batches of clients.
+struct BatchSettings {
+  std::string folder;  // empty: none
+  int32_t gib = 10;    // of all files
+  bool operator==(const BatchSettings&) const = default;
+};
+
 // Whether the connections between coordinator and ranks are under TLS.
 enum class ControlTls : uint8_t {
   kAuto,  // where other hosts can reach the control address
@@ -56,6 +63,7 @@ struct ClusterOptions {
   std::string host = "127.0.0.1";  // the API's
   uint16_t port = 8080;
   JournalSettings journal;
+  BatchSettings batches;
   std::filesystem::path api_keys;  // a file; empty: no keys but TRIREME_API_KEY's, if that is set
   bool protect_metrics = false;    // /metrics and /load need a key too
   std::filesystem::path tls_cert;  // both or neither
@@ -74,7 +82,7 @@ struct ClusterOptions {
 // command line win: `set_options` holds the long names ("--tp") of those that were given.
 //   model, served_model_name, tp, pp, replicas, threads, dtype, kv_dtype, context_length,
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
-//   journal, journal_retention, journal_grace, journal_mib,
+//   journal, journal_retention, journal_grace, journal_mib, batches, batches_gib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
 //   request_timeout_ms, write_timeout_ms, prefix_cache, tool_call_parser, reasoning_parser,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind

@@ -94,10 +94,11 @@ ClusterOptions resolve(ClusterArguments& a) {
 }
 
 struct Arguments {
-  ClusterArguments serve, run, logits, bench;
+  ClusterArguments serve, run, logits, bench, batch;
   RunOptions run_options;
   LogitsOptions logits_options;
   BenchOptions bench_options;
+  std::vector<std::string> batch_files;
   InspectCommandOptions inspect;
   std::string inspect_dtype = "bfloat16";
   std::string inspect_kv_dtype;
@@ -125,6 +126,15 @@ void add_journal_options(CLI::App& serve, JournalSettings& o) {
                   "seconds for a client that lost its connection to come back")
       ->capture_default_str();
   serve.add_option("--journal-mib", o.mib, "size at which the oldest ended answers go, in MiB")
+      ->capture_default_str();
+}
+
+void add_batch_options(CLI::App& serve, BatchSettings& o) {
+  serve.add_option(
+      "--batches", o.folder,
+      "folder for clients' files and batches (/v1/files, /v1/batches), which outlive a "
+      "kill of this process (without: none)");
+  serve.add_option("--batches-gib", o.gib, "bound of all files in it, in GiB")
       ->capture_default_str();
 }
 
@@ -161,6 +171,7 @@ void add_serve(CLI::App& app, Arguments& a) {
                   "wait for them)")
       ->capture_default_str();
   add_journal_options(serve, a.serve.options.journal);
+  add_batch_options(serve, a.serve.options.batches);
   serve
       .add_option("--max-waiting", a.serve.options.max_waiting,
                   "requests that may wait beyond those being computed; more are refused with 429")
@@ -194,6 +205,31 @@ void add_run(CLI::App& app, Arguments& a) {
       ->capture_default_str();
   run.add_option("--top-k", o.top_k, "draw from so many tokens (0: all)")->capture_default_str();
   run.add_option("--seed", o.seed, "the same seed gives the same text");
+}
+
+void add_batch(CLI::App& app, Arguments& a) {
+  CLI::App& batch = *app.add_subcommand(
+      "batch", "answer the requests in a file of JSON lines; goes on where a killed one had come");
+  add_cluster_options(batch, a.batch);
+  batch.remove_option(batch.get_option("MODEL"));
+  batch
+      .add_option("FILES", a.batch_files,
+                  "MODEL IN OUT: the model, the requests (OpenAI's batch format) and the file for "
+                  "their answers; MODEL may be left to the file of --config")
+      ->expected(2, 3)
+      ->required();
+  batch.add_option("--served-model-name", a.batch.options.served_name,
+                   "name of the model in the requests (the folder's name)");
+}
+
+BatchOptions batch_options(Arguments& a) {
+  const bool names_model = a.batch_files.size() == 3;
+  if (names_model) a.batch.options.model = a.batch_files.front();
+  BatchOptions options{.cluster = resolve(a.batch),
+                       .input = *(a.batch_files.end() - 2),
+                       .output = a.batch_files.back()};
+  if (names_model) options.cluster.model = a.batch_files.front();  // not the file's
+  return options;
 }
 
 void add_logits(CLI::App& app, Arguments& a) {
@@ -303,6 +339,7 @@ int dispatch(CLI::App& app, Arguments& a) {
     a.run_options.has_prompt = app.get_subcommand("run")->count("--prompt") > 0;
     return run_command(a.run_options);
   }
+  if (app.got_subcommand("batch")) return batch_command(batch_options(a));
   if (app.got_subcommand("logits")) {
     a.logits_options.cluster = resolve(a.logits);
     return logits_command(a.logits_options);
@@ -386,6 +423,7 @@ int command_line_main(int argc, char** argv) {
   Arguments arguments;
   add_serve(app, arguments);
   add_run(app, arguments);
+  add_batch(app, arguments);
   add_logits(app, arguments);
   add_bench(app, arguments);
   add_inspect(app, arguments);

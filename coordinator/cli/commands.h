@@ -38,6 +38,14 @@ struct RunOptions {
 };
 int run_command(const RunOptions& options);
 
+struct BatchOptions {
+  ClusterOptions cluster;
+  std::string input;   // JSON lines, each a request
+  std::string output;  // JSON lines, each an answer
+};
+// Answers the lines of a file, and goes on where one that was killed had come (docs/batches.md).
+int batch_command(const BatchOptions& options);
+
 struct LogitsOptions {
   ClusterOptions cluster;
   int32_t max_new = 16;  // greedy tokens a line

@@ -57,7 +57,8 @@ AnswerWriter::Added AnswerWriter::add(int index, const GenerateEvent& event) {
   }
   if (event.finish == FinishReason::kNone && event.token_ids.empty()) return {};
   // What the first choice of a prompt found; the others find what that computed, too.
-  if (!choice.opened && index % call_.n == 0) usage_.n_cached_tokens += event.n_cached_tokens;
+  if (call_.tell_cached && !choice.opened && index % call_.n == 0)
+    usage_.n_cached_tokens += event.n_cached_tokens;
   ChoiceText part = open_part(index);
   const bool by_stop_string = add_tokens(index, event, &part);
   choice.done = part.finish != FinishReason::kNone;

@@ -3,19 +3,30 @@
 #include <chrono>
 #include <thread>
 
+#include "coordinator/batch/batch_service.h"
 #include "coordinator/handover/api_state.h"
 #include "coordinator/http/endpoints.h"
 
 namespace trireme {
-namespace {
 
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
   std::vector<Route> routes;
-  for (auto make : {generation_routes, answer_routes, tokenize_routes, status_routes}) {
+  for (auto make :
+       {generation_routes, answer_routes, tokenize_routes, batch_routes, status_routes}) {
     std::vector<Route> some = make(context);
     std::move(some.begin(), some.end(), std::back_inserter(routes));
   }
   return routes;
+}
+
+namespace {
+
+std::unique_ptr<BatchService> make_batches(const std::shared_ptr<ApiContext>& context,
+                                           const ApiServerOptions& options) {
+  if (options.batches == nullptr) return nullptr;
+  auto batches = std::make_unique<BatchService>(*options.batches, context, options.n_slots);
+  context->batches = batches.get();
+  return batches;
 }
 
 std::shared_ptr<AnswerKeeper> make_keeper(const ApiServerOptions& options) {
@@ -36,6 +47,7 @@ class ApiServer::State {
         keeper_(make_keeper(options)),
         context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_,
                                               keeper_, options.guides)),
+        batches_(make_batches(context_, options)),
         server_(
             {.host = options.host,
              .port = options.port,
@@ -49,10 +61,14 @@ class ApiServer::State {
   void start() {
     resume_answers(context_);
     server_.start();
+    if (batches_) batches_->start();
   }
   uint16_t port() const { return server_.port(); }
   void set_access(HttpAccess access) { server_.set_access(std::move(access)); }
-  void begin_drain() { context_->draining = true; }
+  void begin_drain() {
+    context_->draining = true;
+    if (batches_) batches_->stop();  // what is left goes on with the next server
+  }
 
   bool drain(int timeout_ms) {
     constexpr auto kPoll = std::chrono::milliseconds(10);
@@ -68,6 +84,17 @@ class ApiServer::State {
   // ---- a handover ----
 
   HttpServer& server() { return server_; }
+
+  // Batches end here as they would for a kill, and go on from what is written.
+  void hold_new_work(std::chrono::milliseconds deadline) {
+    if (batches_) batches_->stop();
+    server_.hold_new_work(deadline);
+  }
+
+  void go_on() {
+    server_.go_on();
+    if (batches_) batches_->start();
+  }
 
   // Handlers, the service, the journal and connections give each other work: until none has any.
   bool settle(std::chrono::steady_clock::time_point deadline,
@@ -113,6 +140,7 @@ class ApiServer::State {
   std::shared_ptr<TaskPool> pool_;
   std::shared_ptr<AnswerKeeper> keeper_;
   std::shared_ptr<ApiContext> context_;
+  std::unique_ptr<BatchService> batches_;  // null: none
   HttpServer server_;
 };
 
@@ -130,7 +158,7 @@ bool ApiServer::drain(int timeout_ms) { return state_->drain(timeout_ms); }
 void ApiServer::stop() { state_->stop(); }
 
 void ApiServer::hold_new_work(std::chrono::milliseconds deadline) {
-  state_->server().hold_new_work(deadline);
+  state_->hold_new_work(deadline);
 }
 int ApiServer::n_connections() { return state_->server().n_connections(); }
 bool ApiServer::settle(std::chrono::steady_clock::time_point deadline,
@@ -139,7 +167,7 @@ bool ApiServer::settle(std::chrono::steady_clock::time_point deadline,
 }
 void ApiServer::hold_all() { state_->server().hold_all(); }
 ApiState ApiServer::state() { return state_->state(); }
-void ApiServer::go_on() { state_->server().go_on(); }
+void ApiServer::go_on() { state_->go_on(); }
 void ApiServer::take_over(
     const ApiState& state,
     const std::function<bool(RequestId, InferenceService::EventHandler)>& listen) {

@@ -16,6 +16,7 @@
 namespace trireme {
 
 struct ApiState;
+class BatchStore;
 
 struct ApiServerOptions {
   std::string host = "127.0.0.1";
@@ -27,6 +28,8 @@ struct ApiServerOptions {
   Journal* journal = nullptr;                // null: a request ends with its client's connection
   int32_t journal_grace_s = 30;              // for a client to come back; with a journal
   std::shared_ptr<const GuideMaker> guides;  // the service's; null: grammars are refused
+  BatchStore* batches = nullptr;             // null: no files and batches
+  int32_t n_slots = 1;  // sequences that the service computes at once; for batches
 };
 
 // The OpenAI-compatible API of one model over HTTP. All arguments must outlive it.

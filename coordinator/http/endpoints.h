@@ -19,6 +19,8 @@
 
 namespace trireme {
 
+class BatchService;
+
 // What handlers work with. Lives as long as any of them runs.
 struct ApiContext {
   InferenceService& service;
@@ -31,6 +33,7 @@ struct ApiContext {
   LiveJobs jobs;
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start
+  BatchService* batches = nullptr;     // null: no files and batches
 
   // The service's status, with this server's own draining in it.
   ServiceStatus status();
@@ -53,10 +56,14 @@ void take_over_answers(const std::shared_ptr<ApiContext>& context,
                        const std::map<int, ResponderPtr>& responders,
                        const GenerationJob::Listen& listen);
 
-// Endpoints by file: generation_endpoints, answer_endpoints, tokenize_endpoints, status_endpoints.
+// Endpoints by file: generation_endpoints, answer_endpoints, tokenize_endpoints, batch_endpoints,
+// status_endpoints.
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> tokenize_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> batch_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context);
+// All of them, as openapi.yaml describes them.
+std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context);
 
 }  // namespace trireme

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
 #include <chrono>
@@ -63,6 +64,7 @@ void HttpConnection::close() {
   if (state_ == State::kAnswering) shared_->n_active_requests.fetch_sub(1);
   state_ = State::kClosed;
   ++serial_;
+  source_.reset();
   release_body();
   shared_->connections.erase(this);
   deadline_.cancel();
@@ -79,7 +81,7 @@ void HttpConnection::next_request() {
   state_ = State::kIdle;
   parser_.emplace();
   parser_->header_limit(static_cast<uint32_t>(limits_.max_header_bytes));
-  parser_->body_limit(limits_.max_body_bytes);
+  parser_->body_limit(std::max<uint64_t>(limits_.max_body_bytes, shared_->max_sink_bytes));
   head_taken_ = false;
   if (buffer_.size() > 0 && shared_->holding == Holding::kNot) {  // pipelined
     state_ = State::kReading;
@@ -135,9 +137,12 @@ void HttpConnection::parse() {
     }
     if (parser_->is_header_done() && !head_taken_ && !take_head()) return;
     if (!count_body()) return;
+    if (sink_ && parser_->get().body().size() >= kPieceBytes) return hand_over_piece();
     if (ec == http::error::need_more) break;
   }
-  if (parser_->is_done()) return dispatch();
+  if (parser_->is_done()) {
+    return sink_ && !parser_->get().body().empty() ? hand_over_piece() : dispatch();
+  }
   // Only a chunk's extensions or trailers can fill the buffer: the header has its own limit.
   if (buffer_.size() + kReadRoom > buffer_.max_size()) {
     return refuse(parse_failure(http::error::buffer_overflow, limits_.max_header_bytes, 0));
@@ -174,6 +179,7 @@ bool HttpConnection::take_head() {
     refuse(*error);
     return false;
   }
+  if (!take_route()) return false;
   parser_->eager(true);
   if (!head[http::field::expect].empty() && !parser_->is_done()) {
     send("HTTP/1.1 100 Continue\r\n\r\n");
@@ -199,6 +205,7 @@ bool HttpConnection::count_body() {
 
 void HttpConnection::release_body() {
   shared_->buffered_body_bytes.fetch_sub(std::exchange(counted_body_bytes_, 0));
+  sink_.reset();
   parser_.reset();
 }
 
@@ -208,6 +215,7 @@ void HttpConnection::dispatch() {
     return refuse({.status = 400, .message = taken.error().message, .param = "", .code = ""});
   HttpRequest request = std::move(*taken);
   request.key_name = key_name_;
+  request.sink = std::exchange(sink_, nullptr);
   if (shared_->options.on_request) shared_->options.on_request(request);
   request.body_lease =
       std::shared_ptr<void>(nullptr, [shared = shared_, n = std::exchange(counted_body_bytes_, 0)](
@@ -261,11 +269,13 @@ bool HttpConnection::is_current(uint64_t serial) const {
 }
 
 void HttpConnection::reply(uint64_t serial, const HttpResponse& response) {
-  if (!is_current(serial) || streaming_) return;
+  if (!is_current(serial) || streaming_ || source_) return;
   if (!shared_->accepting || !keep_alive_) end_after_answer_ = true;
   if (shared_->options.on_response) shared_->options.on_response(route_label_, response.status);
+  source_left_bytes_ = response.source ? response.source->size_bytes() : 0;
+  if (source_left_bytes_ > 0) source_ = response.source;
   send(format_reply(response, !end_after_answer_));
-  answer_complete();
+  if (!source_) answer_complete();
 }
 
 void HttpConnection::start_stream(uint64_t serial) {
@@ -360,6 +370,7 @@ void HttpConnection::on_written(beast::error_code ec, size_t n_bytes) {
   writing_.clear();
   if (!queued_.empty() || (tls_ && tls_->has_output())) return write_some();
   write_deadline_.cancel();
+  if (source_) return read_source();
   if (state_ == State::kAnswering && answer_complete_) answer_sent();
 }
 

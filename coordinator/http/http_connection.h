@@ -38,11 +38,13 @@ struct HttpServerShared {
       : options(std::move(server_options)),
         access(options.access),
         router(std::move(routes)),
+        max_sink_bytes(router.max_sink_bytes()),
         pool(std::move(task_pool)) {}
 
   const HttpServerOptions options;
   HttpAccess access;  // the server's thread only
   const Router router;
+  const uint64_t max_sink_bytes;
   const std::shared_ptr<TaskPool> pool;
   boost::asio::io_context io{1};
   std::unordered_set<HttpConnection*> connections;  // the server's thread only
@@ -90,6 +92,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool is_streaming() const { return streaming_; }
 
  private:
+  static constexpr size_t kPieceBytes = 256U << 10;  // of bodies that are larger than memory
+
   enum class State : uint8_t { kShakingHands, kIdle, kReading, kAnswering, kLingering, kClosed };
 
   void next_request();
@@ -98,9 +102,14 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void parse();
   bool check_lines();
   bool take_head();
+  bool take_route();
   bool count_body();
+  void hand_over_piece();
+  void piece_taken(const BodySink* sink, const std::optional<ApiError>& refusal);
   void dispatch();
   void refuse(const ApiError& error);
+  void read_source();
+  void source_read(const BodySource* source, const std::string& bytes);
   void answer_complete();
   void answer_sent();
   void linger();
@@ -136,6 +145,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::shared_ptr<HttpConnection> kept_;  // this one, while held: no operation keeps it then
   bool head_taken_ = false;
   size_t counted_body_bytes_ = 0;
+  std::shared_ptr<BodySink> sink_;  // for the body of the request that is read
   boost::asio::steady_timer deadline_;
 
   std::string route_label_;
@@ -144,6 +154,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool chunked_ = false;    // the client takes the chunked coding
   bool streaming_ = false;  // the current answer is an event stream
   bool answer_complete_ = false;
+  std::shared_ptr<BodySource> source_;  // of the current answer's body
+  uint64_t source_left_bytes_ = 0;      // that it has not given
   bool end_after_answer_ = false;
   std::function<void()> on_disconnect_;
 

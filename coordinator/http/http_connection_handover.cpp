@@ -26,7 +26,10 @@ void HttpConnection::hold() {
       if (tls_) return end_after_answer();
       if (state_ == State::kIdle) socket_.cancel(ignored);  // nothing is written to it
       return;
-    case Holding::kAll: socket_.cancel(ignored); return;
+    case Holding::kAll:
+      if (source_) return close();  // the rest of a file is nothing that could be handed over
+      socket_.cancel(ignored);
+      return;
   }
 }
 

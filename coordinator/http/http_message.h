@@ -3,12 +3,34 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 namespace trireme {
+
+struct ApiError;
+
+// Takes one request's body as it comes: for what may be larger than memory. Its calls are made on
+// handler threads, one after the other. Gone without its request: the client went, or was refused.
+class BodySink {
+ public:
+  virtual ~BodySink() = default;
+  // Why the rest need not come, or nothing.
+  virtual std::optional<ApiError> take(std::string_view bytes) = 0;
+};
+
+// A response's body that is read as it goes out. Its calls are made on handler threads, one after
+// the other.
+class BodySource {
+ public:
+  virtual ~BodySource() = default;
+  virtual uint64_t size_bytes() const = 0;
+  // The next bytes, at most so many; none when they cannot be had: then the client is cut.
+  virtual std::string read(size_t max_bytes) = 0;
+};
 
 // One request, completely read.
 struct HttpRequest {
@@ -23,6 +45,7 @@ struct HttpRequest {
   std::string key_name;  // of the API key that came with it; "" where none is needed
   std::shared_ptr<void>
       body_lease;  // its release gives the body's bytes back to the server's bound
+  std::shared_ptr<BodySink> sink;  // has the body, where the route has sinks
 };
 
 struct HttpResponse {
@@ -30,6 +53,7 @@ struct HttpResponse {
   std::string body;
   std::string content_type = "application/json";
   std::vector<std::pair<std::string, std::string>> headers;  // besides length, type and connection
+  std::shared_ptr<BodySource> source;  // of the body, in place of `body`
 };
 
 // Answers one request: one reply, or a stream of server-sent events. Thread-safe; calls take effect
@@ -65,13 +89,18 @@ enum class RouteAccess : uint8_t {
   kOpen,     // everybody: probes
 };
 
-// One endpoint. A path that ends in "/*" matches everything below it.
+// One endpoint. A path that ends in "/*" matches everything below it; "*" in its middle is one
+// segment.
 struct Route {
   std::string method;
   std::string path;
   HandlerCost cost = HandlerCost::kQuick;
   HttpHandler handler;
   RouteAccess access = RouteAccess::kKey;
+  // For a body that is taken as it comes, in place of one in memory; `head` has no body. On the
+  // server's thread; empty: none.
+  std::function<std::shared_ptr<BodySink>(const HttpRequest& head)> open_sink;
+  uint64_t max_sink_bytes = 0;  // of such a body, then 413
 };
 
 }  // namespace trireme

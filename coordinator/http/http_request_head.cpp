@@ -101,20 +101,25 @@ Result<std::string> request_path(const RequestHead& head) {
   return path;
 }
 
-Result<HttpRequest> take_request(RequestParser& parser) {
-  auto& message = parser.get();
-  Result<std::string> path = request_path(message.base());
+Result<HttpRequest> read_head(const RequestHead& head) {
+  Result<std::string> path = request_path(head);
   if (!path) return path.error();
   HttpRequest request;
   request.path = std::move(*path);
-  request.method = std::string(message.method_string());
-  const std::string_view target(message.target().data(), message.target().size());
+  request.method = std::string(head.method_string());
+  const std::string_view target(head.target().data(), head.target().size());
   const size_t question = target.find('?');
   if (question != std::string_view::npos) request.query = target.substr(question + 1);
-  request.content_type = std::string(message[http::field::content_type]);
-  request.accept = std::string(message[http::field::accept]);
-  request.last_event_id = std::string(message["Last-Event-ID"]);
-  request.body = std::move(message.body());
+  request.content_type = std::string(head[http::field::content_type]);
+  request.accept = std::string(head[http::field::accept]);
+  request.last_event_id = std::string(head["Last-Event-ID"]);
+  return request;
+}
+
+Result<HttpRequest> take_request(RequestParser& parser) {
+  auto& message = parser.get();
+  Result<HttpRequest> request = read_head(message.base());
+  if (request) request->body = std::move(message.body());
   return request;
 }
 

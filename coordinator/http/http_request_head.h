@@ -1,8 +1,10 @@
 #pragma once
 
+#include <boost/beast/core/buffers_range.hpp>
+#include <boost/beast/http/error.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 #include <optional>
+#include <string>
 
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/http_message.h"
@@ -11,7 +13,38 @@
 
 namespace trireme {
 
-using RequestParser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+// A body in a string that has room for what has come, not for what a client says will come; bytes
+// may be taken out of it on the way.
+struct RequestBody {
+  using value_type = std::string;
+
+  class reader {
+   public:
+    template <bool is_request, class Fields>
+    reader(boost::beast::http::header<is_request, Fields>& /*head*/, std::string& body)
+        : body_(body) {}
+
+    void init(const boost::optional<uint64_t>& /*length*/, boost::beast::error_code& ec) {
+      ec = {};
+    }
+    template <class Buffers>
+    size_t put(const Buffers& buffers, boost::beast::error_code& ec) {
+      size_t n_bytes = 0;
+      for (const boost::asio::const_buffer buffer : boost::beast::buffers_range_ref(buffers)) {
+        body_.append(static_cast<const char*>(buffer.data()), buffer.size());
+        n_bytes += buffer.size();
+      }
+      ec = {};
+      return n_bytes;
+    }
+    void finish(boost::beast::error_code& ec) { ec = {}; }
+
+   private:
+    std::string& body_;
+  };
+};
+
+using RequestParser = boost::beast::http::request_parser<RequestBody>;
 using RequestHead = boost::beast::http::request_header<>;
 
 // What the parser's refusal is in HTTP.
@@ -29,7 +62,10 @@ bool has_odd_lines(std::string_view head);
 // The target's path, percent-decoded, without the query. An error when the target is not a path.
 Result<std::string> request_path(const RequestHead& head);
 
-// Takes the body out of the parser. An error when the target is not a path.
+// What a head says of its request. An error when the target is not a path.
+Result<HttpRequest> read_head(const RequestHead& head);
+
+// The same, with the body out of the parser. An error when the target is not a path.
 Result<HttpRequest> take_request(RequestParser& parser);
 
 }  // namespace trireme

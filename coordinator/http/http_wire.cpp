@@ -52,7 +52,8 @@ std::string format_reply(const HttpResponse& response, bool keep_alive) {
     out += fmt::format("Content-Type: {}\r\n", response.content_type);
   }
   for (const auto& [name, value] : response.headers) out += fmt::format("{}: {}\r\n", name, value);
-  out += fmt::format("Content-Length: {}\r\nConnection: {}\r\n\r\n", response.body.size(),
+  out += fmt::format("Content-Length: {}\r\nConnection: {}\r\n\r\n",
+                     response.source ? response.source->size_bytes() : response.body.size(),
                      keep_alive ? "keep-alive" : "close");
   out += response.body;
   return out;

@@ -12,7 +12,7 @@ namespace trireme {
 // "OK" for 200, and so on; "" for one that this server never sends.
 std::string_view http_reason(int status);
 
-// Head and body of a whole reply.
+// Head and body of a whole reply; the head alone where the body comes from a source.
 std::string format_reply(const HttpResponse& response, bool keep_alive);
 
 // Head of an event stream. With `chunked` the parts that follow are format_chunk's; without (an

@@ -1,5 +1,6 @@
 #include "coordinator/http/router.h"
 
+#include <algorithm>
 #include <string_view>
 
 namespace trireme {
@@ -7,6 +8,16 @@ namespace {
 
 // Whether `path` is the route's, and what "*" stands for.
 bool path_matches(std::string_view pattern, std::string_view path, std::string_view* tail) {
+  if (const size_t star = pattern.find("/*/"); star != std::string_view::npos) {
+    const std::string_view before = pattern.substr(0, star + 1);
+    const std::string_view after = pattern.substr(star + 2);
+    if (path.size() <= before.size() + after.size() || !path.starts_with(before) ||
+        !path.ends_with(after)) {
+      return false;
+    }
+    *tail = path.substr(before.size(), path.size() - before.size() - after.size());
+    return tail->find('/') == std::string_view::npos;
+  }
   if (!pattern.ends_with("/*")) return pattern == path;
   const std::string_view prefix = pattern.substr(0, pattern.size() - 1);
   if (!path.starts_with(prefix) || path.size() == prefix.size()) return false;
@@ -35,6 +46,12 @@ Router::Match Router::find(const std::string& method, const std::string& path) c
     match.allowed += route.method;
   }
   return match;
+}
+
+uint64_t Router::max_sink_bytes() const {
+  uint64_t most = 0;
+  for (const Route& route : routes_) most = std::max(most, route.max_sink_bytes);
+  return most;
 }
 
 }  // namespace trireme

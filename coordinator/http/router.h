@@ -20,6 +20,8 @@ class Router {
 
   explicit Router(std::vector<Route> routes) : routes_(std::move(routes)) {}
   Match find(const std::string& method, const std::string& path) const;
+  // The longest body that any route takes as it comes.
+  uint64_t max_sink_bytes() const;
 
  private:
   std::vector<Route> routes_;

@@ -5,6 +5,7 @@
 #include "comm/control/build_id.h"
 #include "coordinator/http/api_server.h"
 #include "coordinator/http/endpoints.h"
+#include "coordinator/http/openapi.h"
 #include "coordinator/http/reply_parts.h"
 
 namespace trireme {
@@ -83,6 +84,13 @@ HttpResponse get_load(ApiContext& context, const HttpRequest& /*request*/) {
   return json_response({{"server_load", status.n_running + status.n_waiting}});
 }
 
+HttpResponse get_openapi(ApiContext& /*context*/, const HttpRequest& /*request*/) {
+  HttpResponse response;
+  response.body = openapi_yaml();
+  response.content_type = "application/yaml";
+  return response;
+}
+
 HttpResponse get_metrics(ApiContext& context, const HttpRequest& /*request*/) {
   context.metrics.set_status(context.status());
   HttpResponse response;
@@ -120,6 +128,7 @@ std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context) {
           status_route(context, "/ready", get_ready, kOpen),
           status_route(context, "/ping", get_ping, kOpen),
           status_route(context, "/version", get_version, kOpen),
+          status_route(context, "/openapi.yaml", get_openapi, kOpen),
           status_route(context, "/load", get_load, kMetrics),
           status_route(context, "/metrics", get_metrics, kMetrics)};
 }

@@ -1,24 +1,16 @@
 #include "coordinator/journal/journal_file.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
 #include <sqlite3.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 
 #include "coordinator/journal/journal_blob.h"
-#include "coordinator/journal/sqlite_db.h"
+#include "coordinator/journal/private_db.h"
 #include "kernels/result.h"
 
 namespace trireme {
 namespace {
 
-constexpr int64_t kApplicationId = 0x5472694A;  // "TriJ"
-constexpr int64_t kVersion = 3;
 constexpr int64_t kMostChoices = 4096;  // more than any request may have
 
 constexpr const char* kSchema =
@@ -39,59 +31,6 @@ constexpr const char* kRequestColumns =
     "SELECT row, id, endpoint, key_name, weights, body, prompts, created, seed, max_new_tokens, "
     "n_choices, with_logprobs, ended, n_resumes, status, error FROM requests ";
 
-// The file exists, is a plain file of this user and nobody else reads it. SQLite gives the files
-// beside it the same mode.
-void make_private_file(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  struct stat status {};
-  const bool opened = fd >= 0 && ::fstat(fd, &status) == 0;
-  const bool done = opened && S_ISREG(status.st_mode) && ::fchmod(fd, 0600) == 0;
-  const std::string cause =
-      opened && !S_ISREG(status.st_mode) ? "it is not a plain file" : std::strerror(errno);
-  if (fd >= 0) ::close(fd);
-  if (done) return;
-  throw EnvironmentError(
-      fmt::format("cannot open the journal {}: {}; give a file that this user can write with "
-                  "--journal",
-                  path.string(), cause));
-}
-
-[[noreturn]] void explain(const std::filesystem::path& path, const SqliteError& error) {
-  const std::string file = path.string();
-  switch (error.code & 0xFF) {
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-      throw EnvironmentError(fmt::format(
-          "the journal {} is in use by another process: stop that one, or give another file with "
-          "--journal",
-          file));
-    case SQLITE_NOTADB:
-    case SQLITE_CORRUPT:
-      throw EnvironmentError(fmt::format(
-          "the journal {} is damaged or no journal ({}): move it away to begin a new one; the "
-          "answers in it are lost",
-          file, error.what()));
-    default:
-      throw EnvironmentError(fmt::format(
-          "cannot open the journal {}: {}; see that its folder can be written and has room", file,
-          error.what()));
-  }
-}
-
-int64_t query_integer(SqliteDb& db, const char* sql) {
-  SqliteStatement statement(db, sql);
-  const int64_t value = statement.start().step() ? statement.integer(0) : 0;
-  statement.start();
-  return value;
-}
-
-std::string query_text(SqliteDb& db, const char* sql) {
-  SqliteStatement statement(db, sql);
-  std::string value = statement.start().step() ? statement.text(0) : std::string();
-  statement.start();
-  return value;
-}
-
 [[noreturn]] void damaged(const std::string& what) { throw SqliteError(SQLITE_CORRUPT, what); }
 
 template <typename T>
@@ -100,44 +39,20 @@ T checked(std::optional<T> value) {
   return *std::move(value);
 }
 
-// Opens, locks and checks the file; a new one gets its tables.
-std::unique_ptr<SqliteDb> open_checked(const std::filesystem::path& path) {
-  make_private_file(path);
-  auto db = std::make_unique<SqliteDb>(path);
-  // The lock is this connection's until it closes, which a kill does too.
-  db->execute(
-      "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
-      "PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;");
-  db->execute("BEGIN IMMEDIATE; COMMIT;");
-  const bool fresh = query_integer(*db, "SELECT COUNT(*) FROM sqlite_master") == 0;
-  const int64_t version = query_integer(*db, "PRAGMA user_version");
-  if (fresh && version == 0) {
-    db->execute("BEGIN IMMEDIATE");
-    db->execute(kSchema);
-    db->execute(fmt::format("PRAGMA application_id = {}; PRAGMA user_version = {}; COMMIT;",
-                            kApplicationId, kVersion)
-                    .c_str());
-    return db;
-  }
-  if (query_integer(*db, "PRAGMA application_id") != kApplicationId) {
-    throw EnvironmentError(fmt::format(
-        "{} is a database of another program: give another file with --journal", path.string()));
-  }
-  if (version != kVersion) {
-    throw EnvironmentError(fmt::format(
-        "the journal {} has version {}, and this build reads version {}: let the build that wrote "
-        "it finish its answers, or move it away to begin a new one",
-        path.string(), version, kVersion));
-  }
-  const std::string found = query_text(*db, "PRAGMA quick_check(1)");
-  if (found != "ok") damaged(found);
-  return db;
-}
+constexpr PrivateDb kJournalDb = {
+    .noun = "journal",
+    .option = "--journal",
+    .lost = "the answers in it are lost",
+    .unfinished = "let the build that wrote it finish its answers",
+    .application_id = 0x5472694A,  // "TriJ"
+    .version = 3,
+    .schema = kSchema,
+};
 
 }  // namespace
 
 struct JournalFile::State {
-  explicit State(const std::filesystem::path& path) : db(open_checked(path)) {}
+  explicit State(const std::filesystem::path& path) : db(open_private_db(path, kJournalDb)) {}
 
   std::unique_ptr<SqliteDb> db;
   SqliteStatement insert_request{
@@ -171,7 +86,7 @@ JournalFile::JournalFile(std::filesystem::path path) {
     state_ = std::make_unique<State>(path);
     unfinished();  // so that nothing in them is malformed later
   } catch (const SqliteError& error) {
-    explain(path, error);
+    explain_private_db(path, kJournalDb, error);
   }
 }
 

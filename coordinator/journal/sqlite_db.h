@@ -11,11 +11,11 @@
 struct sqlite3;
 struct sqlite3_stmt;
 
-// Private to coordinator/journal.
+// Private to coordinator/journal and coordinator/batch.
 
 namespace trireme {
 
-// What SQLite could not do. Stays inside this folder.
+// What SQLite could not do. Stays inside these folders.
 class SqliteError : public std::runtime_error {
  public:
   SqliteError(int result_code, const std::string& message)

@@ -108,6 +108,7 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + error);
   if (replica.scheduler.serving()) replica.scheduler.group_lost(events);
   if (listener.on_broken) listener.on_broken(replica.index, error);
+  publish();  // whose request ends now can see why
   rehome(replica);
   settle();
 }
@@ -326,6 +327,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.n_unheld_kv_blocks = replica->scheduler.n_unheld_blocks();
     one.loaded_bytes = replica->loaded_bytes;
     one.total_bytes = replica->total_bytes;
+    one.numerics_id = replica->numerics_id;
     all.push_back(std::move(one));
   }
   return all;

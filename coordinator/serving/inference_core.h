@@ -61,6 +61,7 @@ struct ReplicaSnapshot {
   int32_t n_unheld_kv_blocks = 0;  // by any request
   uint64_t loaded_bytes = 0;       // of the launch under way
   uint64_t total_bytes = 0;
+  std::string numerics_id;  // of the last launch that served
 };
 
 // The inference service over one or more groups, each with a scheduler of its own, on one thread of

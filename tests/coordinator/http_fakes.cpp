@@ -248,7 +248,7 @@ void FakeService::run() {
 }
 
 TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journal_grace_s,
-                       HttpAccess access)
+                       HttpAccess access, BatchStore* batches)
     : metrics({.model_name = "fake", .version = "test"}),
       server(service, codec,
              {.id = "fake",
@@ -264,7 +264,9 @@ TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journ
               .limits = limits,
               .access = std::move(access),
               .journal = journal,
-              .journal_grace_s = journal_grace_s}) {
+              .journal_grace_s = journal_grace_s,
+              .batches = batches,
+              .n_slots = 8}) {
   server.start();
 }
 

@@ -94,7 +94,8 @@ class FakeService final : public InferenceService {
 // A server over the fakes, on a free port.
 struct TestServer {
   explicit TestServer(const HttpLimits& limits = {}, Journal* journal = nullptr,
-                      int32_t journal_grace_s = 30, HttpAccess access = {});
+                      int32_t journal_grace_s = 30, HttpAccess access = {},
+                      BatchStore* batches = nullptr);
 
   FakeService service;
   ByteCodec codec;
