@@ -166,7 +166,8 @@ def main():
     def write(name, content):
         (args.out / name).write_text(json.dumps(versions | content) + "\n")
 
-    write("processors.json", dict(vocab_size=VOCAB_SIZE, cases=list(processor_cases(random.Random(1)))))
+    cases = list(processor_cases(random.Random(1)))
+    write("processors.json", dict(vocab_size=VOCAB_SIZE, cases=cases))
     write("continuations.json", dict(continuations=list(continuations(model, random.Random(2))),
                                      searches=list(searches(model, random.Random(3)))))
 
