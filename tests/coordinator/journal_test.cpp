@@ -259,7 +259,7 @@ TEST_F(JournalTest, OnlyItsOwnerReadsItAndOneProcessWritesIt) {
 TEST_F(JournalTest, SaysWhatIsWrongWithAFile) {
   { open(); }
   execute("PRAGMA user_version = 1");
-  EXPECT_THAT(refusal(), HasSubstr("has version 1, and this build reads version 2"));
+  EXPECT_THAT(refusal(), HasSubstr("has version 1, and this build reads version 3"));
   execute("PRAGMA application_id = 1");
   EXPECT_THAT(refusal(), HasSubstr("is a database of another program"));
   std::filesystem::resize_file(options_.path, 5000);
