@@ -119,8 +119,14 @@ SupervisorActions Supervisor::on_datagram(int64_t now_ms, uint64_t epoch, int ra
   if (!is_live(epoch) || unheard_ms < 0) return {};
   Rank& r = ranks_[static_cast<size_t>(rank)];
   r.heard.heard(now_ms);
-  const bool heard_since_it_told = now_ms - unheard_ms >= r.told_hears_us_ms;
-  if (heard_since_it_told) r.hears_us.heard(now_ms - unheard_ms);
+  const int64_t heard_us_ms = now_ms - unheard_ms;
+  const bool since_it_told = heard_us_ms >= r.told_hears_us_ms;
+  if (since_it_told) {
+    // Pauses after that are forgiven still.
+    const int64_t looked_at_ms = std::max<int64_t>(last_timer_ms_ - heard_us_ms, 0);
+    r.hears_us = {.last_ms = heard_us_ms,
+                  .forgiven_ms = std::min(r.hears_us.forgiven_ms, looked_at_ms)};
+  }
   r.told_hears_us_ms = now_ms;
   return take_state(now_ms, r, state);
 }

@@ -164,7 +164,7 @@ TEST(ClusterSupervisor, AllWaitingIsADeadlockOneComputingIsNot) {
     d.pass(200, {state_of(RankActivity::kWaiting, tick), state_of(RankActivity::kWaiting, 7)});
   }
   EXPECT_EQ(d.supervisor.status(), GroupStatus::kServing);
-  d.pass(1200, {waiting, waiting});
+  d.pass(1200, {state_of(RankActivity::kWaiting, 19), waiting});
   EXPECT_EQ(d.last(Kind::kReportLost)->cause, "stalled");
 }
 
@@ -182,7 +182,7 @@ TEST(ClusterSupervisor, AStepWithoutAnyTickRunsIntoTheWatchdog) {
 TEST(ClusterSupervisor, AfterItServedALaunchIsWaitedForLessLong) {
   LaunchSpec spec = two_rank_spec();
   spec.launcher = LauncherKind::kMpirun;
-  spec.deadlines.max_crashes = 2;
+  spec.deadlines.max_crashes = 3;
   Drive d(spec);
   const auto time_until = [&d](Kind kind) {
     const int64_t begin = d.now;
