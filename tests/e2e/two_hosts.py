@@ -61,9 +61,9 @@ def inside(subnet, host, *command):
 
 
 def port_state(subnet, host, all_or_nothing):
-    """Arguments of `bridge`: whether the switch between the hosts passes on what comes from and goes
-    to this one. Neither side is told, as by a failing switch. (A link set down and up again stays
-    down for a second.)"""
+    """Arguments of `bridge`: whether the switch between the hosts passes on what comes from and
+    goes to this one. Neither side is told, as by a failing switch. (A link set down and up again
+    stays down for a second.)"""
     return ["link", "set", "dev", f"tv{host}{subnet.replace('.', '')}", "state",
             "3" if all_or_nothing else "0"]  # forwarding, disabled
 
