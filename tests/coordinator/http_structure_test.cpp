@@ -76,7 +76,7 @@ const Text& demo() {
 }
 
 TEST(StructureFields, EveryWayGivesItsGrammar) {
-  EXPECT_TRUE(read({}).grammar.empty());
+  EXPECT_TRUE(read(Json::object()).grammar.empty());
   EXPECT_TRUE(read({{"response_format", {{"type", "text"}}}}).grammar.empty());
   EXPECT_TRUE(read({{"structured_outputs", {{"json_object", false}}}}).grammar.empty());
   const Json schema = {{"type", "integer"}};
@@ -105,6 +105,8 @@ TEST(StructureFields, RefusesByName) {
   EXPECT_THAT(refused({{"response_format", {{"type", "xml"}}}}), HasSubstr("response_format.type"));
   EXPECT_THAT(refused({{"response_format", {{"type", "json_schema"}}}}), HasSubstr("\"schema\""));
   EXPECT_THAT(refused({{"structured_outputs", Json::object()}}), HasSubstr("one of json, regex"));
+  EXPECT_THAT(refused({{"structured_outputs", {{"regex", "a"}, {"structural_tag", "b"}}}}),
+              HasSubstr("structured_outputs.structural_tag"));
   EXPECT_THAT(refused({{"structured_outputs", {{"regex", "a"}, {"choice", {"a"}}}}}),
               HasSubstr("structured_outputs.regex and structured_outputs.choice"));
   EXPECT_THAT(refused({{"guided_regex", "a"}, {"guided_json", Json::object()}}),
@@ -147,10 +149,10 @@ TEST(StructureFields, JsonHasLittleSpace) {
   EXPECT_THAT(grammar.text, HasSubstr("whitespace_pattern"));
   Result<std::unique_ptr<TokenGuide>> guide = demo().guides->make(grammar);
   ASSERT_TRUE(guide.ok());
-  for (const int32_t id : *demo().codec->encode("{ ", false)) {
-    ASSERT_TRUE((*guide)->push(id).ok());
-  }
-  EXPECT_FALSE((*guide)->push(demo().codec->encode(" ", false)->front()).ok());
+  const Result<std::vector<int32_t>> begin = demo().codec->encode("{ ", false);
+  for (const int32_t id : *begin) ASSERT_TRUE((*guide)->push(id).ok());
+  const Result<std::vector<int32_t>> space = demo().codec->encode(" ", false);
+  EXPECT_FALSE((*guide)->push(space->front()).ok());
 }
 
 const Json kTools = Json::parse(R"([
@@ -207,7 +209,8 @@ TEST_P(ToolGrammar, IsReadBack) {
     }
   }
   EXPECT_GE(n_calls, 40);
-  EXPECT_EQ(n_several, 0) << "it ends as soon as it may";
+  // The walk ends as soon as it may: only a list's next call comes before that.
+  EXPECT_EQ(n_several > 0, GetParam().format == ToolFormat::kMistral);
 }
 
 INSTANTIATE_TEST_SUITE_P(

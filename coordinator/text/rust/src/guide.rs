@@ -1,6 +1,7 @@
 //! Grammars: which tokens may come next, by llguidance.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{anyhow, bail, Result};
 use llguidance::{api::TopLevelGrammar, token_bytes_from_tokenizer_json, Matcher, ParserFactory};
@@ -30,9 +31,37 @@ impl TokenizerEnv for Vocabulary {
     }
 }
 
+/// Grammars compiled before, the latest last: a request's is compiled when it is checked, and a
+/// guide is made of it once for each of its choices, for which a group of ranks may wait.
+#[derive(Default)]
+struct Compiled {
+    entries: VecDeque<(String, String, Matcher)>, // tag, grammar, at its beginning
+    n_bytes: usize,                               // of the grammars
+}
+
+impl Compiled {
+    const MAX_ENTRIES: usize = 64;
+    const MAX_BYTES: usize = 4 << 20;
+
+    fn find(&self, tag: &str, grammar: &str) -> Option<Matcher> {
+        let same = |entry: &&(String, String, Matcher)| entry.0 == tag && entry.1 == grammar;
+        self.entries.iter().find(same).map(|entry| entry.2.deep_clone())
+    }
+
+    fn add(&mut self, tag: &str, grammar: &str, matcher: Matcher) {
+        self.n_bytes += grammar.len();
+        self.entries.push_back((tag.to_string(), grammar.to_string(), matcher));
+        while self.entries.len() > Self::MAX_ENTRIES || self.n_bytes > Self::MAX_BYTES {
+            let Some((_, oldest, _)) = self.entries.pop_front() else { break };
+            self.n_bytes -= oldest.len();
+        }
+    }
+}
+
 pub struct GuideFactory {
     parsers: ParserFactory,
     end_tokens: Arc<[u32]>,
+    compiled: Mutex<Compiled>,
 }
 
 impl GuideFactory {
@@ -60,13 +89,28 @@ impl GuideFactory {
         parsers.limits_mut().verbose_errors = false;
         // 1 to 2 KiB each, for every guide: a grammar of 24 bytes can make as many as it may.
         parsers.limits_mut().max_lexer_states = 50_000;
-        Ok(GuideFactory { parsers, end_tokens: end_tokens.into() })
+        Ok(GuideFactory { parsers, end_tokens: end_tokens.into(), compiled: Mutex::default() })
     }
 
     fn guide(&self, tag: &str, grammar: &str) -> Result<Guide> {
-        let grammar = TopLevelGrammar::from_tagged_str(tag, grammar)?;
-        let matcher = Matcher::new(Ok(self.parsers.create_parser(grammar)?));
+        let known = self.compiled().find(tag, grammar);
+        let matcher = match known {
+            Some(matcher) => matcher,
+            None => self.compile(tag, grammar)?,
+        };
         Ok(Guide { matcher, end_tokens: self.end_tokens.clone() })
+    }
+
+    fn compile(&self, tag: &str, grammar: &str) -> Result<Matcher> {
+        let parsed = TopLevelGrammar::from_tagged_str(tag, grammar)?;
+        let matcher = Matcher::new(Ok(self.parsers.create_parser(parsed)?));
+        self.compiled().add(tag, grammar, matcher.deep_clone());
+        Ok(matcher)
+    }
+
+    /// What a panic left behind is whole: entries are added in one piece.
+    fn compiled(&self) -> MutexGuard<'_, Compiled> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,6 +257,23 @@ mod tests {
         assert!(guide.push(END).unwrap());
         assert!(guide.push(u32::from(b'a')).is_err());
         assert_eq!(allowed(&mut guide), [END, 257]);
+    }
+
+    #[test]
+    fn guides_of_one_grammar_know_nothing_of_each_other() {
+        let tokenizer = byte_level_tokenizer();
+        let factory = GuideFactory::new(&tokenizer, PADDED, &[END]).unwrap();
+        let mut first = factory.guide("regex", "ab|cd").unwrap();
+        first.push(u32::from(b'c')).unwrap();
+        let mut second = factory.guide("regex", "ab|cd").unwrap();
+        assert_eq!(allowed(&mut second), [u32::from(b'a'), u32::from(b'c')]);
+        assert_eq!(allowed(&mut first), [u32::from(b'd')]);
+        for i in 0..100 {
+            factory.guide("regex", &format!("x{i}")).unwrap();
+        }
+        assert_eq!(factory.compiled().entries.len(), Compiled::MAX_ENTRIES);
+        factory.guide("regex", &"y".repeat(Compiled::MAX_BYTES - 10)).unwrap();
+        assert!(factory.compiled().n_bytes <= Compiled::MAX_BYTES);
     }
 
     #[test]
