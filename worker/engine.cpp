@@ -143,15 +143,15 @@ void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace
       const HeadRow& row = head_rows_[begin + static_cast<size_t>(i)];
       const std::span<const float> values(logits.as<float>() + i * logits.row_stride,
                                           static_cast<size_t>(logits.dim(1)));
-      answer_row(plan.sequences[static_cast<size_t>(row.sequence)], row, values,
-                 log_sum_exp_[static_cast<size_t>(i)],
+      answer_row(plan, row, values, log_sum_exp_[static_cast<size_t>(i)],
                  result.sequences[static_cast<size_t>(row.sequence)]);
     }
   }
 }
 
-void Engine::answer_row(const SequencePlan& plan, const HeadRow& row, std::span<const float> logits,
+void Engine::answer_row(const StepPlan& step, const HeadRow& row, std::span<const float> logits,
                         float log_sum_exp, SequenceResult& result) {
+  const SequencePlan& plan = step.sequences[static_cast<size_t>(row.sequence)];
   const auto input = static_cast<size_t>(row.input);
   if (!plan.logprob_targets.empty() && plan.logprob_targets[input] >= 0) {
     const auto target = static_cast<size_t>(plan.logprob_targets[input]);
@@ -161,13 +161,23 @@ void Engine::answer_row(const SequencePlan& plan, const HeadRow& row, std::span<
   if (input + 1 != plan.input_ids.size()) return;
   if (plan.want_logits) result.logits.assign(logits.begin(), logits.end());
   if (!plan.sample) return;
-  result.token_id =
-      sampler_.sample(logits, plan.sampling, plan.choice, static_cast<uint32_t>(plan.output_index));
+  result.token_id = draw(step.step_id, plan, logits);
+  sampled_.push_back(result.token_id);
+  if (result.token_id < 0) return;
+  // Of the model's own distribution, before mask, temperature and cuts.
   result.logprob = logits[static_cast<size_t>(result.token_id)] - log_sum_exp;
   if (plan.n_logprobs > 0) {
     sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, result.top_logprobs);
   }
-  sampled_.push_back(result.token_id);
+}
+
+// -1: the sequence has ended meanwhile.
+int32_t Engine::draw(uint64_t step_id, const SequencePlan& plan, std::span<const float> logits) {
+  const auto index = static_cast<uint32_t>(plan.output_index);
+  if (!plan.masked) return sampler_.sample(logits, plan.sampling, plan.choice, index);
+  const TokenMask mask = parts_.wait_mask(step_id, plan.request_id);
+  if (mask.words.empty()) return -1;
+  return sampler_.sample_masked(logits, mask.words, plan.sampling, plan.choice, index);
 }
 
 }  // namespace trireme

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,8 @@ struct EngineParts {
   DType kv_dtype = DType::kBF16;
   KvFile kv_file;  // the KV pool's memory, else its own
   bool fuse = true;
+  // On the rank that samples, for plans that say `masked`: waits for the mask of a step's sequence.
+  std::function<TokenMask(uint64_t step_id, uint64_t request_id)> wait_mask;
 };
 
 // One rank's model: takes plans, steps its stage, samples on the last stage's first rank. A step
@@ -86,8 +89,9 @@ class Engine {
   };
   void collect_head_rows(const StepPlan& plan);
   void run_head(const StepPlan& plan, StepResult& result, TraceSink* trace);
-  void answer_row(const SequencePlan& plan, const HeadRow& row, std::span<const float> logits,
+  void answer_row(const StepPlan& step, const HeadRow& row, std::span<const float> logits,
                   float log_sum_exp, SequenceResult& result);
+  int32_t draw(uint64_t step_id, const SequencePlan& plan, std::span<const float> logits);
 
   StageForward& forward_of(uint64_t generation) const;
   EngineParts parts_;

@@ -49,6 +49,7 @@ double sum_of(const std::vector<float>& values) {
 Sampler::Sampler(const KernelTable& kernels, int32_t vocab_size)
     : kernels_(kernels),
       weights_(static_cast<size_t>(vocab_size)),
+      masked_(static_cast<size_t>(vocab_size)),
       order_(static_cast<size_t>(vocab_size)) {
   TRIREME_CHECK(vocab_size > 0);
 }
@@ -133,6 +134,23 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
     // What is left is not a number: nothing below the largest can be drawn.
     if (n < limit && depth >= kDeepest) limit = n;
   }
+}
+
+int32_t Sampler::sample_masked(std::span<const float> logits, std::span<const uint32_t> mask,
+                               const SamplingParams& params, uint32_t choice,
+                               uint32_t output_index) {
+  TRIREME_CHECK(logits.size() == masked_.size() && mask.size() * 32 >= logits.size());
+  const auto allows = [mask](size_t id) { return ((mask[id / 32] >> (id % 32)) & 1U) != 0; };
+  size_t lowest = logits.size();
+  for (size_t i = logits.size(); i-- > 0;) {
+    const bool allowed = allows(i);
+    masked_[i] = allowed ? logits[i] : -kInfinity;
+    if (allowed) lowest = i;
+  }
+  TRIREME_CHECK_MSG(lowest < logits.size(), "a mask without a token");
+  const int32_t token = sample(masked_, params, choice, output_index);
+  // Where no logit of the mask is a number, the choice is free: but never to leave the mask.
+  return allows(static_cast<size_t>(token)) ? token : static_cast<int32_t>(lowest);
 }
 
 void Sampler::top_tokens(std::span<const float> logits, float log_sum_exp, int32_t n,

@@ -24,6 +24,11 @@ class Sampler {
   int32_t sample(std::span<const float> logits, const SamplingParams& params, uint32_t choice,
                  uint32_t output_index);
 
+  // The same with nothing but the tokens of a mask (TokenMask::words, not empty): what is cut by
+  // top_k and top_p is cut from them.
+  int32_t sample_masked(std::span<const float> logits, std::span<const uint32_t> mask,
+                        const SamplingParams& params, uint32_t choice, uint32_t output_index);
+
   // The n most likely tokens, most likely first, ties by id. Overwrites `out`.
   void top_tokens(std::span<const float> logits, float log_sum_exp, int32_t n,
                   std::vector<TokenLogprob>& out);
@@ -37,6 +42,7 @@ class Sampler {
 
   const KernelTable& kernels_;
   std::vector<float> weights_;  // [vocab_size]
+  std::vector<float> masked_;   // [vocab_size]: logits, -inf where the mask has no token
   std::vector<int32_t> order_;  // [vocab_size]
 };
 

@@ -147,7 +147,10 @@ LoadedRank load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi, int
                     .max_batch_tokens = job.max_batch_tokens,
                     .max_plans_in_flight = job.max_plans_in_flight,
                     .kv_dtype = job.kv_dtype,
-                    .fuse = job.fuse};
+                    .fuse = job.fuse,
+                    .wait_mask = [&link](uint64_t step_id, uint64_t request_id) {
+                      return link.wait_mask(step_id, request_id);
+                    }};
   parts.comms.tp = monitor(std::move(parts.comms.tp), link);
   parts.comms.pp = monitor(std::move(parts.comms.pp), link);
   std::optional<StageWeights> newer;

@@ -77,6 +77,12 @@ std::string encode_frame(const StepResult& result) {
   return with_header(frame);
 }
 
+std::string encode_frame(const TokenMask& mask) {
+  wire::Frame frame;
+  detail::to_wire(mask, *frame.mutable_mask());
+  return with_header(frame);
+}
+
 std::string encode_frame(const WeightsOrder& order) {
   wire::Frame frame;
   detail::to_wire(order, *frame.mutable_weights_order());
@@ -126,6 +132,7 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
     case wire::Frame::kReady: return convert<RankReady>(frame.ready(), "ready");
     case wire::Frame::kPlan: return convert<StepPlan>(frame.plan(), "plan");
     case wire::Frame::kStep: return convert<StepResult>(frame.step(), "result");
+    case wire::Frame::kMask: return convert<TokenMask>(frame.mask(), "mask");
     case wire::Frame::kWeightsOrder: return convert<WeightsOrder>(frame.weights_order(), "order");
     case wire::Frame::kWeightsPrepared:
       return convert<WeightsPrepared>(frame.weights_prepared(), "prepared");

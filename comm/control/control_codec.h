@@ -32,7 +32,7 @@ constexpr char kRenewByte = 'R';
 // One frame of the control connection.
 using ControlFrame = std::variant<RankHello, JobSpec, RankState, RankReady, GroupStart, StepPlan,
                                   StepResult, WeightsOrder, WeightsPrepared, ControlFailure,
-                                  ControlDrain, ControlPing, ControlRenew>;
+                                  ControlDrain, ControlPing, ControlRenew, TokenMask>;
 
 // On the wire a frame is its payload's size (4 bytes, little endian), then the payload.
 constexpr size_t kFrameHeaderBytes = 4;
@@ -47,6 +47,7 @@ std::string encode_frame(const RankReady& ready);
 std::string encode_frame(const GroupStart& start);
 std::string encode_frame(const StepPlan& plan);
 std::string encode_frame(const StepResult& result);
+std::string encode_frame(const TokenMask& mask);
 std::string encode_frame(const WeightsOrder& order);
 std::string encode_frame(const WeightsPrepared& prepared);
 std::string encode_frame(const ControlFailure& failure);

@@ -67,6 +67,7 @@ struct RankLink::State {
   std::condition_variable changed;  // between reader and main thread: plans, start, drain, end
   std::condition_variable ended;    // closing, for threads that plans do not concern
   std::deque<RankTask> tasks;
+  std::deque<TokenMask> masks;  // of plans taken or queued
   GroupStart start;
   bool started = false;
   bool draining = false;
@@ -92,6 +93,7 @@ struct RankLink::State {
   void take_frames();
   void take(ControlFrame&& frame);
   void take_task(RankTask&& task);
+  void take_mask(TokenMask&& mask);
   void renew();
 };
 
@@ -197,6 +199,7 @@ void RankLink::State::take_frames() {
 void RankLink::State::take(ControlFrame&& frame) {
   if (auto* plan = std::get_if<StepPlan>(&frame)) return take_task(std::move(*plan));
   if (auto* order = std::get_if<WeightsOrder>(&frame)) return take_task(std::move(*order));
+  if (auto* mask = std::get_if<TokenMask>(&frame)) return take_mask(std::move(*mask));
   if (std::holds_alternative<ControlPing>(frame)) return;
   if (std::holds_alternative<ControlRenew>(frame)) return renew();
   const std::lock_guard lock(mutex);
@@ -229,6 +232,16 @@ void RankLink::State::take_task(RankTask&& task) {
   }
   tasks.push_back(std::move(task));
   lock.unlock();  // whoever is woken may run at once, and would have to wait for it
+  changed.notify_all();
+}
+
+void RankLink::State::take_mask(TokenMask&& mask) {
+  const size_t most =
+      static_cast<size_t>(job.max_slots) * (static_cast<size_t>(job.max_plans_in_flight) + 1);
+  std::unique_lock lock(mutex);
+  if (masks.size() >= most) exit_orphaned(world_rank, "the coordinator sent masks of no plan");
+  masks.push_back(std::move(mask));
+  lock.unlock();
   changed.notify_all();
 }
 
@@ -348,6 +361,23 @@ bool RankLink::next_task(RankTask& task) {
   lock.unlock();
   state_->changed.notify_all();
   return true;
+}
+
+TokenMask RankLink::wait_mask(uint64_t step_id, uint64_t request_id) {
+  State& s = *state_;
+  std::unique_lock lock(s.mutex);
+  const auto find = [&] {
+    return std::find_if(s.masks.begin(), s.masks.end(), [&](const TokenMask& mask) {
+      return mask.step_id == step_id && mask.request_id == request_id;
+    });
+  };
+  const bool came = s.changed.wait_for(lock, milliseconds(s.job.comm_timeout_ms),
+                                       [&] { return find() != s.masks.end(); });
+  if (!came) exit_orphaned(s.world_rank, "the coordinator sent no token mask for a sequence");
+  const auto found = find();
+  TokenMask mask = std::move(*found);
+  s.masks.erase(found);
+  return mask;
 }
 
 void RankLink::send_result(const StepResult& result) { state_->send(result); }

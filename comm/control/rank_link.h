@@ -49,6 +49,9 @@ class RankLink {
 
   // Waits for the next task; false when the coordinator asked to end (drain).
   bool next_task(RankTask& task);
+  // The mask of one sequence of a plan. Without one in time the process exits: the coordinator is
+  // gone, and no token is ever drawn without it.
+  TokenMask wait_mask(uint64_t step_id, uint64_t request_id);
   void send_result(const StepResult& result);
   void send_prepared(const WeightsPrepared& prepared);
 

@@ -39,6 +39,8 @@ struct SequencePlan {
   // log p of these tokens after each input token (-1: not wanted); empty or as long as input_ids
   std::vector<int32_t> logprob_targets;
   int32_t n_logprobs = 0;  // how many most likely tokens to report with a sampled one
+  // With `sample`: drawn only from the tokens of a TokenMask, which follows the plan.
+  bool masked = false;
 };
 
 // What all ranks of a group do in one step. Ranks get the same plan.
@@ -59,6 +61,17 @@ struct StepPlan {
   }
 };
 
+// Which tokens a sequence of a plan may draw: the rank that samples waits for it. Sent after the
+// plan, so that it can be made while the ranks compute.
+struct TokenMask {
+  uint64_t epoch = 0;
+  uint64_t step_id = 0;
+  uint64_t request_id = 0;
+  // [ceil(vocab_size / 32)]: bit i % 32 of words[i / 32] for token i; at least one is set. Empty:
+  // the sequence has ended meanwhile, and no token is to be drawn.
+  std::vector<uint32_t> words;
+};
+
 struct TokenLogprob {
   int32_t token_id = 0;
   float logprob = 0.0F;
@@ -68,7 +81,7 @@ struct TokenLogprob {
 struct SequenceResult {
   uint64_t request_id = 0;
   int32_t slot = 0;
-  int32_t token_id = -1;                   // the sampled token, -1 when none was asked for
+  int32_t token_id = -1;                   // the sampled token, -1 when none was drawn
   float logprob = 0.0F;                    // log p of token_id before temperature and cuts
   std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
   std::vector<float> logits;               // [vocab_size] when want_logits

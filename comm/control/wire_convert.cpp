@@ -54,6 +54,7 @@ void to_wire(const SequencePlan& in, wire::Sequence& out) {
   out.set_want_logits(in.want_logits);
   out.mutable_logprob_targets()->Add(in.logprob_targets.begin(), in.logprob_targets.end());
   out.set_n_logprobs(in.n_logprobs);
+  out.set_masked(in.masked);
 }
 
 const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
@@ -86,6 +87,7 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   out.want_logits = in.want_logits();
   out.logprob_targets.assign(in.logprob_targets().begin(), in.logprob_targets().end());
   out.n_logprobs = in.n_logprobs();
+  out.masked = in.masked();
   return nullptr;
 }
 
@@ -332,6 +334,24 @@ const char* from_wire(const wire::Step& in, StepResult& out) {
                                          .unit = in.trace_unit(i),
                                          .hash = in.trace_hash(i)};
   }
+  return nullptr;
+}
+
+void to_wire(const TokenMask& in, wire::Mask& out) {
+  out.set_epoch(in.epoch);
+  out.set_step_id(in.step_id);
+  out.set_request_id(in.request_id);
+  out.mutable_words()->Add(in.words.begin(), in.words.end());
+}
+
+const char* from_wire(const wire::Mask& in, TokenMask& out) {
+  const bool empty = in.words().empty();
+  const auto is_set = [](uint32_t word) { return word != 0; };
+  if (!empty && std::none_of(in.words().begin(), in.words().end(), is_set)) return "words";
+  out.epoch = in.epoch();
+  out.step_id = in.step_id();
+  out.request_id = in.request_id();
+  out.words.assign(in.words().begin(), in.words().end());
   return nullptr;
 }
 

@@ -13,6 +13,7 @@ void to_wire(const RankState& in, wire::State& out);
 void to_wire(const RankReady& in, wire::Ready& out);
 void to_wire(const StepPlan& in, wire::Plan& out);
 void to_wire(const StepResult& in, wire::Step& out);
+void to_wire(const TokenMask& in, wire::Mask& out);
 void to_wire(const WeightsOrder& in, wire::WeightsOrder& out);
 void to_wire(const WeightsPrepared& in, wire::WeightsPrepared& out);
 
@@ -22,6 +23,7 @@ const char* from_wire(const wire::State& in, RankState& out);
 const char* from_wire(const wire::Ready& in, RankReady& out);
 const char* from_wire(const wire::Plan& in, StepPlan& out);
 const char* from_wire(const wire::Step& in, StepResult& out);
+const char* from_wire(const wire::Mask& in, TokenMask& out);
 const char* from_wire(const wire::WeightsOrder& in, WeightsOrder& out);
 const char* from_wire(const wire::WeightsPrepared& in, WeightsPrepared& out);
 

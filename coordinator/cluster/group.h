@@ -69,6 +69,9 @@ class Group {
   virtual void start() = 0;
   // Sends a plan to every rank. Only while serving; the epoch is filled in here.
   virtual void send(StepPlan&& plan) = 0;
+  // To the rank that samples, after the plan that it is of; the epoch is the plan's. Dropped when
+  // that group was lost.
+  virtual void send_mask(const TokenMask& mask) = 0;
   // Further weights, while serving and while there is one generation: on_prepared follows, unless
   // on_lost or drop() comes first.
   virtual void prepare(const WeightsFile& file) = 0;

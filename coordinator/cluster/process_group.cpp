@@ -73,6 +73,16 @@ void ProcessGroup::send(StepPlan&& plan) {
   send_to_all(plan);
 }
 
+void ProcessGroup::send_mask(const TokenMask& mask) {
+  if (supervisor_.status() != GroupStatus::kServing || mask.epoch != supervisor_.epoch()) return;
+  const Layout& layout = launched_.job.layout;
+  const int sampling_rank = layout.world_rank(layout.pp - 1, 0);
+  for (const auto& [id, peer] : peers_) {
+    if (peer.rank != sampling_rank || peer.epoch != mask.epoch) continue;
+    server_->send(id, std::make_shared<const std::string>(encode_frame(mask)));
+  }
+}
+
 // Orders go out at once, not behind other actions: plans follow them.
 void ProcessGroup::prepare(const WeightsFile& file) {
   for (const SupervisorAction& each : supervisor_.prepare(now_ms(), file)) perform_one(each);

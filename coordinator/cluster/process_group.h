@@ -32,6 +32,7 @@ class ProcessGroup final : public Group {
 
   void start() override;
   void send(StepPlan&& plan) override;
+  void send_mask(const TokenMask& mask) override;
   void prepare(const WeightsFile& file) override;
   void commit(const WeightsFile& file) override;
   void drop(uint64_t generation) override;

@@ -200,12 +200,41 @@ void InferenceCore::Impl::pump(Replica& replica) {
     for (const SequencePlan& part : plan->sequences) {
       if (part.reset_slot) records.at(part.request_id)->times.planned(now, observer);
     }
+    std::vector<MaskMaker::Order> orders = order_masks(replica, *plan);
     replica.group->send(std::move(*plan));
+    for (MaskMaker::Order& order : orders) {
+      masks.make(std::move(order), [this, &replica](TokenMask&& mask, const std::string& failure) {
+        mask_made(replica, mask, failure);
+      });
+    }
   }
   for (; replica.n_preemptions_told < replica.scheduler.n_preemptions();
        ++replica.n_preemptions_told) {
     if (observer.on_preemption) observer.on_preemption();
   }
+}
+
+// Before the plan is sent, which may end the group that its sequences are in.
+std::vector<MaskMaker::Order> InferenceCore::Impl::order_masks(Replica& replica,
+                                                               const StepPlan& plan) {
+  std::vector<MaskMaker::Order> orders;
+  for (const SequencePlan& part : plan.sequences) {
+    if (!part.masked) continue;
+    orders.push_back(masks.order(records.at(part.request_id)->guided, plan, part.request_id,
+                                 replica.scheduler.log(part.request_id)));
+  }
+  return orders;
+}
+
+// The rank waits for it, whatever has become of the request meanwhile.
+void InferenceCore::Impl::mask_made(Replica& replica, const TokenMask& mask,
+                                    const std::string& failure) {
+  const auto found = records.find(mask.request_id);
+  const bool ends = !failure.empty() && found != records.end();
+  if (ends && found->second->replica != nullptr)
+    found->second->replica->scheduler.fail(mask.request_id, failure, events);
+  replica.group->send_mask(mask);
+  if (ends) settle();
 }
 
 void InferenceCore::Impl::deliver(SequenceEvent&& event) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "coordinator/serving/inference_core.h"
+#include "coordinator/serving/mask_maker.h"
 #include "coordinator/serving/request_times.h"
 
 namespace trireme {
@@ -56,6 +57,7 @@ struct InferenceCore::Impl {
     Replica* replica = nullptr;
     RequestTimes times;
     bool numerics_told = false;
+    std::shared_ptr<GuidedRequest> guided;  // null before the first mask
   };
 
   struct Push {
@@ -105,6 +107,8 @@ struct InferenceCore::Impl {
   void settle();
   void settle_soon();
   void pump(Replica& replica);
+  std::vector<MaskMaker::Order> order_masks(Replica& replica, const StepPlan& plan);
+  void mask_made(Replica& replica, const TokenMask& mask, const std::string& failure);
   void deliver(SequenceEvent&& event);
   void forget(RequestId id);
   void publish();
@@ -136,6 +140,7 @@ struct InferenceCore::Impl {
   bool settle_posted = false;
   std::vector<std::function<void()>> on_drained;
   std::thread thread;
+  MaskMaker masks{io, options.guides, options.scheduler.vocab_size, options.n_mask_threads};
 };
 
 }  // namespace trireme

@@ -23,6 +23,9 @@ struct InferenceCoreOptions {
   WeightsFile weights;        // that the groups launch with
   int32_t max_waiting = 256;  // live requests beyond those that the slots of all replicas hold
   int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
+  // For requests with a grammar; null: they end with an error.
+  std::shared_ptr<const GuideMaker> guides;
+  int n_mask_threads = 0;  // that follow them; 0: the service's own
 };
 
 // What becomes of the replicas, for people. Called on the service's thread; must not block. Members

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "coordinator/serving/token_guide.h"
 #include "kernels/result.h"
 
 namespace trireme {
@@ -48,6 +49,9 @@ struct GenerateRequest {
   std::vector<int32_t> output_ids;
   std::string numerics_id;
   std::shared_ptr<const ServedWeights> weights;  // null: those of new requests
+  // The output obeys it, and ends where it ends, ignore_eos or not. A service without a GuideMaker
+  // ends such requests with an error.
+  Grammar grammar;
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly
@@ -61,6 +65,7 @@ struct GenerateEvent {
   std::vector<StepResult> traces;      // one per rank and step
   FinishReason finish = FinishReason::kNone;
   std::string error;        // when kError
+  bool own_fault = false;   // when kError: the request's, by its grammar
   std::string numerics_id;  // of the group that drew the tokens; with the request's first event
   int32_t n_prompt_tokens = 0;
   int32_t n_output_tokens = 0;

@@ -135,6 +135,14 @@ bool Scheduler::cancel(RequestId id) {
   return true;
 }
 
+void Scheduler::fail(RequestId id, const std::string& error, std::vector<SequenceEvent>& events) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end() || found->second->ended) return;
+  events.push_back({id, final_event(*found->second, FinishReason::kError, error)});
+  events.back().event.own_fault = true;
+  end(*found->second);
+}
+
 std::optional<StepPlan> Scheduler::plan_step() {
   if (!serving_) return std::nullopt;
   const int32_t limit = n_suspects_ > 0 ? 1 : config_.max_plans_in_flight();
@@ -214,6 +222,7 @@ void Scheduler::plan_ahead(StepPlan& plan) {
   if (in_flight_.empty()) return;
   std::vector<Sequence*> candidates;
   for (const PlanPart& part : in_flight_.front().parts) {
+    if (part.sequence->has_grammar() && !part.sequence->ended) return;
     if (part.sequence->kv.n_plans <= config_.n_plans_ahead) candidates.push_back(part.sequence);
   }
   plan_one_token(plan, candidates);

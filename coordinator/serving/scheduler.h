@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -65,7 +66,9 @@ struct StepOutcome {
 //
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
-// are not made while there is a prompt to compute, which would have to wait for them.
+// are not made while there is a prompt to compute, which would have to wait for them. Nor from a
+// plan with a grammar's sequence, which cannot go on before the result: the others of that plan
+// wait for it, so that all go on in one plan, not in two that take turns.
 //
 // A plan is of one generation of weights; while there are sequences of two, plans take turns.
 class Scheduler {
@@ -98,6 +101,8 @@ class Scheduler {
   // No event after this. Its blocks are free at once, or when the plans it is in were answered.
   // False: it is not here.
   bool cancel(RequestId id);
+  // The same, but it ends with this error, which is its own fault, if it is here.
+  void fail(RequestId id, const std::string& error, std::vector<SequenceEvent>& events);
 
   // The next plan; none while the group is down, enough plans are in flight, or all there is to do
   // waits for one of them. The epoch and step_id are filled in.
@@ -128,6 +133,8 @@ class Scheduler {
   // Sequences of a generation of weights.
   int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }
+  // Of a sequence that is here.
+  const TokenLog& log(RequestId id) const { return sequences_.at(id)->log; }
   const SchedulerConfig& config() const { return config_; }
 
  private:

@@ -60,7 +60,8 @@ FinishReason reason_to_stop(const TokenLog& log, const std::vector<int32_t>& eos
   const GenerateRequest& request = log.request;
   if (log.n_output() > 0) {
     const int32_t last = log.output_ids.back();
-    if (!request.ignore_eos && contains(eos_token_ids, last)) return FinishReason::kStop;
+    const bool heeds_eos = !request.ignore_eos || !request.grammar.empty();
+    if (heeds_eos && contains(eos_token_ids, last)) return FinishReason::kStop;
     if (contains(request.stop_token_ids, last)) return FinishReason::kStop;
   }
   if (log.n_output() >= request.max_new_tokens) return FinishReason::kLength;
@@ -118,6 +119,7 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.want_logits = wants_logits(log, end);
   plan.logprob_targets = logprob_targets(log, begin, n);
   plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
+  plan.masked = plan.sample && sequence.has_grammar();
 
   kv.n_blocks_sent = n_blocks;
   kv.n_planned += n;

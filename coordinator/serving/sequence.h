@@ -55,9 +55,13 @@ struct Sequence {
   // Of the weights that all of it is computed with.
   uint64_t generation() const { return log.request.weights ? log.request.weights->generation : 0; }
   bool in_flight() const { return kv.n_plans > 0; }
+  // Its plans that draw are followed by a TokenMask.
+  bool has_grammar() const { return !log.request.grammar.empty(); }
   // Tokens whose KV is neither there nor on its way, those that plans in flight draw included. The
-  // last token of an answer is not fed back.
+  // last token of an answer is not fed back. With a grammar, nothing follows a token before it is
+  // known: the next one's mask is made from it.
   int32_t n_left() const {
+    if (kv.n_drawing > 0 && has_grammar()) return 0;
     if (kv.n_drawing > 0 && log.n_output() + kv.n_drawing >= log.request.max_new_tokens) return 0;
     return log.n_known() + kv.n_drawing - kv.n_computed - kv.n_planned;
   }

@@ -137,6 +137,17 @@ TEST(ControlCodec, WeightsComeBack) {
   EXPECT_EQ(refused(JobSpec{}, [](JobSpec& j) { j.weights.resize(3); }), "weights");
 }
 
+TEST(ControlCodec, MasksComeBack) {
+  const TokenMask mask = round_trip(
+      TokenMask{.epoch = 3, .step_id = 4, .request_id = 5, .words = {0, 0x80000001U, ~0U}});
+  EXPECT_EQ(mask.epoch, 3U);
+  EXPECT_EQ(mask.step_id, 4U);
+  EXPECT_EQ(mask.request_id, 5U);
+  EXPECT_THAT(mask.words, testing::ElementsAre(0U, 0x80000001U, ~0U));
+  EXPECT_TRUE(round_trip(TokenMask{.step_id = 1}).words.empty());
+  EXPECT_EQ(refused(TokenMask{}, [](TokenMask& m) { m.words = {0, 0}; }), "words");
+}
+
 TEST(ControlCodec, StateReadyAndStartComeBack) {
   const RankState state = round_trip(RankState{.tick = 99,
                                                .activity = RankActivity::kWaiting,

@@ -63,10 +63,27 @@ struct Bench {
     return last_id;
   }
   StepOutcome answer(const StepPlan& plan) {
+    give_masks(plan);
     const StepOutcome outcome = scheduler.apply(ranks->run(plan), events);
     ranks->confirm(plan.step_id);
     hear();
     return outcome;
+  }
+  // Made from the token logs alone, as the service does after a loss.
+  void give_masks(const StepPlan& plan) {
+    for (const SequencePlan& part : plan.sequences) {
+      if (!part.masked) continue;
+      TokenMask mask{
+          .epoch = plan.epoch, .step_id = plan.step_id, .request_id = part.request_id, .words = {}};
+      if (heard[part.request_id].finish == FinishReason::kNone) {
+        const TokenLog& log = scheduler.log(part.request_id);
+        Guide guide(log.request.grammar.text);
+        for (const int32_t token : log.output_ids) EXPECT_TRUE(guide.push(token).ok());
+        mask.words = no_words();
+        EXPECT_TRUE(guide.mask(mask.words).ok());
+      }
+      ranks->mask(mask);
+    }
   }
   // Puts in flight what can be planned; answers the oldest of it.
   void plan_all(const std::function<void(const StepPlan&)>& look = {}) {

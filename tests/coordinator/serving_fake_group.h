@@ -52,8 +52,14 @@ class FakeGroup final : public Group {
       return;
     }
     EXPECT_EQ(loaded.count(plan.generation), 1U) << "a plan of weights that are not loaded";
-    results_.push_back(ranks_->run(plan));
-    if (script.answer) later([this] { answer_one(); });
+    plans_.push_back(std::move(plan));
+    run_plans();
+  }
+
+  void send_mask(const TokenMask& mask) override {
+    if (status_ != GroupStatus::kServing || mask.epoch != epoch_) return;
+    ranks_->mask(mask);
+    run_plans();
   }
 
   void prepare(const WeightsFile& file) override {
@@ -96,6 +102,7 @@ class FakeGroup final : public Group {
   }
   void lose(const std::string& cause, const std::string& detail) {
     results_.clear();
+    plans_.clear();
     preparing_ = 0;
     status_ = GroupStatus::kBackoff;
     if (script.relaunches && !script.breaks) later([this] { come_up(); });
@@ -117,6 +124,15 @@ class FakeGroup final : public Group {
   std::set<uint64_t> loaded = {0};  // generations
 
  private:
+  // Those whose masks are there.
+  void run_plans() {
+    while (!plans_.empty() && ranks_->can_run(plans_.front())) {
+      results_.push_back(ranks_->run(plans_.front()));
+      plans_.pop_front();
+      if (script.answer) later([this] { answer_one(); });
+    }
+  }
+
   void later(std::function<void()> what) { boost::asio::post(io_, std::move(what)); }
 
   boost::asio::io_context& io_;
@@ -125,6 +141,7 @@ class FakeGroup final : public Group {
   uint64_t epoch_ = 0;
   uint64_t preparing_ = 0;
   std::optional<Ranks> ranks_;
+  std::deque<StepPlan> plans_;  // not yet run
   std::deque<StepResult> results_;
 };
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -13,18 +14,9 @@
 
 #include "comm/control/step_plan.h"
 #include "coordinator/serving/inference_service.h"
+#include "tests/coordinator/serving_fake_guide.h"
 
 namespace trireme::fake {
-
-constexpr int32_t kVocabSize = 97;
-constexpr int32_t kEos = 0;
-
-inline uint64_t mix(uint64_t a, uint64_t b) {
-  uint64_t x = a * 0x9E3779B97F4A7C15U + b + 0x7F4A7C15U;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBU;
-  return x ^ (x >> 31);
-}
 
 // The fake model: its state after a token is a hash of all tokens so far, kept in the KV cell of
 // that token; everything it answers is a function of that state. Its weights are their generation.
@@ -35,6 +27,11 @@ inline int32_t draw(uint64_t state, const SamplingParams& sampling, uint32_t cho
                     int32_t output_index) {
   const uint64_t noise = mix(mix(sampling.seed, choice), static_cast<uint64_t>(output_index));
   return static_cast<int32_t>(mix(state, noise) % kVocabSize);
+}
+// The next one that the mask has.
+inline int32_t draw_masked(int32_t drawn, const MaskWords& words) {
+  while (!allows(words, drawn)) drawn = (drawn + 1) % kVocabSize;
+  return drawn;
 }
 inline float logprob(uint64_t state, int32_t token) {
   return -static_cast<float>(mix(state, 1000U + static_cast<uint64_t>(token)) % 4096) / 256.0F;
@@ -84,12 +81,23 @@ inline Transcript undisturbed(const GenerateRequest& request, uint64_t generatio
   }
   if (request.want_last_logits) out.last_logits = all_logits(state);
   out.finish = FinishReason::kLength;
+  std::unique_ptr<Guide> guide;
+  if (!request.grammar.empty()) guide = std::make_unique<Guide>(request.grammar.text);
   for (int32_t i = 0; i < request.max_new_tokens; ++i) {
-    const int32_t token = draw(state, request.sampling, request.choice, i);
+    int32_t token = draw(state, request.sampling, request.choice, i);
+    if (guide) {
+      MaskWords words = no_words();
+      if (!guide->mask(words)) {
+        out.finish = FinishReason::kError;
+        break;
+      }
+      token = draw_masked(token, words);
+      EXPECT_TRUE(guide->push(token).ok());
+    }
     out.token_ids.push_back(token);
     out.logprobs.push_back(logprob(state, token));
     const std::vector<int32_t>& stops = request.stop_token_ids;
-    if ((token == kEos && !request.ignore_eos) ||
+    if ((token == kEos && (!request.ignore_eos || guide)) ||
         std::find(stops.begin(), stops.end(), token) != stops.end()) {
       out.finish = FinishReason::kStop;
       break;
@@ -117,6 +125,14 @@ class Ranks {
         block_owner_(static_cast<size_t>(n_blocks), -1),
         max_batch_tokens_(max_batch_tokens) {}
 
+  void mask(const TokenMask& mask) { masks_[{mask.step_id, mask.request_id}] = mask.words; }
+  // Whether the plan's masks are all there.
+  bool can_run(const StepPlan& plan) const {
+    return std::all_of(plan.sequences.begin(), plan.sequences.end(), [&](const auto& part) {
+      return !part.masked || masks_.count({plan.step_id, part.request_id}) > 0;
+    });
+  }
+
   // The coordinator has the result of this step.
   void confirm(uint64_t step_id) { confirmed_step_id_ = step_id; }
 
@@ -128,6 +144,7 @@ class Ranks {
     }
     slots_.assign(slots_.size(), {});
     block_owner_.assign(block_owner_.size(), -1);
+    masks_.clear();
     last_step_id_ = 0;
     confirmed_step_id_ = 0;
   }
@@ -219,13 +236,28 @@ class Ranks {
     if (part.want_logits) result.logits = all_logits(state);
     if (part.sample) {
       result.token_id = draw(state, part.sampling, part.choice, part.output_index);
+      if (part.masked) result.token_id = take_mask(part.request_id, result.token_id);
+      if (result.token_id < 0) return result;
       result.logprob = logprob(state, result.token_id);
       if (feed) slot.last_token = result.token_id;
     }
     return result;
   }
 
+  // The token drawn with the mask of this step; -1 where that has no words.
+  int32_t take_mask(uint64_t request_id, int32_t drawn) {
+    const auto found = masks_.find({last_step_id_, request_id});
+    if (found == masks_.end()) {
+      ADD_FAILURE() << "a step ran before its mask came";
+      return drawn;
+    }
+    const MaskWords words = std::move(found->second);
+    masks_.erase(found);
+    return words.empty() ? -1 : draw_masked(drawn, words);
+  }
+
   std::vector<Slot> slots_;
+  std::map<std::pair<uint64_t, uint64_t>, MaskWords> masks_;  // by step and request
   std::vector<Cell> cells_;
   std::vector<int32_t> block_owner_;  // slot, -1: none
   int32_t max_batch_tokens_;

@@ -37,6 +37,66 @@ TEST(InferenceCore, AnswersRequestsOfManyThreads) {
   EXPECT_EQ(world.core->status().kv_usage, 0.0);
 }
 
+GenerateRequest guided(int32_t n_prompt, int32_t max_new, uint64_t seed, std::string grammar) {
+  GenerateRequest request = request_of(n_prompt, max_new, seed);
+  request.grammar = {.tag = "fake", .text = std::move(grammar)};
+  return request;
+}
+
+// Masks are made on threads of their own, for grammars among free answers; groups are lost
+// meanwhile.
+TEST(InferenceCore, GrammarsAreFollowedThroughLosses) {
+  GroupScript script;
+  int n_plans = 0;
+  script.kills = [&n_plans](const StepPlan&) { return ++n_plans % 40 == 0; };
+  World world({script, GroupScript{}}, {}, 1000, /*n_mask_threads=*/2);
+  for (uint64_t i = 0; i < 40; ++i) {
+    GenerateRequest request = guided(5 + static_cast<int32_t>(i), 30, i, std::to_string(i));
+    if (i % 3 == 0) request.grammar = {};
+    EXPECT_TRUE(world.submit(request));
+  }
+  world.wait_until_all_ended();
+  world.expect_all_undisturbed();
+  world.expect_nothing_held();
+}
+
+TEST(InferenceCore, AFailingGrammarEndsItsRequestAlone) {
+  World world({GroupScript{}}, {}, 1000, /*n_mask_threads=*/2);
+  for (const char* grammar : {"20", "20!0", "20!7", "20"})
+    EXPECT_TRUE(world.submit(guided(5, 30, 1, grammar)));
+  GenerateRequest unknown = guided(5, 30, 1, "20");
+  unknown.grammar.tag = "no such";
+  EXPECT_TRUE(world.submit(unknown));
+  world.wait_until_all_ended();
+  for (const size_t i : {0U, 3U}) {
+    EXPECT_EQ(world.heard[i].finish, FinishReason::kStop);
+    EXPECT_EQ(world.heard[i].token_ids.size(), 21U);
+  }
+  EXPECT_EQ(world.heard[1].finish, FinishReason::kError);
+  EXPECT_EQ(world.heard[2].finish, FinishReason::kError);
+  EXPECT_EQ(world.heard[2].token_ids.size(), 7U);
+  EXPECT_EQ(world.heard[4].error, "the grammar is refused");
+  world.expect_nothing_held();
+}
+
+// The answer's tokens so far came from another coordinator.
+TEST(InferenceCore, AGrammarGoesOnFromALog) {
+  World world({GroupScript{}});
+  const GenerateRequest request = guided(5, 30, 3, "20");
+  const Transcript whole = fake::undisturbed(request);
+  GenerateRequest rest = request;
+  rest.output_ids = {whole.token_ids.begin(), whole.token_ids.begin() + 8};
+  rest.numerics_id = "fake";
+  Transcript heard;
+  std::promise<void> done;
+  EXPECT_TRUE(world.core->submit(rest, [&](GenerateEvent&& event) {
+    heard.token_ids.insert(heard.token_ids.end(), event.token_ids.begin(), event.token_ids.end());
+    if (event.finish != FinishReason::kNone) done.set_value();
+  }));
+  ASSERT_EQ(done.get_future().wait_for(kPatience), std::future_status::ready);
+  EXPECT_EQ(heard.token_ids, std::vector(whole.token_ids.begin() + 8, whole.token_ids.end()));
+}
+
 TEST(InferenceCore, WorkIsSharedOverReplicas) {
   GroupScript mute;
   mute.answer = false;

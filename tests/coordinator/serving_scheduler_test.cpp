@@ -95,6 +95,43 @@ TEST(Scheduler, PrefillsInChunksAndTellsBlocksOnce) {
   bench.expect_idle();
 }
 
+// The mask of a token is made from the one before it, so nothing goes on from a plan in flight with
+// such a sequence; others do as ever.
+TEST(Scheduler, NoPlanIsAheadOfAGrammar) {
+  SchedulerConfig config = small_config();
+  config.n_plans_ahead = 1;
+  Bench bench(config);
+  bench.add(request_of(4, 30, 1));
+  const auto plans_at_once = [&bench] {
+    bench.plan_all();
+    const size_t n = bench.in_flight.size();
+    bench.answer_oldest();
+    return n;
+  };
+  plans_at_once();
+  EXPECT_EQ(plans_at_once(), 2U);
+  GenerateRequest guided = request_of(4, 30, 2);
+  guided.grammar = {.tag = "fake", .text = "6"};
+  const RequestId id = bench.add(guided);
+  while (bench.heard[id].token_ids.size() < 2) plans_at_once();
+  while (bench.heard[id].finish == FinishReason::kNone) {
+    bench.plan_all([](const StepPlan& plan) {
+      ASSERT_EQ(plan.sequences.size(), 2U);
+      for (const SequencePlan& part : plan.sequences) {
+        EXPECT_EQ(part.masked, part.request_id == 2);
+        EXPECT_NE(part.input_ids[0], kTokenFromSlot);
+      }
+    });
+    EXPECT_EQ(bench.in_flight.size(), 1U);
+    bench.answer_oldest();
+  }
+  EXPECT_EQ(bench.heard[id].finish, FinishReason::kStop) << "though it ignores ends";
+  EXPECT_EQ(bench.heard[id].token_ids.size(), 7U);
+  EXPECT_EQ(plans_at_once(), 2U);
+  while (!bench.in_flight.empty()) bench.answer_oldest();
+  bench.run_to_the_end();
+}
+
 TEST(Scheduler, DecodesComeFirstAndPromptsFillTheBudget) {
   Bench bench(small_config());
   bench.add(request_of(4, 40, 1));

@@ -27,8 +27,10 @@ constexpr std::chrono::seconds kPatience(60);
 // A core over fake groups, with what every client heard.
 struct World {
   explicit World(std::vector<GroupScript> scripts, ServingObserver observer = {},
-                 int32_t max_waiting = 1000) {
+                 int32_t max_waiting = 1000, int n_mask_threads = 0) {
     InferenceCoreOptions options;
+    options.guides = std::make_shared<Guides>();
+    options.n_mask_threads = n_mask_threads;
     options.scheduler = small_config();
     options.scheduler.max_batch_tokens = 64;
     options.n_replicas = static_cast<int32_t>(scripts.size());

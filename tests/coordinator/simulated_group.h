@@ -92,6 +92,11 @@ class SimulatedGroup final : public Group {
     if (plans_.size() == 1) begin_plan();
   }
 
+  void send_mask(const TokenMask& mask) override {
+    if (supervisor_.status() == GroupStatus::kServing && mask.epoch == supervisor_.epoch())
+      model_->mask(mask);
+  }
+
   // Orders go out at once, as ProcessGroup's.
   void prepare(const WeightsFile& file) override {
     for (const SupervisorAction& each : supervisor_.prepare(clock_.now(), file)) perform_one(each);
@@ -306,9 +311,14 @@ class SimulatedGroup final : public Group {
       ++n_blamed_;
       return;
     }
+    end_plan_after(duration);
+  }
+
+  void end_plan_after(int64_t duration) {
     later(duration, [this](Epoch& epoch) {
       if (!epoch.alive || epoch.silent || epoch.number != supervisor_.epoch()) return;
       if (plans_.empty()) return;
+      if (!model_->can_run(plans_.front())) return end_plan_after(1);
       StepResult result = model_->run(plans_.front());
       result.world_rank = layout().world_rank(layout().pp - 1, 0);
       plans_.pop_front();

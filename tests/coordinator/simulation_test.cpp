@@ -37,6 +37,8 @@ struct Coverage {
   int n_pushed = 0;
   int n_push_failures = 0;
   int n_on_old_weights = 0;  // requests that ended on others than new ones got then
+  int n_guided = 0;          // that the end of their grammar ended
+  int n_failed_grammars = 0;
   int64_t virtual_ms = 0;
 };
 
@@ -48,6 +50,7 @@ class Simulation {
     options.scheduler = random_config();
     options.n_replicas = n_replicas_;
     options.weights = {.generation = 1, .path = "w1", .fingerprint = 1};
+    options.guides = std::make_shared<fake::Guides>();
     const SimulatedFaults faults = random_faults();
     LaunchSpec spec = random_spec(options.scheduler);
     spec.job.weights = {options.weights};
@@ -158,6 +161,11 @@ class Simulation {
                                  chance(0.05) ? 0 : static_cast<int32_t>(pick(1, 40)), random_());
       request.ignore_eos = chance(0.7);
       request.want_prompt_logprobs = chance(0.2);
+      if (chance(0.3)) {
+        const int64_t length = pick(0, 40);
+        request.grammar = {.tag = "fake", .text = std::to_string(length)};
+        if (chance(0.1)) request.grammar.text += "!" + std::to_string(pick(0, length));
+      }
       clock_.after(pick(0, 3000), [this, &client] { submit(client); });
       if (chance(0.1)) {
         clock_.after(pick(0, 6000), [this, &client] {
@@ -240,7 +248,11 @@ class Simulation {
         continue;
       }
       const fake::Transcript want = fake::undisturbed(client.request, client.generation);
-      if (client.cancelled || client.heard.finish == FinishReason::kError) {
+      coverage_.n_guided += want.finish == FinishReason::kStop && client.request.ignore_eos ? 1 : 0;
+      if (want.finish == FinishReason::kError && client.heard.error == "the grammar cannot go on") {
+        ++coverage_.n_failed_grammars;
+        EXPECT_EQ(client.heard.token_ids, want.token_ids);
+      } else if (client.cancelled || client.heard.finish == FinishReason::kError) {
         const auto& got = client.heard.token_ids;
         ASSERT_LE(got.size(), want.token_ids.size());
         EXPECT_TRUE(std::equal(got.begin(), got.end(), want.token_ids.begin()));
@@ -319,6 +331,8 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.n_cancelled, 0);
   EXPECT_GT(coverage.n_given_up, 0);
   EXPECT_GT(coverage.n_poisoned, 0);
+  EXPECT_GT(coverage.n_guided, static_cast<int>(n_runs / 10));
+  EXPECT_GT(coverage.n_failed_grammars, static_cast<int>(n_runs / 50));
   EXPECT_GT(coverage.n_pushed, static_cast<int>(n_runs / 4));
   EXPECT_GT(coverage.n_push_failures, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.n_on_old_weights, static_cast<int>(n_runs / 10));

@@ -40,9 +40,29 @@ std::vector<GenerateRequest> make_requests(int32_t vocab_size) {
     r.ignore_eos = true;
     r.want_prompt_logprobs = true;
     r.want_last_logits = true;
+    if (requests.size() % 4 > 1) r.grammar = {.tag = "test", .text = "any"};
     requests.push_back(r);
   }
   return requests;
+}
+
+// A third of the vocabulary, by the tokens so far.
+bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id) {
+  uint32_t hash = 7;
+  for (const int32_t token : output_ids) hash = hash * 31 + static_cast<uint32_t>(token);
+  return (hash + static_cast<uint32_t>(id)) % 3 == 0;
+}
+
+TokenMask mask_of(const StepPlan& plan, const SequencePlan& part, const TokenLog& log,
+                  int32_t vocab_size) {
+  TokenMask mask{.epoch = plan.epoch,
+                 .step_id = plan.step_id,
+                 .request_id = part.request_id,
+                 .words = std::vector<uint32_t>((static_cast<size_t>(vocab_size) + 31) / 32)};
+  for (int32_t id = 0; id < vocab_size; ++id) {
+    if (is_allowed(log.output_ids, id)) mask.words[static_cast<size_t>(id) / 32] |= 1U << (id % 32);
+  }
+  return mask;
 }
 
 // Runs the requests through the real scheduler on a group of threads.
@@ -68,7 +88,14 @@ std::map<RequestId, Answer> run(const std::shared_ptr<const PackedModel>& file, 
   std::map<RequestId, Answer> answers;
   size_t n_finished = 0;
   while (n_finished < id) {
-    while (auto plan = scheduler.plan_step()) group.send(*plan);
+    while (auto plan = scheduler.plan_step()) {
+      group.send(*plan);
+      for (const SequencePlan& part : plan->sequences) {
+        if (!part.masked) continue;
+        group.send_mask(
+            mask_of(*plan, part, scheduler.log(part.request_id), file->config().vocab_size));
+      }
+    }
     TRIREME_CHECK(scheduler.n_plans_in_flight() > 0);
     scheduler.apply(group.receive(), events);
     for (SequenceEvent& e : events) {
@@ -125,6 +152,15 @@ TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
     ASSERT_EQ(answer.tokens.size(), 12U);
     ASSERT_EQ(answer.last_logits.size(), static_cast<size_t>(file->config().vocab_size));
   }
+  int n_masked = 0;
+  const auto requests = make_requests(file->config().vocab_size);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const std::vector<int32_t>& tokens = reference.at(i + 1).tokens;
+    for (size_t k = 0; k < tokens.size() && !requests[i].grammar.empty(); ++k, ++n_masked) {
+      EXPECT_TRUE(is_allowed({tokens.begin(), tokens.begin() + static_cast<long>(k)}, tokens[k]));
+    }
+  }
+  EXPECT_GT(n_masked, 30);
   ThreadGroup::Limits unfused = roomy;
   unfused.fuse = false;
   expect_same(reference, run(file, {1, 1}, unfused, {}), "unfused");

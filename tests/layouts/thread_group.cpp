@@ -73,6 +73,23 @@ StepResult ThreadGroup::receive() {
   return result;
 }
 
+void ThreadGroup::send_mask(const TokenMask& mask) {
+  {
+    const std::lock_guard lock(mutex_);
+    masks_[{mask.step_id, mask.request_id}] = mask;
+  }
+  changed_.notify_all();
+}
+
+TokenMask ThreadGroup::wait_mask(uint64_t step_id, uint64_t request_id) {
+  const std::pair key(step_id, request_id);
+  std::unique_lock lock(mutex_);
+  const bool came =
+      changed_.wait_for(lock, std::chrono::seconds(120), [&] { return masks_.count(key) > 0; });
+  TRIREME_CHECK_MSG(came, "no mask for a plan that says masked");
+  return std::move(masks_.extract(key).mapped());
+}
+
 void ThreadGroup::run_rank(int world_rank) {
   set_float_mode();
   const Result<ShardPlan> shard = make_shard_plan(file_->config(), layout_, world_rank);
@@ -90,7 +107,10 @@ void ThreadGroup::run_rank(int world_rank) {
                  .max_plans_in_flight = limits_.max_plans_in_flight,
                  .kv_blocks = limits_.kv_blocks,
                  .kv_dtype = limits_.kv_dtype.value_or(KvPool::default_dtype(file_->format())),
-                 .fuse = limits_.fuse});
+                 .fuse = limits_.fuse,
+                 .wait_mask = [this](uint64_t step_id, uint64_t request_id) {
+                   return wait_mask(step_id, request_id);
+                 }});
   StepResult result;
   for (;;) {
     StepPlan plan;

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -55,6 +56,8 @@ class ThreadGroup {
 
   // Puts a plan on every rank's queue.
   void send(const StepPlan& plan);
+  // Of a sequence of a plan that was or will be sent.
+  void send_mask(const TokenMask& mask);
   // Waits for the next answer of any rank.
   StepResult receive();
   // send and receive, for plans that one rank answers.
@@ -65,6 +68,7 @@ class ThreadGroup {
 
  private:
   void run_rank(int world_rank);
+  TokenMask wait_mask(uint64_t step_id, uint64_t request_id);
 
   std::shared_ptr<const PackedModel> file_;
   Layout layout_;
@@ -74,6 +78,7 @@ class ThreadGroup {
   std::condition_variable changed_;
   std::vector<std::deque<StepPlan>> plans_;  // by world rank
   std::deque<StepResult> results_;
+  std::map<std::pair<uint64_t, uint64_t>, TokenMask> masks_;  // by step and request
   bool ending_ = false;
   std::vector<std::thread> threads_;
 };

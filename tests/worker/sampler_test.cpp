@@ -82,6 +82,49 @@ TEST(Sampler, LargeVocabulariesGiveWhatFullOrderingGives) {
   }
 }
 
+// As if the other tokens were not there, whatever cuts the candidates.
+TEST(Sampler, AMaskLeavesNothingElse) {
+  constexpr int32_t kVocab = 100;
+  Sampler sampler(*cpu_kernels(), kVocab);
+  const auto logits = random_logits(kVocab, 5);
+  std::vector<uint32_t> mask((kVocab + 31) / 32);
+  std::vector<float> few;
+  std::vector<int32_t> ids;
+  for (int32_t id = 1; id < kVocab; id += 7) {
+    mask[static_cast<size_t>(id) / 32] |= 1U << (id % 32);
+    few.push_back(logits[static_cast<size_t>(id)]);
+    ids.push_back(id);
+  }
+  mask[kVocab / 32] |= 0xFFFFFFFFU << (kVocab % 32);  // bits of no token
+  Sampler of_few(*cpu_kernels(), static_cast<int32_t>(few.size()));
+  for (const SamplingParams& params :
+       {SamplingParams{.temperature = 0.0F}, SamplingParams{.temperature = 1.5F},
+        SamplingParams{.temperature = 1.0F, .top_k = 4},
+        SamplingParams{.temperature = 2.0F, .top_p = 0.7F},
+        SamplingParams{.temperature = 1.0F, .top_p = 0.9F, .top_k = 50}}) {
+    for (uint32_t i = 0; i < 300; ++i) {
+      const int32_t token = sampler.sample_masked(logits, mask, params, 0, i);
+      EXPECT_EQ(token, ids[static_cast<size_t>(of_few.sample(few, params, 0, i))]);
+    }
+  }
+}
+
+TEST(Sampler, NeverLeavesTheMaskWhateverTheLogitsAre) {
+  constexpr int32_t kVocab = 64;
+  Sampler sampler(*cpu_kernels(), kVocab);
+  std::vector<uint32_t> mask(2);
+  mask[1] = 1U << 9 | 1U << 20;
+  for (const float there :
+       {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), -1e30F}) {
+    std::vector<float> logits(kVocab, 5.0F);
+    logits[41] = logits[52] = there;
+    for (const float temperature : {0.0F, 1.0F}) {
+      const int32_t token = sampler.sample_masked(logits, mask, {.temperature = temperature}, 0, 0);
+      EXPECT_TRUE(token == 41 || token == 52) << token;
+    }
+  }
+}
+
 TEST(Sampler, TopTokensAreOrderedAndNormalised) {
   Sampler sampler(*cpu_kernels(), 4);
   std::vector<TokenLogprob> top;

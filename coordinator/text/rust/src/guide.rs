@@ -1,6 +1,7 @@
 //! Grammars: which tokens may come next, by llguidance.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{anyhow, bail, Result};
 use llguidance::{api::TopLevelGrammar, token_bytes_from_tokenizer_json, Matcher, ParserFactory};
@@ -11,7 +12,6 @@ use crate::tokenizer::TextTokenizer;
 
 /// The tokenizer as llguidance sees it.
 struct Vocabulary {
-    tokenizer: Arc<TextTokenizer>,
     trie: TokTrie,
 }
 
@@ -21,21 +21,53 @@ impl TokenizerEnv for Vocabulary {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        self.trie.tokenize_with_greedy_fallback(bytes, |text| {
-            self.tokenizer.encode(text, false).unwrap_or_default()
-        })
+        self.trie.greedy_tokenize(bytes)
+    }
+
+    // Where the grammar leaves no choice, the model still chooses among the tokens that say it.
+    // llguidance would tokenize all that is forced, at each step: 60 ms for a constant of 200 KB.
+    fn tokenize_is_canonical(&self) -> bool {
+        false
+    }
+}
+
+/// Grammars compiled before, the latest last: a request's is compiled when it is checked, and a
+/// guide is made of it once for each of its choices, for which a group of ranks may wait.
+#[derive(Default)]
+struct Compiled {
+    entries: VecDeque<(String, String, Matcher)>, // tag, grammar, at its beginning
+    n_bytes: usize,                               // of the grammars
+}
+
+impl Compiled {
+    const MAX_ENTRIES: usize = 64;
+    const MAX_BYTES: usize = 4 << 20;
+
+    fn find(&self, tag: &str, grammar: &str) -> Option<Matcher> {
+        let same = |entry: &&(String, String, Matcher)| entry.0 == tag && entry.1 == grammar;
+        self.entries.iter().find(same).map(|entry| entry.2.deep_clone())
+    }
+
+    fn add(&mut self, tag: &str, grammar: &str, matcher: Matcher) {
+        self.n_bytes += grammar.len();
+        self.entries.push_back((tag.to_string(), grammar.to_string(), matcher));
+        while self.entries.len() > Self::MAX_ENTRIES || self.n_bytes > Self::MAX_BYTES {
+            let Some((_, oldest, _)) = self.entries.pop_front() else { break };
+            self.n_bytes -= oldest.len();
+        }
     }
 }
 
 pub struct GuideFactory {
     parsers: ParserFactory,
     end_tokens: Arc<[u32]>,
+    compiled: Mutex<Compiled>,
 }
 
 impl GuideFactory {
     /// `padded_vocab_size`: the columns of the model's logits, which may be more than the tokens.
     fn new(
-        tokenizer: Arc<TextTokenizer>,
+        tokenizer: &TextTokenizer,
         padded_vocab_size: u32,
         end_tokens: &[u32],
     ) -> Result<Self> {
@@ -50,20 +82,35 @@ impl GuideFactory {
         token_bytes.resize(padded_vocab_size as usize, Vec::new());
         let info = TokRxInfo::new(padded_vocab_size, end_tokens[0]);
         let trie = TokTrie::from(&info, &token_bytes).with_eos_tokens(end_tokens);
-        let environment: TokEnv = Arc::new(Vocabulary { tokenizer, trie });
+        let environment: TokEnv = Arc::new(Vocabulary { trie });
         let mut parsers = ParserFactory::new_simple(&environment)?;
         parsers.quiet();
         // Errors go to clients: no parser state in them.
         parsers.limits_mut().verbose_errors = false;
         // 1 to 2 KiB each, for every guide: a grammar of 24 bytes can make as many as it may.
         parsers.limits_mut().max_lexer_states = 50_000;
-        Ok(GuideFactory { parsers, end_tokens: end_tokens.into() })
+        Ok(GuideFactory { parsers, end_tokens: end_tokens.into(), compiled: Mutex::default() })
     }
 
     fn guide(&self, tag: &str, grammar: &str) -> Result<Guide> {
-        let grammar = TopLevelGrammar::from_tagged_str(tag, grammar)?;
-        let matcher = Matcher::new(Ok(self.parsers.create_parser(grammar)?));
+        let known = self.compiled().find(tag, grammar);
+        let matcher = match known {
+            Some(matcher) => matcher,
+            None => self.compile(tag, grammar)?,
+        };
         Ok(Guide { matcher, end_tokens: self.end_tokens.clone() })
+    }
+
+    fn compile(&self, tag: &str, grammar: &str) -> Result<Matcher> {
+        let parsed = TopLevelGrammar::from_tagged_str(tag, grammar)?;
+        let matcher = Matcher::new(Ok(self.parsers.create_parser(parsed)?));
+        self.compiled().add(tag, grammar, matcher.deep_clone());
+        Ok(matcher)
+    }
+
+    /// What a panic left behind is whole: entries are added in one piece.
+    fn compiled(&self) -> MutexGuard<'_, Compiled> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,7 +157,7 @@ pub unsafe extern "C" fn trireme_text_guide_factory_new(
 ) -> *mut GuideFactory {
     build(out, || {
         let end_tokens = slice_argument(end_tokens, n_end_tokens);
-        GuideFactory::new(tokenizer.clone(), padded_vocab_size, end_tokens)
+        GuideFactory::new(tokenizer, padded_vocab_size, end_tokens)
     })
 }
 
@@ -188,8 +235,8 @@ mod tests {
     const END: u32 = 256;
 
     fn guide(tag: &str, grammar: &str) -> Guide {
-        let tokenizer = Arc::new(byte_level_tokenizer());
-        GuideFactory::new(tokenizer, PADDED, &[END, 257]).unwrap().guide(tag, grammar).unwrap()
+        let tokenizer = byte_level_tokenizer();
+        GuideFactory::new(&tokenizer, PADDED, &[END, 257]).unwrap().guide(tag, grammar).unwrap()
     }
 
     fn allowed(guide: &mut Guide) -> Vec<u32> {
@@ -210,6 +257,23 @@ mod tests {
         assert!(guide.push(END).unwrap());
         assert!(guide.push(u32::from(b'a')).is_err());
         assert_eq!(allowed(&mut guide), [END, 257]);
+    }
+
+    #[test]
+    fn guides_of_one_grammar_know_nothing_of_each_other() {
+        let tokenizer = byte_level_tokenizer();
+        let factory = GuideFactory::new(&tokenizer, PADDED, &[END]).unwrap();
+        let mut first = factory.guide("regex", "ab|cd").unwrap();
+        first.push(u32::from(b'c')).unwrap();
+        let mut second = factory.guide("regex", "ab|cd").unwrap();
+        assert_eq!(allowed(&mut second), [u32::from(b'a'), u32::from(b'c')]);
+        assert_eq!(allowed(&mut first), [u32::from(b'd')]);
+        for i in 0..100 {
+            factory.guide("regex", &format!("x{i}")).unwrap();
+        }
+        assert_eq!(factory.compiled().entries.len(), Compiled::MAX_ENTRIES);
+        factory.guide("regex", &"y".repeat(Compiled::MAX_BYTES - 10)).unwrap();
+        assert!(factory.compiled().n_bytes <= Compiled::MAX_BYTES);
     }
 
     #[test]
