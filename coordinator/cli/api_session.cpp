@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "comm/control/build_id.h"
+#include "coordinator/cli/message_style.h"
 #include "coordinator/cli/say.h"
 #include "coordinator/cluster/launchers.h"
 #include "coordinator/handover/handover_state.h"
@@ -94,8 +95,15 @@ ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
       codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
-      session_(taken == nullptr ? std::make_unique<Session>(options, metrics_.observer())
-                                : std::make_unique<Session>(options, metrics_.observer(), *taken)) {
+      session_(make_session(options, taken)) {}
+
+std::unique_ptr<Session> ApiSession::make_session(const ClusterOptions& options,
+                                                  HandoverState* taken) {
+  const auto make_guides = [this](const ModelConfig& config) {
+    return codec_->make_guides(config.vocab_size, config.eos_token_ids);
+  };
+  if (taken == nullptr) return std::make_unique<Session>(options, metrics_.observer(), make_guides);
+  return std::make_unique<Session>(options, metrics_.observer(), make_guides, *taken);
 }
 
 ApiSession::~ApiSession() { close(); }
@@ -113,17 +121,19 @@ void ApiSession::describe(HandoverState& state) const {
 
 void ApiSession::open() {
   const ClusterOptions& options = session_->options();
-  const ModelInfo model{.id = served_name(options),
-                        .created = std::time(nullptr),
-                        .context_length = session_->context_length(),
-                        .vocab_size = session_->config().vocab_size};
+  ModelInfo model{.id = served_name(options),
+                  .created = std::time(nullptr),
+                  .context_length = session_->context_length(),
+                  .vocab_size = session_->config().vocab_size};
+  set_message_style(options, *codec_, &model);
   metrics_.set_weights(*session_->core().weights());
   if (taken_ == nullptr) warn_of_open_address(options.host, access_);
   ApiServerOptions api{.host = options.host,
                        .port = options.port,
                        .access = access_,
                        .journal = journal_.get(),
-                       .journal_grace_s = options.journal.grace_s};
+                       .journal_grace_s = options.journal.grace_s,
+                       .guides = session_->guides()};
   api.limits.request_timeout_ms = options.request_timeout_ms;
   api.limits.write_timeout_ms = options.write_timeout_ms;
   if (options.log_requests) {

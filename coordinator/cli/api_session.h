@@ -42,6 +42,8 @@ class ApiSession {
   ApiServer& api() { return *api_; }
 
  private:
+  std::unique_ptr<Session> make_session(const ClusterOptions& options, HandoverState* taken);
+
   HandoverState* const taken_;
   const std::string environment_key_;  // TRIREME_API_KEY
   HttpAccess access_;

@@ -173,6 +173,12 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.write_timeout_ms = n.as<int>(); }},
     FileKey{"max_waiting", "--max-waiting",
             [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
+    FileKey{
+        "tool_call_parser", "--tool-call-parser",
+        [](const YAML::Node& n, ClusterOptions& o) { o.tool_call_parser = n.as<std::string>(); }},
+    FileKey{
+        "reasoning_parser", "--reasoning-parser",
+        [](const YAML::Node& n, ClusterOptions& o) { o.reasoning_parser = n.as<std::string>(); }},
 };
 
 [[noreturn]] void unknown_key(const std::string& key) {

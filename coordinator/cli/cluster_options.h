@@ -60,10 +60,12 @@ struct ClusterOptions {
   bool protect_metrics = false;    // /metrics and /load need a key too
   std::filesystem::path tls_cert;  // both or neither
   std::filesystem::path tls_key;
-  bool log_requests = false;           // with their contents
-  int32_t request_timeout_ms = 30000;  // for a client to send a whole request
-  int32_t write_timeout_ms = 30000;    // for a client to take a byte of its answer
-  int32_t max_waiting = 256;           // requests beyond those being computed; more are refused
+  bool log_requests = false;              // with their contents
+  int32_t request_timeout_ms = 30000;     // for a client to send a whole request
+  int32_t write_timeout_ms = 30000;       // for a client to take a byte of its answer
+  int32_t max_waiting = 256;              // requests beyond those being computed; more are refused
+  std::string tool_call_parser = "auto";  // hermes, llama3_json, mistral, none
+  std::string reasoning_parser = "auto";  // think, none
   bool operator==(const ClusterOptions&) const = default;
 };
 
@@ -73,7 +75,7 @@ struct ClusterOptions {
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
 //   journal, journal_retention, journal_grace, journal_mib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
-//   request_timeout_ms, write_timeout_ms,
+//   request_timeout_ms, write_timeout_ms, tool_call_parser, reasoning_parser,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 //   deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.

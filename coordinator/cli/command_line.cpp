@@ -163,6 +163,18 @@ void add_serve(CLI::App& app, Arguments& a) {
                   "requests that may wait beyond those being computed; more are refused with 429")
       ->capture_default_str();
   add_access_options(serve, a.serve.options);
+  serve
+      .add_option(
+          "--tool-call-parser", a.serve.options.tool_call_parser,
+          "how the model calls tools: hermes, llama3_json, mistral, none (auto: as its chat "
+          "template shows)")
+      ->capture_default_str();
+  serve
+      .add_option(
+          "--reasoning-parser", a.serve.options.reasoning_parser,
+          "think: what is between <think> and </think> is reasoning; none (auto: as its chat "
+          "template shows)")
+      ->capture_default_str();
 }
 
 void add_run(CLI::App& app, Arguments& a) {

@@ -24,6 +24,7 @@ namespace {
 constexpr int32_t kDefaultContext = 8192;  // served unless asked for more: bounds the KV cache
 constexpr size_t kMinSecretBytes = 16;
 constexpr int32_t kEndOfKilledRanksMs = 10000;  // after their own deadline; no process waits longer
+constexpr int kMaskThreads = 2;                 // busy only while there are grammars
 constexpr int32_t kPlansAhead = 1;              // hides the way from the ranks to here and back
 
 void check_range(const char* option, int64_t value, int64_t low, int64_t high) {
@@ -62,20 +63,23 @@ int64_t kv_bytes(const ClusterOptions& options, const ModelConfig& config, const
 
 }  // namespace
 
-Session::Session(ClusterOptions options, ServingObserver observer)
+Session::Session(ClusterOptions options, ServingObserver observer, const MakeGuides& make_guides)
     : options_(std::move(options)), secret_(shared_secret()) {
   resolve_model_and_limits();
+  if (make_guides) guides_ = make_guides(config_);
   const auto packed = PackedModel::open(packed_file());
   job_.weights = {
       {.generation = 1, .path = packed->path().string(), .fingerprint = packed->fingerprint()}};
   make_core(std::move(observer), *packed, nullptr);
 }
 
-Session::Session(ClusterOptions options, ServingObserver observer, HandoverState& taken)
+Session::Session(ClusterOptions options, ServingObserver observer, const MakeGuides& make_guides,
+                 HandoverState& taken)
     : options_(std::move(options)),
       run_folder_(taken.run_folder, UniqueFd(taken.run_folder_lock)),
       secret_(taken.secret) {
   resolve_model_and_limits();
+  if (make_guides) guides_ = make_guides(config_);
   job_.weights = {taken.core.weights};
   const auto packed = PackedModel::open(taken.core.weights.path);
   make_core(std::move(observer), *packed, &taken);
@@ -271,6 +275,8 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.n_replicas = options_.n_replicas;
   core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;
+  core.guides = guides_;
+  core.n_mask_threads = guides_ ? kMaskThreads : 0;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,

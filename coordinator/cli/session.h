@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,10 +26,15 @@ class PackedModel;
 // packs, launches, waits, ends.
 class Session {
  public:
+  // Makes the grammars of requests for a model; null: requests have none.
+  using MakeGuides = std::function<std::shared_ptr<const GuideMaker>(const ModelConfig& config)>;
+
   // Checks the model and the layout and packs the weights. Throws EnvironmentError.
-  Session(ClusterOptions options, ServingObserver observer);
+  Session(ClusterOptions options, ServingObserver observer,
+          const MakeGuides& make_guides = nullptr);
   // Goes on with the ranks and requests of another coordinator in this process.
-  Session(ClusterOptions options, ServingObserver observer, HandoverState& taken);
+  Session(ClusterOptions options, ServingObserver observer, const MakeGuides& make_guides,
+          HandoverState& taken);
   // Ends the ranks and removes the run folder.
   ~Session();
   Session(const Session&) = delete;
@@ -52,6 +58,7 @@ class Session {
   InferenceCore& core() { return *core_; }
   const ClusterOptions& options() const { return options_; }
   const ModelConfig& config() const { return config_; }
+  const std::shared_ptr<const GuideMaker>& guides() const { return guides_; }
   const std::filesystem::path& run_folder() const { return run_folder_.path(); }
   int32_t context_length() const { return job_.context_length; }
 
@@ -81,6 +88,7 @@ class Session {
   ModelPlace place_;
   TemporaryFolder run_folder_;
   ModelConfig config_;
+  std::shared_ptr<const GuideMaker> guides_;
   JobSpec job_;
   std::vector<LayoutChoice> smaller_layouts_;
   std::string secret_;

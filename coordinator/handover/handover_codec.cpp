@@ -21,9 +21,10 @@ TRIREME_FIELDS(GroupState, epoch, serving, job, supervisor, listener, connection
                kv_memory)
 
 TRIREME_FIELDS(SamplingParams, temperature, top_p, top_k, seed)
+TRIREME_FIELDS(Grammar, tag, text)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
                model_id, adapter_id, choice, want_prompt_logprobs, want_last_logits, trace,
-               n_logprobs, output_ids, numerics_id)
+               n_logprobs, output_ids, numerics_id, grammar)
 TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given)
 TRIREME_FIELDS(KvState, blocks, n_computed)
 TRIREME_FIELDS(Sequence, id, log, kv, suspect, newly_suspect, struck, proof_length, numerics_id)
@@ -39,8 +40,10 @@ TRIREME_FIELDS(ConnectionState, fd, phase, unread, unsent, route_label, key_name
                chunked, streaming, answer_complete, end_after_answer)
 TRIREME_FIELDS(Prompt, ids, text)
 TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string)
+TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
-               text, ignore_eos, echo, stream, include_usage, continuous_usage)
+               text, ignore_eos, echo, stream, include_usage, continuous_usage, grammar,
+               grammar_field, message)
 TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id, finish)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)

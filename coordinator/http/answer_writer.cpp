@@ -6,6 +6,28 @@
 #include "kernels/check.h"
 
 namespace trireme {
+namespace {
+
+// Behind what the part has already.
+void add_calls(std::vector<ToolCallPart>&& calls, ChoiceText* part) {
+  for (ToolCallPart& call : calls) {
+    const auto same = std::find_if(part->calls.begin(), part->calls.end(),
+                                   [&](const auto& other) { return other.index == call.index; });
+    if (same == part->calls.end()) {
+      part->calls.push_back(std::move(call));
+    } else {
+      same->arguments += call.arguments;
+    }
+  }
+}
+
+void add_message(MessagePart&& message, ChoiceText* part) {
+  part->text += message.content;
+  part->reasoning += message.reasoning;
+  add_calls(std::move(message.calls), part);
+}
+
+}  // namespace
 
 AnswerWriter::AnswerWriter(const GenerationCall& call, const TextCodec& codec,
                            std::shared_ptr<const ReplyFormat> format, Options options)
@@ -17,6 +39,7 @@ AnswerWriter::AnswerWriter(const GenerationCall& call, const TextCodec& codec,
   for (int i = 0; i < call.n_choices(); ++i) {
     choices_[i].whole.index = i;
     choices_[i].text = codec.open_stream(call.text, prompt_of(i).ids);
+    if (call.message.any()) choices_[i].message.emplace(call.message);
   }
   sent_.choices.resize(choices_.size());
   usage_.n_prompt_tokens = call.n_prompt_tokens();
@@ -84,15 +107,25 @@ bool AnswerWriter::add_tokens(int index, const GenerateEvent& event, ChoiceText*
     }
     if (is_silent_stop(event, i)) continue;
     TextStream::Piece piece = choice.text->push(event.token_ids[i]);
-    part->text += piece.text;
+    add_text(choice, piece.text, part);
     if (piece.stopped) {
       by_stop_string = event.finish == FinishReason::kNone;
       part->finish = FinishReason::kStop;
       break;
     }
   }
-  if (part->finish != FinishReason::kNone) part->text += choice.text->finish();
+  if (part->finish != FinishReason::kNone) {
+    add_text(choice, choice.text->finish(), part);
+    if (choice.message) add_message(choice.message->finish(), part);
+  }
+  part->has_calls = choice.has_calls |= !part->calls.empty();
   return by_stop_string;
+}
+
+// A token's text at a time: what a part holds is then the same however the tokens came.
+void AnswerWriter::add_text(Choice& choice, const std::string& text, ChoiceText* part) {
+  if (choice.message) return add_message(choice.message->feed(text), part);
+  part->text += text;
 }
 
 void AnswerWriter::deliver(int index, ChoiceText part) {
@@ -102,9 +135,13 @@ void AnswerWriter::deliver(int index, ChoiceText part) {
     choice.whole.text += part.text;
     std::move(part.tokens.begin(), part.tokens.end(), std::back_inserter(choice.whole.tokens));
     choice.whole.finish = part.finish;
+    choice.whole.reasoning += part.reasoning;
+    choice.whole.has_calls = part.has_calls;
+    add_calls(std::move(part.calls), &choice.whole);
     return;
   }
-  if (!finished && part.text.empty() && part.tokens.empty()) return;
+  const bool says = !part.text.empty() || !part.reasoning.empty() || !part.calls.empty();
+  if (!finished && !says && part.tokens.empty()) return;
   choice.text_offset += count_characters(part.text);
   if (options_.form == Form::kSilent) return;
   const Usage* usage = call_.continuous_usage ? &usage_ : nullptr;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,8 @@ class AnswerWriter {
     bool opened = false;   // its first part was made
     int32_t n_tokens = 0;  // taken in
     std::unique_ptr<TextStream> text;
+    std::optional<MessageParser> message;  // of a chat that is to be read
+    bool has_calls = false;
     std::vector<float> prompt_logprobs;
     ChoiceText whole;  // without streaming: all of it
     int64_t text_offset = 0;
@@ -68,6 +71,7 @@ class AnswerWriter {
   ChoiceText open_part(int index);
   bool is_silent_stop(const GenerateEvent& event, size_t i) const;
   bool add_tokens(int index, const GenerateEvent& event, ChoiceText* part);
+  void add_text(Choice& choice, const std::string& text, ChoiceText* part);
   void deliver(int index, ChoiceText part);
   void begin_stream(const Usage* usage);
   void send(const std::string& json);

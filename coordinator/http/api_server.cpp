@@ -35,7 +35,7 @@ class ApiServer::State {
       : pool_(std::make_shared<TaskPool>(options.n_handler_threads)),
         keeper_(make_keeper(options)),
         context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_,
-                                              keeper_)),
+                                              keeper_, options.guides)),
         server_(
             {.host = options.host,
              .port = options.port,

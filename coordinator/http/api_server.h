@@ -24,8 +24,9 @@ struct ApiServerOptions {
   HttpLimits limits;
   HttpAccess access;
   std::function<void(const HttpRequest& request)> on_request;  // as of HttpServerOptions
-  Journal* journal = nullptr;    // null: a request ends with its client's connection
-  int32_t journal_grace_s = 30;  // for a client to come back; with a journal
+  Journal* journal = nullptr;                // null: a request ends with its client's connection
+  int32_t journal_grace_s = 30;              // for a client to come back; with a journal
+  std::shared_ptr<const GuideMaker> guides;  // the service's; null: grammars are refused
 };
 
 // The OpenAI-compatible API of one model over HTTP. All arguments must outlive it.

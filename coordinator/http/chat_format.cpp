@@ -16,7 +16,11 @@ class ChatFormat final : public ReplyFormat {
     for (const ChoiceText& choice : choices) {
       OrderedJson message;
       message["role"] = "assistant";
-      message["content"] = choice.text;
+      const bool says_else = !choice.reasoning.empty() || !choice.calls.empty();
+      message["content"] =
+          choice.text.empty() && says_else ? OrderedJson() : OrderedJson(choice.text);
+      if (!choice.reasoning.empty()) message["reasoning_content"] = choice.reasoning;
+      if (!choice.calls.empty()) message["tool_calls"] = calls_json(choice, /*in_stream=*/false);
       json["choices"].push_back(choice_json(choice, "message", std::move(message)));
     }
     json["usage"] = usage_json(usage);
@@ -25,7 +29,9 @@ class ChatFormat final : public ReplyFormat {
 
   std::string chunk(const ChoiceText& part, const Usage* usage) const override {
     OrderedJson delta;
-    delta["content"] = part.text;
+    if (!part.reasoning.empty()) delta["reasoning_content"] = part.reasoning;
+    if (!part.calls.empty()) delta["tool_calls"] = calls_json(part, /*in_stream=*/true);
+    if (!part.text.empty() || delta.empty()) delta["content"] = part.text;
     return chunk_of(part, std::move(delta), usage);
   }
 
@@ -64,8 +70,26 @@ class ChatFormat final : public ReplyFormat {
     // A part without tokens (the first, or a last one of held-back text) has nothing to say.
     const bool with_logprobs = options_.n_logprobs != kNoLogprobs && !choice.tokens.empty();
     json["logprobs"] = with_logprobs ? logprobs_json(choice) : OrderedJson(nullptr);
-    json["finish_reason"] = finish_reason_json(choice.finish);
+    const bool calls = choice.finish == FinishReason::kStop && choice.has_calls;
+    json["finish_reason"] = calls ? OrderedJson("tool_calls") : finish_reason_json(choice.finish);
     return json;
+  }
+
+  // In a stream, later parts of a call have nothing but more arguments.
+  OrderedJson calls_json(const ChoiceText& choice, bool in_stream) const {
+    OrderedJson calls = OrderedJson::array();
+    for (const ToolCallPart& call : choice.calls) {
+      OrderedJson json;
+      if (in_stream) json["index"] = call.index;
+      if (!call.name.empty()) {
+        json["id"] = tool_call_id(options_.id, choice.index, call.index);
+        json["type"] = "function";
+        json["function"]["name"] = call.name;
+      }
+      json["function"]["arguments"] = call.arguments;
+      calls.push_back(std::move(json));
+    }
+    return calls;
   }
 
   OrderedJson token_json(int32_t id, float logprob) const {

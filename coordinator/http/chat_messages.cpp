@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "coordinator/http/json_body.h"
 #include "coordinator/http/json_fields.h"
 
 namespace trireme {
@@ -32,6 +33,39 @@ Result<std::string> join_parts(const Json& parts, const std::string& name) {
   return text;
 }
 
+// Templates take a call's arguments as an object; clients send its text.
+Result<Json> normalize_calls(const Json& calls, const std::string& name) {
+  if (!calls.is_array()) {
+    return Error{fmt::format("{} must be a list, not {}", name, shown(calls)), "messages"};
+  }
+  Json normal = calls;
+  for (size_t i = 0; i < normal.size(); ++i) {
+    const std::string call_name = fmt::format("{}[{}]", name, i);
+    const auto wrong = [&call_name](const std::string& why) {
+      return Error{
+          fmt::format("{} must be a call of a function as answers have them: {}", call_name, why),
+          "messages"};
+    };
+    Json& call = normal[i];
+    const auto function = call.is_object() ? call.find("function") : call.end();
+    if (!call.is_object() || function == call.end() || !function->is_object())
+      return wrong("it has no object \"function\"");
+    if (!function->contains("name") || !(*function)["name"].is_string())
+      return wrong("function.name is missing");
+    const auto arguments = function->find("arguments");
+    if (arguments == function->end() || *arguments == "") {
+      (*function)["arguments"] = Json::object();
+    } else if (arguments->is_string()) {
+      Result<Json> object = parse_json_body(arguments->get_ref<const std::string&>());
+      if (!object) return wrong("function.arguments is not the text of a JSON object");
+      *arguments = *std::move(object);
+    } else if (!arguments->is_object()) {
+      return wrong("function.arguments is no text");
+    }
+  }
+  return normal;
+}
+
 Result<Json> normalize_message(const Json& message, size_t index) {
   const std::string name = fmt::format("messages[{}]", index);
   if (!message.is_object()) {
@@ -41,7 +75,7 @@ Result<Json> normalize_message(const Json& message, size_t index) {
   if (role == message.end() || !role->is_string() || role->get_ref<const std::string&>().empty()) {
     return Error{fmt::format("{}.role must be a non-empty string", name), "messages"};
   }
-  for (const char* field : {"tool_calls", "function_call", "audio"}) {
+  for (const char* field : {"function_call", "audio"}) {
     const auto found = message.find(field);
     if (found != message.end() && !found->is_null() && !found->empty()) {
       return Error{fmt::format("{}.{} is not supported in this version", name, field), "messages"};
@@ -63,6 +97,15 @@ Result<Json> normalize_message(const Json& message, size_t index) {
                              shown(*content)),
                  "messages"};
   }
+  const auto calls = message.find("tool_calls");
+  if (calls == message.end()) return normal;
+  if (calls->is_null() || calls->empty()) {
+    normal.erase("tool_calls");
+    return normal;
+  }
+  Result<Json> normal_calls = normalize_calls(*calls, name + ".tool_calls");
+  if (!normal_calls) return normal_calls.error();
+  normal["tool_calls"] = *std::move(normal_calls);
   return normal;
 }
 

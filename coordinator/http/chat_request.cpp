@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "coordinator/http/chat_messages.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/request_parsers.h"
+#include "coordinator/http/tool_fields.h"
 
 namespace trireme {
 namespace {
@@ -37,6 +39,21 @@ size_t text_bytes(const Json& messages) {
   return n_bytes;
 }
 
+// Whether the model is to go on inside of its reasoning. A grammar holds from its first token on,
+// so there is none with one.
+void set_reasoning(const ModelInfo& model, const TextCodec& codec, GenerationCall* call) {
+  constexpr std::string_view kThink = "<think>";
+  constexpr size_t kTokens = 16;  // that hold the marker and some space
+  if (!model.has_reasoning || !call->grammar.empty()) return;
+  const std::vector<int32_t>& ids = call->prompts.front().ids;
+  const std::vector<int32_t> last(ids.end() - static_cast<long>(std::min(ids.size(), kTokens)),
+                                  ids.end());
+  std::string text = codec.decode(last, /*skip_special_tokens=*/false);
+  text.resize(text.find_last_not_of(" \n") + 1);
+  call->message.reasoning = true;
+  call->message.begins_in_reasoning = text.ends_with(kThink);
+}
+
 }  // namespace
 
 ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const TextCodec& codec) {
@@ -46,6 +63,7 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   GenerationCall call;
   read_generation_fields(fields, model, &call);
   read_logprob_fields(fields, &call);
+  const Json* tools = read_tool_fields(fields, model, codec, &call);
   const int64_t max_tokens = read_max_tokens(fields, model);
   if (!fields.has("messages")) fields.fail("messages", "messages is missing");
   if (fields.boolean("echo", false)) {
@@ -53,8 +71,9 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   }
   if (fields.error()) return bad_request(*fields.error());
 
-  const Result<ChatPromptOptions> options = read_chat_prompt_options(body);
+  Result<ChatPromptOptions> options = read_chat_prompt_options(body);
   if (!options) return bad_request(options.error());
+  options->tools = tools;
   const Result<Json> messages = normalize_messages(*fields.value("messages"));
   if (!messages) return bad_request(messages.error());
   if (auto error = check_text_size(text_bytes(*messages), model, "messages")) return *error;
@@ -66,6 +85,7 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   call.max_new_tokens = max_tokens > 0 ? static_cast<int32_t>(max_tokens)
                                        : model.context_length - static_cast<int32_t>(ids->size());
   call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
+  set_reasoning(model, codec, &call);
   return call;
 }
 

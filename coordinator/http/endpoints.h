@@ -27,6 +27,7 @@ struct ApiContext {
   const ModelInfo model;
   const std::shared_ptr<TaskPool> pool;
   const std::shared_ptr<AnswerKeeper> keeper;  // null: no journal
+  const std::shared_ptr<const GuideMaker> guides;
   LiveJobs jobs;
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start

@@ -6,6 +6,8 @@
 
 #include "comm/control/step_plan.h"
 #include "coordinator/http/text_codec.h"
+#include "coordinator/serving/token_guide.h"
+#include "coordinator/text/message_parser.h"
 
 namespace trireme {
 
@@ -30,6 +32,10 @@ struct GenerationCall {
   bool stream = false;
   bool include_usage = false;     // a last chunk with the usage
   bool continuous_usage = false;  // the usage in every chunk
+  // What the output obeys, and the field that says so.
+  Grammar grammar;
+  std::string grammar_field;
+  MessageOptions message;  // how a chat's text is read
 
   int n_choices() const { return static_cast<int>(prompts.size()) * n; }
   int64_t n_prompt_tokens() const {

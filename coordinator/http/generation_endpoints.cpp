@@ -4,6 +4,7 @@
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
+#include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -49,6 +50,9 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
 
   auto& call = std::get<GenerationCall>(parsed);
+  if (const auto error = check_grammar(context->guides.get(), call, context->model.vocab_size)) {
+    return refuse(*error);
+  }
   const std::string id = draw_answer_id(kind.id_prefix);
   const auto created = static_cast<int64_t>(std::time(nullptr));
   const auto weights = context->service.weights();

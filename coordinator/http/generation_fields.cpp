@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/http/structure_fields.h"
 #include "coordinator/serving/seed.h"
 
 namespace trireme {
@@ -77,6 +78,7 @@ void read_generation_fields(JsonFields& fields, const ModelInfo& model, Generati
           : draw_seed();
   read_stop_fields(fields, model, call);
   read_stream_fields(fields, call);
+  read_structure_fields(fields, call);
 }
 
 std::optional<ApiError> check_fits(size_t n_prompt_tokens, int64_t n_max_tokens,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -59,6 +60,7 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.choice = static_cast<uint32_t>(index % call_.n);
   request.want_prompt_logprobs = call_.echo && call_.n_logprobs != kNoLogprobs;
   request.n_logprobs = std::max(call_.n_logprobs, 0);
+  request.grammar = call_.grammar;
   if (!parts_.kept) return request;
   const ChoiceLog& log = parts_.kept->entry->log(index);
   request.output_ids = log.token_ids;
@@ -131,6 +133,7 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
   if (choice.done || ended_ || abandoned_) return;
   if (event.finish == FinishReason::kError) {
     choice.done = true;
+    if (event.own_fault) return fail(grammar_refusal(call_, event.error));
     return fail({.status = 500,
                  .message = "generation failed: " + event.error,
                  .param = "",

@@ -26,6 +26,10 @@ struct ChoiceText {
   std::vector<TokenInfo> tokens;  // when logprobs are wanted
   int64_t text_offset = 0;        // characters of the choice's text before this part
   FinishReason finish = FinishReason::kNone;
+  // Of a message (MessageParser):
+  std::string reasoning;
+  std::vector<ToolCallPart> calls;
+  bool has_calls = false;  // the choice, in this part or before it
 };
 
 // Code points of UTF-8 text.
@@ -61,6 +65,10 @@ struct ReplyOptions {
 
 // An id that no other answer has, of this coordinator or another, and that nobody can guess.
 std::string draw_answer_id(const std::string& prefix);
+
+// Of a call in an answer's choice: always the same one, so that answers can be made again. 9
+// letters and digits, which is what Mistral's chat templates ask for.
+std::string tool_call_id(const std::string& answer_id, int choice, int call);
 
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);

@@ -11,6 +11,18 @@ std::string draw_answer_id(const std::string& prefix) {
   return fmt::format("{}{:08x}{:08x}{:08x}", prefix, device(), device(), device());
 }
 
+std::string tool_call_id(const std::string& answer_id, int choice, int call) {
+  constexpr std::string_view kDigits =
+      "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  constexpr int kLength = 9;
+  uint64_t hash = 0xCBF29CE484222325U;  // FNV-1a, which begins with this
+  for (const char c : fmt::format("{}/{}/{}", answer_id, choice, call))
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
+  std::string id;
+  for (int i = 0; i < kLength; ++i, hash /= kDigits.size()) id += kDigits[hash % kDigits.size()];
+  return id;
+}
+
 int64_t count_characters(std::string_view text) {
   int64_t n = 0;
   for (const char c : text) n += (static_cast<unsigned char>(c) & 0xC0U) != 0x80U ? 1 : 0;

@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "coordinator/serving/token_guide.h"
 #include "kernels/result.h"
 
 namespace trireme {
@@ -36,6 +38,7 @@ struct ChatPromptOptions {
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   const nlohmann::ordered_json* template_kwargs = nullptr;  // an object, or null
+  const nlohmann::ordered_json* tools = nullptr;            // a list, or null
 };
 
 // The model's text side as the endpoints need it. Thread-safe.
@@ -52,6 +55,15 @@ class TextCodec {
   // The text that follows `prompt_ids`.
   virtual std::unique_ptr<TextStream> open_stream(const TextStreamOptions& options,
                                                   const std::vector<int32_t>& prompt_ids) const = 0;
+  // The one token that is this text; none where there is none.
+  virtual std::optional<int32_t> token_id(std::string_view /*text*/) const { return std::nullopt; }
+  // What renders chats, with tools if it makes a difference; "" for none.
+  virtual std::string chat_template() const { return ""; }
+  // Grammars over a model's logits [vocab_size], ended by `end_tokens`; null where it knows none.
+  virtual std::shared_ptr<const GuideMaker> make_guides(
+      int32_t /*vocab_size*/, const std::vector<int32_t>& /*end_tokens*/) const {
+    return nullptr;
+  }
 };
 
 }  // namespace trireme

@@ -6,6 +6,7 @@
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/detokenizer.h"
 #include "coordinator/text/stop_checker.h"
+#include "coordinator/text/text_guides.h"
 #include "coordinator/text/tokenizer.h"
 
 namespace trireme {
@@ -63,6 +64,7 @@ class TokenizerCodec final : public TextCodec {
     chat.add_generation_prompt = options.add_generation_prompt;
     chat.continue_final_message = options.continue_final_message;
     chat.chat_template_kwargs = options.template_kwargs;
+    chat.tools = options.tools;
     return chat_template_->render_and_encode(messages, chat);
   }
 
@@ -73,6 +75,19 @@ class TokenizerCodec final : public TextCodec {
   std::unique_ptr<TextStream> open_stream(const TextStreamOptions& options,
                                           const std::vector<int32_t>& prompt_ids) const override {
     return std::make_unique<TokenizerStream>(tokenizer_, options, prompt_ids);
+  }
+
+  std::optional<int32_t> token_id(std::string_view text) const override {
+    return tokenizer_.token_id(text);
+  }
+
+  std::string chat_template() const override {
+    return chat_template_ ? chat_template_->tool_source() : "";
+  }
+
+  std::shared_ptr<const GuideMaker> make_guides(
+      int32_t vocab_size, const std::vector<int32_t>& end_tokens) const override {
+    return make_text_guides(tokenizer_, vocab_size, end_tokens);
   }
 
  private:

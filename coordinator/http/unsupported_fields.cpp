@@ -20,7 +20,6 @@ enum class Neutral : uint8_t {
   kZero,
   kOne,
   kEmpty,     // "", [] or {}
-  kTextType,  // {"type": "text"}
   kTextList,  // ["text"]
   kToolNone,  // "none" or "auto": without tools there is nothing to call
 };
@@ -30,7 +29,7 @@ struct UnsupportedField {
   Neutral neutral;
 };
 
-constexpr std::array<UnsupportedField, 36> kUnsupported = {{
+constexpr auto kUnsupported = std::to_array<UnsupportedField>({
     {"presence_penalty", Neutral::kZero},
     {"frequency_penalty", Neutral::kZero},
     {"repetition_penalty", Neutral::kOne},
@@ -40,16 +39,8 @@ constexpr std::array<UnsupportedField, 36> kUnsupported = {{
     {"use_beam_search", Neutral::kFalse},
     {"logit_bias", Neutral::kEmpty},
     {"suffix", Neutral::kEmpty},
-    {"tools", Neutral::kEmpty},
-    {"tool_choice", Neutral::kToolNone},
     {"functions", Neutral::kEmpty},
     {"function_call", Neutral::kToolNone},
-    {"response_format", Neutral::kTextType},
-    {"structured_outputs", Neutral::kNever},
-    {"guided_json", Neutral::kNever},
-    {"guided_regex", Neutral::kNever},
-    {"guided_choice", Neutral::kNever},
-    {"guided_grammar", Neutral::kNever},
     {"grammar", Neutral::kNever},
     {"reasoning_effort", Neutral::kNever},
     {"prompt_logprobs", Neutral::kNever},
@@ -67,7 +58,7 @@ constexpr std::array<UnsupportedField, 36> kUnsupported = {{
     {"audio", Neutral::kNever},
     {"modalities", Neutral::kTextList},
     {"web_search_options", Neutral::kNever},
-}};
+});
 
 bool is_neutral(const Json& value, Neutral neutral) {
   switch (neutral) {
@@ -78,7 +69,6 @@ bool is_neutral(const Json& value, Neutral neutral) {
     case Neutral::kOne: return value.is_number() && value == 1;
     case Neutral::kEmpty:
       return value == "" || ((value.is_array() || value.is_object()) && value.empty());
-    case Neutral::kTextType: return value.is_object() && value.value("type", Json()) == "text";
     case Neutral::kTextList: return value == Json::array({"text"});
     case Neutral::kToolNone: return value == "none" || value == "auto";
   }

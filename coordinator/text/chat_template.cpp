@@ -167,6 +167,8 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::filesystem::path& mode
   if (tool_use != config.chat_templates.end()) {
     chat_template.tool_use_ = compile(model_folder, tokenizer, tool_use->second, variables);
   }
+  chat_template.tool_source_ =
+      tool_use != config.chat_templates.end() ? tool_use->second : found->second;
   return chat_template;
 }
 

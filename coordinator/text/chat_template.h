@@ -48,6 +48,9 @@ class ChatTemplate {
   Result<std::vector<int32_t>> render_and_encode(const nlohmann::ordered_json& messages,
                                                  const ChatOptions& options) const;
 
+  // The source of what renders conversations with tools.
+  const std::string& tool_source() const { return tool_source_; }
+
  private:
   ChatTemplate() = default;
 
@@ -55,6 +58,7 @@ class ChatTemplate {
 
   std::shared_ptr<TextTemplate> default_;
   std::shared_ptr<TextTemplate> tool_use_;  // null where the model has no such template
+  std::string tool_source_;
 };
 
 }  // namespace trireme

@@ -48,6 +48,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
       "control_tls: 'on'\napi_keys: /k\nprotect_metrics: true\ntls_cert: /c\ntls_key: /t\n"
       "log_requests: true\nmax_waiting: 9\nrequest_timeout_ms: 11\nwrite_timeout_ms: 12\n"
+      "tool_call_parser: hermes\nreasoning_parser: think\n"
       "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n"
       "deadlines: {launch_ms: 900, max_crashes: 7}\n");
   EXPECT_EQ(o.model, "demo");
@@ -79,6 +80,8 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.max_waiting, 9);
   EXPECT_EQ(o.request_timeout_ms, 11);
   EXPECT_EQ(o.write_timeout_ms, 12);
+  EXPECT_EQ(o.tool_call_parser, "hermes");
+  EXPECT_EQ(o.reasoning_parser, "think");
   EXPECT_EQ(o.launcher, LauncherKind::kMpirun);
   EXPECT_THAT(o.hosts, ElementsAre("a", "b:4"));
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));

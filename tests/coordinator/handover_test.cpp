@@ -15,6 +15,7 @@ Sequence some_sequence() {
       .temperature = 0.1F, .top_p = 0.7F, .top_k = 3, .seed = 0xFFFFFFFFFFFFFFFFU};
   sequence.log.request.stop_token_ids = {2};
   sequence.log.request.n_logprobs = 4;
+  sequence.log.request.grammar = {.tag = "regex", .text = "é+"};
   sequence.log.output_ids = {8, 9};
   sequence.log.prompt_logprobs = {-0.125F};
   sequence.log.n_prompt_logprobs = 1;
@@ -34,6 +35,8 @@ AnswerState some_answer() {
   answer.call.prompts = {{.ids = {5, 6, 7}, .text = "a\nb"}};
   answer.call.n = 2;
   answer.call.text.stop = {"\xC3\xA9nd"};
+  answer.call.grammar = {.tag = "lark", .text = "start: \"a\""};
+  answer.call.message = {.tools = ToolFormat::kMistral, .reasoning = true};
   answer.choices.resize(2);
   answer.choices[1] = {.request_id = 71, .done = false, .told = true, .log = {}};
   answer.choices[1].log.token_ids = {8, 9};
@@ -94,11 +97,15 @@ TEST(HandoverCodec, KeepsEverything) {
   const Sequence& sequence = decoded->core.replicas.at(0).scheduler.sequences.at(0);
   EXPECT_EQ(sequence.log.request.sampling.temperature, 0.1F);
   EXPECT_EQ(sequence.log.request.sampling.seed, 0xFFFFFFFFFFFFFFFFU);
+  EXPECT_EQ(sequence.log.request.grammar, (Grammar{"regex", "é+"}));
   EXPECT_EQ(sequence.kv.blocks, (std::vector<int32_t>{11, 4}));
   EXPECT_EQ(sequence.kv.slot, -1);
   EXPECT_TRUE(sequence.suspect);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
+  EXPECT_EQ(answer.call.grammar.text, "start: \"a\"");
+  EXPECT_EQ(answer.call.message.tools, ToolFormat::kMistral);
+  EXPECT_TRUE(answer.call.message.reasoning);
   EXPECT_EQ(answer.choices.at(1).log.logprobs, (std::vector<float>{-1.1F, -2.3F}));
   EXPECT_EQ(answer.choices.at(0).log.finish, FinishReason::kStop);
   EXPECT_EQ(answer.sent.text(), "4e.2");

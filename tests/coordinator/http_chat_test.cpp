@@ -122,11 +122,7 @@ TEST_F(HttpChat, RefusesBadMessages) {
 }
 
 TEST_F(HttpChat, RefusesWhatItCannotDo) {
-  const Json tool = {{"type", "function"}, {"function", {{"name", "f"}}}};
-  const Json unsupported = {{"tools", Json::array({tool})},
-                            {"tool_choice", "required"},
-                            {"response_format", {{"type", "json_object"}}},
-                            {"reasoning_effort", "low"},
+  const Json unsupported = {{"reasoning_effort", "low"},
                             {"audio", {{"voice", "x"}}},
                             {"modalities", {"text", "audio"}},
                             {"web_search_options", Json::object()}};

@@ -256,8 +256,6 @@ TEST_F(HttpCompletions, RefusesWhatItCannotDo) {
                             {"suffix", "end"},
                             {"min_p", 0.1},
                             {"min_tokens", 1},
-                            {"response_format", {{"type", "json_object"}}},
-                            {"structured_outputs", {{"regex", "a"}}},
                             {"prompt_logprobs", 1}};
   for (const auto& [name, value] : unsupported.items()) {
     Json body = {{"prompt", "x"}};

@@ -57,7 +57,10 @@ Result<std::vector<int32_t>> ByteCodec::encode_chat(const nlohmann::ordered_json
     const auto role = message["role"].get<std::string>();
     if (role == "bad") return Error{"the template does not know the role bad", ""};
     text += "<" + role + ">" + message["content"].get<std::string>();
+    if (message.contains("tool_calls")) text += message["tool_calls"].dump();
   }
+  if (options.tools != nullptr)
+    text = "<" + std::to_string(options.tools->size()) + " tools>" + text;
   if (options.add_generation_prompt) text += "<assistant>";
   return encode(text, false);
 }
@@ -240,7 +243,13 @@ TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journ
                        HttpAccess access)
     : metrics({.model_name = "fake", .version = "test"}),
       server(service, codec,
-             {.id = "fake", .created = 7, .context_length = 256, .vocab_size = kFakeVocab}, metrics,
+             {.id = "fake",
+              .created = 7,
+              .context_length = 256,
+              .vocab_size = kFakeVocab,
+              .tool_format = ToolFormat::kHermes,
+              .has_reasoning = true},
+             metrics,
              {.host = "127.0.0.1",
               .port = 0,
               .n_handler_threads = 2,

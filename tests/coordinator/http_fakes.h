@@ -19,7 +19,8 @@ constexpr int32_t kFakeEos = 256;
 constexpr int32_t kFakeVocab = 257;
 
 // A token is a byte; 256 is the end-of-sequence token, a special one. A chat is
-// "<role>content" for each message and "<assistant>" after them.
+// "<role>content" for each message, with its calls of tools, and "<assistant>" after them; "<n
+// tools>" before them when there are any.
 class ByteCodec final : public TextCodec {
  public:
   Result<std::vector<int32_t>> encode(std::string_view text,

@@ -16,6 +16,7 @@ from trireme_process import (READY_DEADLINE_S, STOP_DEADLINE_S, Server, http_get
 COMPLETIONS = "/v1/completions"
 CHATS = "/v1/chat/completions"
 LIMIT_BYTES = 16384  # a journal with answers is larger, a log is not
+ENDLESS = {"type": "array", "minItems": 500, "items": {"enum": ["fox", "König", "🦊"]}}
 N_LONG = 900  # tokens: nearly the whole context, so that no stream ends before it is disturbed
 
 
@@ -46,6 +47,7 @@ def requests_of(stop, n_tokens):
         chat(max_tokens=n_tokens, seed=2, ignore_eos=True, n=2, logprobs=True, top_logprobs=3),
         # Echo with the prompt's logprobs.
         completion(max_tokens=n_tokens, temperature=0, ignore_eos=True, logprobs=0, echo=True),
+        chat(max_tokens=n_tokens, seed=6, structured_outputs={"json": ENDLESS}),
     ]
 
 
@@ -59,7 +61,7 @@ def undisturbed(server):
     finishes = [{index: parts[-1]["finish_reason"] for index, parts in stream.choices().items()}
                 for stream in streams]
     assert finishes == [{0: "length", 1: "length"}, {0: "stop"}, {0: "length", 1: "length"},
-                        {0: "length"}]
+                        {0: "length"}, {0: "length"}]
     assert all(event_id is None for stream in streams for event_id, _ in stream.events)
     return requests, streams
 

@@ -23,7 +23,9 @@ Model load_model() {
   return {load_tokenizer_codec(folder),
           {.id = "m",
            .context_length = kContextLength,
-           .vocab_size = Tokenizer::load(folder).vocab_size()}};
+           .vocab_size = Tokenizer::load(folder).vocab_size(),
+           .tool_format = ToolFormat::kHermes,
+           .has_reasoning = true}};
 }
 
 void check_refusal(const ApiError& error) {
