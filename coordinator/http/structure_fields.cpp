@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -146,6 +147,13 @@ void read_response_format(JsonFields& fields, Structure& structure) {
 void read_structured_outputs(JsonFields& fields, Structure& structure) {
   const Json* outputs = fields.object("structured_outputs");
   if (outputs == nullptr) return;
+  for (const auto& [name, value] : outputs->items()) {
+    const bool known = std::any_of(kWays.begin(), kWays.end(),
+                                   [&key = name](const Way& way) { return key == way.name; });
+    if (known || value.is_null() || value == false) continue;
+    const std::string field = "structured_outputs." + name;
+    return fields.fail(field, field + " is not supported in this version; leave it out");
+  }
   bool any = false;
   for (const Way& way : kWays) {
     const auto value = outputs->find(way.name);

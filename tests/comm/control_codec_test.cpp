@@ -144,7 +144,7 @@ TEST(ControlCodec, MasksComeBack) {
   EXPECT_EQ(mask.step_id, 4U);
   EXPECT_EQ(mask.request_id, 5U);
   EXPECT_THAT(mask.words, testing::ElementsAre(0U, 0x80000001U, ~0U));
-  EXPECT_TRUE(round_trip(TokenMask{.step_id = 1}).words.empty());
+  EXPECT_TRUE(round_trip(TokenMask{}).words.empty());
   EXPECT_EQ(refused(TokenMask{}, [](TokenMask& m) { m.words = {0, 0}; }), "words");
 }
 

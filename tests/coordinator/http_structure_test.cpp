@@ -105,6 +105,8 @@ TEST(StructureFields, RefusesByName) {
   EXPECT_THAT(refused({{"response_format", {{"type", "xml"}}}}), HasSubstr("response_format.type"));
   EXPECT_THAT(refused({{"response_format", {{"type", "json_schema"}}}}), HasSubstr("\"schema\""));
   EXPECT_THAT(refused({{"structured_outputs", Json::object()}}), HasSubstr("one of json, regex"));
+  EXPECT_THAT(refused({{"structured_outputs", {{"regex", "a"}, {"structural_tag", "b"}}}}),
+              HasSubstr("structured_outputs.structural_tag"));
   EXPECT_THAT(refused({{"structured_outputs", {{"regex", "a"}, {"choice", {"a"}}}}}),
               HasSubstr("structured_outputs.regex and structured_outputs.choice"));
   EXPECT_THAT(refused({{"guided_regex", "a"}, {"guided_json", Json::object()}}),
