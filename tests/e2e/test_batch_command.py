@@ -32,9 +32,9 @@ def line_of(number):
     if number in BAD_LINES:
         return BAD_LINES[number]
     if number % 3 == 0:
+        text = f"Number {number}, please: \u4f60\u597d \U0001f6a3"
         url, body = "/v1/chat/completions", {
-            "messages": [{"role": "user", "content": f"Number {number}, please: \u4f60\u597d \U0001f6a3"}],
-            "max_tokens": 4 + number % 40}
+            "messages": [{"role": "user", "content": text}], "max_tokens": 4 + number % 40}
     else:
         url, body = "/v1/completions", {
             "prompt": f"Once upon a time, number {number}", "max_tokens": 4 + number % 60,
@@ -152,7 +152,7 @@ def test_the_whole_batch_again_changes_nothing(surroundings, input_file, tmp_pat
 
 
 def test_many_lines_take_little_memory(surroundings, tmp_path):
-    """Far more lines than memory could hold of requests at once: here, of those that are refused."""
+    """Far more lines than are held at once: here, of those that are refused."""
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     with path.open("w") as file:
         for number in range(200_000):
