@@ -158,11 +158,13 @@ def test_many_lines_take_little_memory(surroundings, tmp_path):
         for number in range(200_000):
             file.write(f'{{"custom_id": "{number}", "method": "POST", "url": "/v1/completions", '
                        f'"body": {{"prompt": "a", "max_tokens": -1, "user": "{"x" * 400}"}}}}\n')
-    process = subprocess.Popen([str(BINARY), "batch", MODEL, str(path), str(out)],
-                               env=surroundings.environment, stderr=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([str(BINARY), "batch", MODEL, str(path), str(out)],
+                                   env=surroundings.environment, stderr=file)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
+    assert process.returncode == 0, log.read_text()
     with out.open() as file:
         assert sum(1 for _ in file) == 200_000
     assert usage.ru_maxrss * 1024 < 300 << 20, usage.ru_maxrss
