@@ -31,6 +31,12 @@ StoredFile describe(const StoredBatch& batch, const char* what, int64_t now) {
 
 }  // namespace
 
+int32_t batch_allowance(int32_t n_slots, int32_t n_all, int32_t n_computing) {
+  if (n_all <= n_computing) return std::max(1, n_slots / 2);
+  const int32_t n_free = n_slots - n_all;
+  return std::min(std::max(1, n_slots / 4), n_computing + n_free - 1);
+}
+
 BatchService::BatchService(BatchStore& store, std::shared_ptr<ApiContext> context, int32_t n_slots)
     : store_(store), context_(std::move(context)), n_slots_(n_slots) {
   TRIREME_CHECK(n_slots_ > 0);
@@ -241,10 +247,7 @@ void BatchService::finish(const StoredBatch& batch, const BatchKey& key, BatchSt
 int32_t BatchService::allowance(int32_t n_computing) const {
   const ServiceStatus status = context_->status();
   if (!status.ready || status.draining) return 0;
-  const int32_t n_all = status.n_running + status.n_waiting;
-  if (n_all <= n_computing) return std::max(1, n_slots_ / 2);
-  const int32_t n_free = n_slots_ - n_all;
-  return std::min(std::max(1, n_slots_ / 4), n_computing + n_free - 1);
+  return batch_allowance(n_slots_, status.n_running + status.n_waiting, n_computing);
 }
 
 }  // namespace trireme

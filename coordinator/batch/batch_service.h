@@ -14,9 +14,12 @@
 
 namespace trireme {
 
-// Answers a server's batches, one after the other, beside its live requests: with half of what can
-// be computed at once when there are none of these, else with a quarter of it, and never with the
-// last of it. Thread-safe.
+// How many sequences of batches may be computed at once beside live ones: half of the slots when
+// there are none of these, else a quarter, and not the last free one. `n_all`: sequences that run
+// or wait, of which `n_computing` are batches'.
+int32_t batch_allowance(int32_t n_slots, int32_t n_all, int32_t n_computing);
+
+// Answers a server's batches, one after the other, beside its live requests. Thread-safe.
 class BatchService {
  public:
   // `n_slots`: sequences that all replicas compute at once. The store must outlive it.

@@ -129,15 +129,18 @@ struct BatchStore::State {
   }
 
   // A kill between the file's and the database's change leaves a file without a row.
-  void remove_strays() {
-    for (const char* folder : {"files", "runs"}) {
-      for (const auto& entry : std::filesystem::directory_iterator(options.folder / folder)) {
-        const std::string id = entry.path().filename().string();
-        const bool known = folder == std::string("files")
-                               ? find_file(id).has_value()
-                               : find_batch(id) && !find_batch(id)->has_ended();
-        if (!known) std::filesystem::remove(entry.path());
-      }
+  void remove_strays() const {
+    remove_unless("files", [this](const std::string& id) { return find_file(id).has_value(); });
+    remove_unless("runs", [this](const std::string& id) {
+      const std::optional<StoredBatch> batch = find_batch(id);
+      return batch && !batch->has_ended();
+    });
+  }
+
+  void remove_unless(const char* folder,
+                     const std::function<bool(const std::string& name)>& known) const {
+    for (const auto& entry : std::filesystem::directory_iterator(options.folder / folder)) {
+      if (!known(entry.path().filename().string())) std::filesystem::remove(entry.path());
     }
   }
 

@@ -36,6 +36,9 @@ std::string numerics_of(InferenceCore& core) {
         "gave them: use hosts of one kind, or one replica",
         numerics, replica.numerics_id));
   }
+  if (numerics.empty()) {
+    throw EnvironmentError("the ranks did not say in time how they compute; try again");
+  }
   return numerics;
 }
 

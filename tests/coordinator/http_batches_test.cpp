@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "coordinator/batch/batch_service.h"
 #include "coordinator/batch/batch_store.h"
 #include "coordinator/batch/file_upload.h"
 #include "tests/coordinator/http_fakes.h"
@@ -275,6 +276,17 @@ TEST_F(HttpBatches, ACancelledBatchKeepsItsAnswers) {
   EXPECT_EQ(batch["status"], "cancelled");
   EXPECT_EQ(batch["output_file_id"], nullptr);
   EXPECT_EQ(send("POST", path).status, 400);
+}
+
+TEST(BatchAllowance, LeavesRoomForLiveRequests) {
+  EXPECT_EQ(batch_allowance(16, 0, 0), 8);  // nobody else
+  EXPECT_EQ(batch_allowance(16, 8, 8), 8);
+  EXPECT_EQ(batch_allowance(16, 1, 0), 4);   // one live
+  EXPECT_EQ(batch_allowance(16, 13, 1), 3);  // two of three free ones
+  EXPECT_LE(batch_allowance(16, 15, 2), 2);  // the last one stays free
+  EXPECT_LE(batch_allowance(16, 40, 2), 2);  // live ones wait
+  EXPECT_EQ(batch_allowance(1, 0, 0), 1);
+  EXPECT_LE(batch_allowance(1, 1, 0), 0);
 }
 
 TEST_F(HttpBatches, LiveRequestsComeFirst) {

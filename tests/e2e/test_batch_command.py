@@ -32,9 +32,9 @@ def line_of(number):
     if number in BAD_LINES:
         return BAD_LINES[number]
     if number % 3 == 0:
+        text = f"Number {number}, please: \u4f60\u597d \U0001f6a3"
         url, body = "/v1/chat/completions", {
-            "messages": [{"role": "user", "content": f"Number {number}, please: \u4f60\u597d \U0001f6a3"}],
-            "max_tokens": 4 + number % 40}
+            "messages": [{"role": "user", "content": text}], "max_tokens": 4 + number % 40}
     else:
         url, body = "/v1/completions", {
             "prompt": f"Once upon a time, number {number}", "max_tokens": 4 + number % 60,
@@ -152,17 +152,19 @@ def test_the_whole_batch_again_changes_nothing(surroundings, input_file, tmp_pat
 
 
 def test_many_lines_take_little_memory(surroundings, tmp_path):
-    """Far more lines than memory could hold of requests at once: here, of those that are refused."""
+    """Far more lines than are held at once: here, of those that are refused."""
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     with path.open("w") as file:
         for number in range(200_000):
             file.write(f'{{"custom_id": "{number}", "method": "POST", "url": "/v1/completions", '
                        f'"body": {{"prompt": "a", "max_tokens": -1, "user": "{"x" * 400}"}}}}\n')
-    process = subprocess.Popen([str(BINARY), "batch", MODEL, str(path), str(out)],
-                               env=surroundings.environment, stderr=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([str(BINARY), "batch", MODEL, str(path), str(out)],
+                                   env=surroundings.environment, stderr=file)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
+    assert process.returncode == 0, log.read_text()
     with out.open() as file:
         assert sum(1 for _ in file) == 200_000
     assert usage.ru_maxrss * 1024 < 300 << 20, usage.ru_maxrss
