@@ -11,6 +11,7 @@
 
 #include "coordinator/batch/batch_line.h"
 #include "coordinator/http/cache_fields.h"
+#include "coordinator/http/reply_fields.h"
 #include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
@@ -216,7 +217,8 @@ void BatchRun::start(Held& held) {
   if (auto error = check_grammar(guides, generation, context_->model.vocab_size))
     return refuse(*error);
   keep_cache_apart(&generation, options_.key_name);
-  generation.tell_cached = false;  // the same bytes, whatever ran before
+  generation.tell_cached = false;      // the same bytes, whatever ran before
+  generation.priority = kMaxPriority;  // after whoever waits for an answer
   held.n_sequences = generation.n_choices();
   held.responder = std::make_shared<LineResponder>(mailbox_, held.number);
   n_computing_ += held.n_sequences;

@@ -13,7 +13,7 @@ namespace trireme {
 
 constexpr int64_t kMaxPromptLogprobs = 20;
 constexpr int64_t kMaxPromptLogprobEntries = 1 << 18;  // of all choices of a request
-constexpr int64_t kMaxPriority = 1000;                 // and its negative
+constexpr int32_t kMaxPriority = 1000;                 // and its negative
 constexpr size_t kMaxRequestIdBytes = 128;
 
 // What the answer tells beside its text, and when it is computed: prompt_logprobs,
