@@ -51,9 +51,9 @@ std::string salt_of(ApiSession& served, const ModelInfo& model) {
 BatchRun::End run_batch(ApiSession& served, const BatchOptions& options, BatchProgress& last) {
   const ModelInfo model = served.model_info(/*created=*/0);
   const auto pool = std::make_shared<TaskPool>(kHandlerThreads);
-  const auto context = std::make_shared<ApiContext>(served.session().core(), served.codec(),
-                                                    served.metrics(), model, pool, nullptr,
-                                                    served.session().guides());
+  const auto context =
+      std::make_shared<ApiContext>(served.session().core(), served.codec(), served.metrics(), model,
+                                   pool, nullptr, served.session().guides());
   Progress progress("answering");
   const int32_t at_once = sequences_at_once(served.session().options());
   BatchRun::End end = BatchRun::End::kStopped;

@@ -65,8 +65,8 @@ TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
                text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
                n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
-               length_penalty, search_end_ids, request_id, cache_salt, tell_cached, grammar, grammar_field,
-               message)
+               length_penalty, search_end_ids, request_id, cache_salt, tell_cached, grammar,
+               grammar_field, message)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
                n_cached_tokens, finish, prompt_top_logprobs)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)

@@ -44,7 +44,7 @@ struct HttpRequest {
   std::string body;
   std::string key_name;  // of the API key that came with it; "" where none is needed
   std::shared_ptr<void>
-      body_lease;  // its release gives the body's bytes back to the server's bound
+      body_lease;                  // its release gives the body's bytes back to the server's bound
   std::shared_ptr<BodySink> sink;  // has the body, where the route has sinks
 };
 
@@ -53,7 +53,7 @@ struct HttpResponse {
   std::string body;
   std::string content_type = "application/json";
   std::vector<std::pair<std::string, std::string>> headers;  // besides length, type and connection
-  std::shared_ptr<BodySource> source;  // of the body, in place of `body`
+  std::shared_ptr<BodySource> source;                        // of the body, in place of `body`
 };
 
 // Answers one request: one reply, or a stream of server-sent events. Thread-safe; calls take effect

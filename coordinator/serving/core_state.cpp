@@ -93,7 +93,7 @@ void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
             detail;
   fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + detail);
   if (replica.scheduler.serving()) {
-    const int32_t n_replayed = replica.scheduler.group_lost(events, cause == kRegroupCause);
+    const int32_t n_replayed = replica.scheduler.group_lost(cause == kRegroupCause);
     if (n_replayed > 0 && observer.on_replayed) observer.on_replayed(n_replayed);
   }
   if (observer.on_group_lost) observer.on_group_lost(cause);
@@ -106,7 +106,7 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   problem = error;
   replica.broken = true;
   fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + error);
-  if (replica.scheduler.serving()) replica.scheduler.group_lost(events);
+  if (replica.scheduler.serving()) replica.scheduler.group_lost();
   if (listener.on_broken) listener.on_broken(replica.index, error);
   publish();  // whose request ends now can see why
   rehome(replica);

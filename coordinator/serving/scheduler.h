@@ -100,7 +100,7 @@ class Scheduler {
   // output kept, and what they have in KV if the next group still has it; returns how many. A
   // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
   // has proven itself, unless the loss was `wanted`.
-  int32_t group_lost(std::vector<SequenceEvent>& events, bool wanted = false);
+  int32_t group_lost(bool wanted = false);
 
   // The request was let through by refuse(). It may come from another scheduler (take).
   void add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEvent>& events);

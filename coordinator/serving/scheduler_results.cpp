@@ -74,7 +74,7 @@ void Scheduler::end(Sequence& sequence) {
   if (!sequence.in_flight()) remove(sequence);
 }
 
-int32_t Scheduler::group_lost(std::vector<SequenceEvent>& events, bool wanted) {
+int32_t Scheduler::group_lost(bool wanted) {
   TRIREME_CHECK(serving_);
   serving_ = false;
   in_flight_.clear();

@@ -80,10 +80,10 @@ TEST(LineReader, RefusesWhatIsNoFile) {
 }
 
 TEST(BatchLine, IsReadAsItIs) {
-  const BatchLine line = read_batch_line(
-      R"({"custom_id":"a\"b","method":"POST","url":"/v1/completions",)"
-      R"("body":{"prompt":"x"},"more":1})",
-      "");
+  const BatchLine line =
+      read_batch_line(R"({"custom_id":"a\"b","method":"POST","url":"/v1/completions",)"
+                      R"("body":{"prompt":"x"},"more":1})",
+                      "");
   EXPECT_EQ(line.custom_id, R"("a\"b")");
   const auto& call = std::get<BatchCall>(line.call);
   EXPECT_STREQ(call.kind->path, "/v1/completions");

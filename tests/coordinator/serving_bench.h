@@ -52,7 +52,7 @@ struct Bench {
     hear();
   }
   int32_t lose() {
-    const int32_t n = scheduler.group_lost(events);
+    const int32_t n = scheduler.group_lost();
     hear();
     return n;
   }

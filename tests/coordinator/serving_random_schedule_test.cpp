@@ -159,7 +159,7 @@ class RandomRun {
       for (const SequenceResult& part : result.sequences) in_flight.insert(part.request_id);
     }
     in_flight_at_loss_ = in_flight;
-    scheduler_.group_lost(events_);
+    scheduler_.group_lost();
     // Some results of the lost epoch still arrive.
     if (chance(0.5)) results_.clear();
   }

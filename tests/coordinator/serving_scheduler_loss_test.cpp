@@ -200,7 +200,7 @@ TEST(SchedulerLoss, AWantedLossBlamesNobodyAndMayChangeTheLayout) {
   for (uint64_t seed = 1; seed <= 3; ++seed) bench.add(request_of(10, 12, seed));
   for (const Layout layout : {Layout{1, 1}, Layout{2, 2}, Layout{1, 1}, Layout{1, 3}}) {
     bench.plan_all();
-    EXPECT_EQ(bench.scheduler.group_lost(bench.events, /*wanted=*/true), 3);
+    EXPECT_EQ(bench.scheduler.group_lost(/*wanted=*/true), 3);
     bench.in_flight.clear();
     bench.scheduler.set_layout(layout);
     bench.up();

@@ -142,6 +142,12 @@ def run_command(surroundings, *arguments, stdin="", deadline_s=COMMAND_DEADLINE_
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
+def status_bytes(pid, name):
+    """VmRSS, VmHWM or the like of a process; 0 once it has ended."""
+    match = re.search(rf"{name}:\s+(\d+) kB", read_bytes(f"/proc/{pid}/status").decode())
+    return int(match.group(1)) * 1024 if match else 0
+
+
 class Server:
     """`trireme serve` (or any command line that starts one) on a free port, or a given one."""
 
@@ -216,8 +222,7 @@ class Server:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def _status_bytes(self, name):
-        status = read_bytes(f"/proc/{self.process.pid}/status").decode()
-        return int(re.search(rf"{name}:\s+(\d+) kB", status).group(1)) * 1024
+        return status_bytes(self.process.pid, name)
 
     def metric(self, name):
         """The sum of a metric's samples over all labels; 0 where it has none."""

@@ -44,6 +44,10 @@ struct CheckRanges {
   void operator()(const WeightsOrder& order) const {
     TRIREME_CHECK(order.kind <= WeightsOrder::Kind::kDrop);
   }
+  void operator()(const TokenMask& mask) const {
+    const auto is_set = [](uint32_t word) { return word != 0; };
+    TRIREME_CHECK(mask.words.empty() || std::any_of(mask.words.begin(), mask.words.end(), is_set));
+  }
   void operator()(const WeightsPrepared&) const {}
   void operator()(const ControlFailure&) const {}
   void operator()(const ControlDrain&) const {}

@@ -6,14 +6,14 @@
 #include <utility>
 
 namespace trireme::test {
-namespace {
 
-// A third of the vocabulary, by the tokens so far.
 bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id) {
   uint32_t hash = 7;
   for (const int32_t token : output_ids) hash = hash * 31 + static_cast<uint32_t>(token);
   return (hash + static_cast<uint32_t>(id)) % 3 == 0;
 }
+
+namespace {
 
 TokenMask mask_of(const StepPlan& plan, const SequencePlan& part, const TokenLog& log,
                   int32_t vocab_size) {

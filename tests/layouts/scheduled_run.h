@@ -22,6 +22,9 @@ struct Answer {
 };
 using Answers = std::map<RequestId, Answer>;  // by the order of requests, from 1
 
+// What the grammar of a request lets follow its output: a third of the vocabulary.
+bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id);
+
 // Requests through the real scheduler on a group of threads.
 struct ScheduledRun {
   std::shared_ptr<const PackedModel> file;
