@@ -187,7 +187,7 @@ def test_refused_upgrades_change_nothing(start_upgradable, surroundings, undistu
     streams = start_event_streams(server, undisturbed[0])
     wait_until_more(streams)
     ranks = server.rank_pids()
-    assert "form 2" in ask(surroundings, handover=2)["error"]
+    assert "form 3" in ask(surroundings, handover=3)["error"]
     assert "no program" in ask(surroundings, program="/nowhere/trireme")["error"]
     assert "arguments" in ask(surroundings, program=None)["error"]
     # Found only when everything is held already.
