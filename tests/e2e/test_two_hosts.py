@@ -60,7 +60,8 @@ def assert_undisturbed(server, streams, undisturbed):
 
 def test_short_blips_cost_nothing(start_disturbed, undisturbed, subnet, surroundings):
     # TCP sends again after 200 to 235 ms, and when that is lost too, after as much again or, on the
-    # connection that carries results, twice as much: now and then more than the usual limit.
+    # connection that carries results, twice as much: now and then more than the usual limit. The
+    # heartbeats that come in datagrams wait for nothing.
     server, streams = start_disturbed()
     for i in range(N_BLIPS):
         assert any(stream.is_alive() for stream in streams), f"only {i} blips hit a stream"
