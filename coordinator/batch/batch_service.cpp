@@ -170,11 +170,11 @@ void BatchService::answer(const StoredBatch& batch, const BatchKey& key) {
     current_ = &*run;
     current_id_ = batch.id;
   }
-  // Cancelled before it was known here?
-  if (store_.find_batch(batch.id)->status == BatchStatus::kCancelling) run->stop();
   BatchRun::End end = BatchRun::End::kStopped;
   std::exception_ptr failure;
   try {
+    // Cancelled before it was known here?
+    if (store_.find_batch(batch.id)->status == BatchStatus::kCancelling) run->stop();
     end = run->run();
   } catch (...) {
     failure = std::current_exception();
