@@ -63,7 +63,7 @@ void BatchOutput::recover(const BatchKey& key) {
     const bool known = torn && line.text.size() < expected.size() ? expected.starts_with(line.text)
                                                                   : line.text.starts_with(expected);
     if (!known) {
-      throw EnvironmentError(
+      throw ForeignOutput(
           fmt::format("{}: line {} is no answer of this batch: it was begun with another input, "
                       "model, name or option, or by another build; move the file away, or name "
                       "another for the answers",

@@ -6,15 +6,22 @@
 
 #include "comm/control/unique_fd.h"
 #include "coordinator/batch/batch_key.h"
+#include "kernels/result.h"
 
 namespace trireme {
+
+// The file holds something else than answers of the batch.
+class ForeignOutput : public EnvironmentError {
+ public:
+  using EnvironmentError::EnvironmentError;
+};
 
 // The file that a batch's answers are appended to, one line each, in the order of the input. What
 // is in it after a kill at any time tells how far the batch had come.
 class BatchOutput {
  public:
   // Opens or makes it, and cuts a last line that has no end. Throws EnvironmentError: it cannot be
-  // written, another process writes it, or it holds something else than answers of this batch.
+  // written, another process writes it, or (ForeignOutput) it holds something else.
   BatchOutput(std::filesystem::path path, const BatchKey& key);
 
   int64_t n_lines() const { return n_lines_; }

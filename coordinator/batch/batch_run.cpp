@@ -112,9 +112,9 @@ BatchRun::BatchRun(std::shared_ptr<ApiContext> context, BatchRunOptions options)
       mailbox_(std::make_shared<Mailbox>()) {
   for (LineReader::Line line; n_read_ < output_.n_lines(); ++n_read_) {
     if (lines_.next(&line)) continue;
-    throw EnvironmentError(fmt::format("{} has {} answers, and {} only {} lines: move it away",
-                                       options_.output.string(), output_.n_lines(),
-                                       options_.input.string(), n_read_));
+    throw ForeignOutput(fmt::format("{} has {} answers, and {} only {} lines: move it away",
+                                    options_.output.string(), output_.n_lines(),
+                                    options_.input.string(), n_read_));
   }
   written_offset_ = lines_.offset();
 }
@@ -134,7 +134,7 @@ BatchRun::End BatchRun::run() {
   for (;;) {
     if (mailbox_->is_stopped()) return End::kStopped;
     if (options_.expires != 0 && std::time(nullptr) >= options_.expires) {
-      expire();
+      if (!expire()) return End::kStopped;
       output_.sync();
       return End::kExpired;
     }
@@ -277,9 +277,11 @@ bool BatchRun::write_answers() {
   return true;
 }
 
-void BatchRun::expire() {
+// False: stopped meanwhile. The rest of a long file takes a while.
+bool BatchRun::expire() {
   cancel_all();
   for (bool more = true; more; more = read_ahead()) {
+    if (mailbox_->is_stopped()) return false;
     for (Held& held : held_) {
       if (!held.answer.empty()) continue;
       if (!held.too_long && held.custom_id == "null")
@@ -293,6 +295,7 @@ void BatchRun::expire() {
     }
     write_answers();
   }
+  return true;
 }
 
 void BatchRun::cancel_all() {

@@ -51,7 +51,8 @@ class BatchRun {
     kUnavailable,  // no group can ever answer
   };
 
-  // Takes up where the output ends. Throws EnvironmentError; so does run().
+  // Takes up where the output ends. Throws EnvironmentError, of which a ForeignOutput is final; so
+  // does run().
   BatchRun(std::shared_ptr<ApiContext> context, BatchRunOptions options);
   ~BatchRun();
 
@@ -86,7 +87,7 @@ class BatchRun {
   void take_answer(Held& held, int status, const std::string& body);
   bool write_answers();
   void finish(Held& held, int status, const std::string& body);
-  void expire();
+  bool expire();
   void cancel_all();
   std::string name(const Held& held) const;
 

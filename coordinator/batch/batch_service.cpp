@@ -88,8 +88,7 @@ void BatchService::run() {
       if (const std::optional<StoredBatch> batch = store_.next_batch()) {
         process(*batch);
         report("");
-        const std::lock_guard lock(mutex_);
-        go_on = !stopping_;
+        go_on = !is_stopping();
       } else {
         go_on = wait(Wait::kForWork);
       }
@@ -118,9 +117,16 @@ bool BatchService::wait(Wait what) {
   return !stopping_;
 }
 
+bool BatchService::is_stopping() {
+  const std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
 void BatchService::process(StoredBatch batch) {
   const std::optional<StoredFile> input = store_.find_file(batch.input_file_id);
-  if (!input) return fail(batch, "the input file is gone");
+  std::error_code unknown;
+  if (!input || (!std::filesystem::exists(store_.path_of_file(input->id), unknown) && !unknown))
+    return fail(batch, "the input file is gone");
   const BatchKey key(input->sha256, batch.id);
   if (batch.status == BatchStatus::kCancelling) return finish(batch, key, BatchStatus::kCancelled);
   if (batch.status == BatchStatus::kValidating && !validate(batch)) return;
@@ -131,7 +137,9 @@ bool BatchService::validate(StoredBatch& batch) {
   LineReader lines(store_.path_of_file(batch.input_file_id), kMaxBatchLineBytes);
   LineReader::Line line;
   int64_t n = 0;
-  while (lines.next(&line)) ++n;
+  for (; lines.next(&line); ++n) {
+    if (is_stopping()) return false;
+  }
   if (n == 0) {
     fail(batch, "the input file has no requests");
     return false;
@@ -161,7 +169,7 @@ void BatchService::answer(const StoredBatch& batch, const BatchKey& key) {
             .max_lines = kLinesPerSlot * n_slots_,
             .allowance = [this](int32_t n_computing) { return allowance(n_computing); },
             .on_progress = [&](const BatchProgress& now) { note_progress(batch.id, now); }});
-  } catch (const EnvironmentError& error) {  // what is there is nothing that a kill leaves
+  } catch (const ForeignOutput& error) {  // nothing that a kill leaves
     return fail(batch, error.what());
   }
   {
@@ -210,8 +218,8 @@ void BatchService::fail(const StoredBatch& batch, const std::string& error) {
   });
 }
 
-// Sorts the answers into the file of those and the file of errors. Killed meanwhile, it is done
-// again: the files have the same ids then.
+// Sorts the answers into the file of those and the file of errors. Killed or stopped meanwhile, it
+// is done again: the files have the same ids then.
 void BatchService::finish(const StoredBatch& batch, const BatchKey& key, BatchStatus status) {
   const int64_t now = std::time(nullptr);
   store_.update_batch(batch.id, [&](StoredBatch& b) {
@@ -224,6 +232,7 @@ void BatchService::finish(const StoredBatch& batch, const BatchKey& key, BatchSt
   int64_t n_failed = 0;
   std::ifstream lines(store_.path_of_run(batch.id), std::ios::binary);
   for (std::string line; std::getline(lines, line) && !lines.eof();) {
+    if (is_stopping()) return;
     const bool success = is_success_line(line);
     ++(success ? n_completed : n_failed);
     (success ? output : errors)->write(line + "\n");

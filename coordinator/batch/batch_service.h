@@ -44,6 +44,7 @@ class BatchService {
 
   void run();
   bool wait(Wait what);
+  bool is_stopping();
   void process(StoredBatch batch);
   bool validate(StoredBatch& batch);
   void answer(const StoredBatch& batch, const BatchKey& key);

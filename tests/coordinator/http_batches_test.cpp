@@ -265,6 +265,29 @@ TEST_F(HttpBatches, AServerAfterAKillGoesOn) {
   EXPECT_EQ(content_of(batch["output_file_id"]).size(), 30U);
 }
 
+// A disk without room is no fault of the batch: it waits for one that has some.
+TEST_F(HttpBatches, ABatchOutlivesADiskThatFails) {
+  std::filesystem::remove(folder_ / "store/runs");
+  const std::string id = batch_of(lines(3));
+  EXPECT_EQ(wait_for(id, "in_progress")["status"], "in_progress");
+  start();
+  EXPECT_EQ(wait_for(id, "completed")["request_counts"]["completed"], 3);
+}
+
+TEST_F(HttpBatches, ABatchWhoseFilesWereChangedFails) {
+  server_->service.set_mode(FakeService::Mode::kSilent);
+  const std::string strange = batch_of(lines(3));
+  const std::string gone = batch_of(lines(3));
+  EXPECT_TRUE(server_->service.wait_for_requests(3));
+  const std::string file = send("GET", "/v1/batches/" + gone).json()["input_file_id"];
+  stop();
+  folder_.write("store/runs/" + strange, "a diary\n");
+  std::filesystem::remove(folder_ / "store/files" / file);
+  start();
+  for (const std::string& id : {strange, gone})
+    EXPECT_EQ(wait_for(id, "failed")["status"], "failed");
+}
+
 TEST_F(HttpBatches, ACancelledBatchKeepsItsAnswers) {
   server_->service.set_mode(FakeService::Mode::kSilent);
   const std::string id = batch_of(lines(30));
