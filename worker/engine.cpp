@@ -1,7 +1,9 @@
 #include "worker/engine.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "model/packed_encodings.h"
 
@@ -29,9 +31,12 @@ StageParts stage_parts(const EngineParts& parts, const StageWeights& weights, co
 }
 
 // Whether a sequence's rules leave any token of its mask. They do not hold where they leave none.
-bool leaves_some(std::span<const float> ruled, const std::vector<uint32_t>& mask) {
-  for (size_t id = 0; id < ruled.size(); ++id) {
-    if (((mask[id / 32] >> (id % 32)) & 1U) != 0 && std::isfinite(ruled[id])) return true;
+bool leaves_some(std::span<const float> ruled, std::span<const uint32_t> mask) {
+  for (size_t w = 0; w < mask.size(); ++w) {
+    for (uint32_t word = mask[w]; word != 0; word &= word - 1) {
+      const size_t id = w * 32 + static_cast<size_t>(std::countr_zero(word));
+      if (id < ruled.size() && std::isfinite(ruled[id])) return true;
+    }
   }
   return false;
 }
@@ -197,8 +202,9 @@ int32_t Engine::draw(uint64_t step_id, const SequencePlan& plan, std::span<const
   if (!plan.masked) return sampler_.sample(ruled, plan.sampling, plan.choice, index);
   const TokenMask mask = parts_.wait_mask(step_id, plan.request_id);
   if (mask.words.empty()) return -1;
-  return sampler_.sample_masked(leaves_some(ruled, mask.words) ? ruled : logits, mask.words,
-                                plan.sampling, plan.choice, index);
+  const bool has_rules = ruled.data() != logits.data();
+  return sampler_.sample_masked(has_rules && leaves_some(ruled, mask.words) ? ruled : logits,
+                                mask.words, plan.sampling, plan.choice, index);
 }
 
 }  // namespace trireme

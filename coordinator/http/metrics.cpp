@@ -56,6 +56,7 @@ struct Metrics::State {
   std::mutex mutex;  // guards the maps below
 
   using CounterFamily = prometheus::Family<prometheus::Counter>;
+  using GaugeFamily = prometheus::Family<prometheus::Gauge>;
 
   Labels with(const std::string& name, const std::string& value) const {
     Labels labels = base;
@@ -64,7 +65,10 @@ struct Metrics::State {
   }
 
   prometheus::Gauge& gauge(const char* name, const char* help) {
-    return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(base);
+    return gauges(name, help).Add(base);
+  }
+  GaugeFamily& gauges(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
   }
   prometheus::Counter& counter(const char* name, const char* help) {
     return counters(name, help).Add(base);
@@ -107,11 +111,8 @@ struct Metrics::State {
   prometheus::Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests in the queue");
   prometheus::Gauge& kv_usage =
       gauge("vllm:kv_cache_usage_perc", "Part of the KV blocks that running requests hold, 0 to 1");
-  prometheus::Family<prometheus::Gauge>& waiting_by_reason =
-      prometheus::BuildGauge()
-          .Name("vllm:num_requests_waiting_by_reason")
-          .Help("Requests in the queue, by what they wait for")
-          .Register(registry);
+  GaugeFamily& waiting_by_reason =
+      gauges("vllm:num_requests_waiting_by_reason", "Requests in the queue, by what they wait for");
   prometheus::Gauge& waiting_capacity = waiting_by_reason.Add(with("reason", "capacity"));
   prometheus::Gauge& waiting_group = waiting_by_reason.Add(with("reason", "no_group"));
 
@@ -128,12 +129,9 @@ struct Metrics::State {
       counter("vllm:prefix_cache_hits_total", "Tokens whose KV was in the prefix cache");
   prometheus::Counter& prompt_tokens_cached =
       counter("vllm:prompt_tokens_cached_total", "Prompt tokens whose KV was in the prefix cache");
-  prometheus::Family<prometheus::Gauge>& kv_blocks =
-      prometheus::BuildGauge()
-          .Name("trireme_kv_blocks")
-          .Help(
-              "KV blocks, by what they hold: of running requests, what can be used again, nothing")
-          .Register(registry);
+  GaugeFamily& kv_blocks =
+      gauges("trireme_kv_blocks",
+             "KV blocks, by what they hold: of running requests, what can be used again, nothing");
   prometheus::Gauge& kv_blocks_running = kv_blocks.Add(with("use", "running"));
   prometheus::Gauge& kv_blocks_cached = kv_blocks.Add(with("use", "cached"));
   prometheus::Gauge& kv_blocks_free = kv_blocks.Add(with("use", "free"));
@@ -165,11 +163,8 @@ struct Metrics::State {
   Histogram& iteration_tokens =
       histogram("vllm:iteration_tokens_total", "Tokens in a step", kTokenCountBuckets);
 
-  prometheus::Family<prometheus::Gauge>& cache_config =
-      prometheus::BuildGauge()
-          .Name("vllm:cache_config_info")
-          .Help("Always 1; the labels tell the KV cache's shape")
-          .Register(registry);
+  GaugeFamily& cache_config =
+      gauges("vllm:cache_config_info", "Always 1; the labels tell the KV cache's shape");
   prometheus::Gauge* cache_config_row = nullptr;  // under mutex
   int32_t cache_config_blocks = -1;               // under mutex
 
@@ -191,11 +186,8 @@ struct Metrics::State {
   prometheus::Gauge& weights_generation =
       gauge("trireme_weights_generation",
             "Number of the weights of new requests; each push has one of its own");
-  prometheus::Family<prometheus::Gauge>& weights_info =
-      prometheus::BuildGauge()
-          .Name("trireme_weights_info")
-          .Help("Always 1; the label tells the weights of new requests")
-          .Register(registry);
+  GaugeFamily& weights_info =
+      gauges("trireme_weights_info", "Always 1; the label tells the weights of new requests");
   prometheus::Gauge* weights_row = nullptr;  // under mutex
   CounterFamily& pushes = counters("trireme_pushes_total", "Changes of the weights, by outcome");
   CounterFamily& http_requests =
@@ -204,10 +196,7 @@ struct Metrics::State {
 
 Metrics::Metrics(MetricsOptions options) : state_(std::make_unique<State>(std::move(options))) {
   State& s = *state_;
-  prometheus::BuildGauge()
-      .Name("trireme_build_info")
-      .Help("Always 1; the labels tell the build")
-      .Register(s.registry)
+  s.gauges("trireme_build_info", "Always 1; the labels tell the build")
       .Add({{"version", s.options.version}})
       .Set(1);
   for (const FinishReason reason : {FinishReason::kStop, FinishReason::kLength,
