@@ -125,6 +125,8 @@ struct InferenceCore::Impl {
   boost::asio::io_context io{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
   std::vector<std::unique_ptr<Replica>> replicas;
+  // Outlives the records: what is guided refers to its threads.
+  MaskMaker masks{io, options.guides, options.scheduler.vocab_size, options.n_mask_threads};
   std::unordered_map<RequestId, std::shared_ptr<Record>> records;
   std::vector<SequenceEvent> events;  // not yet delivered
   std::string problem = "the model is being loaded";
@@ -142,7 +144,6 @@ struct InferenceCore::Impl {
   bool settle_posted = false;
   std::vector<std::function<void()>> on_drained;
   std::thread thread;
-  MaskMaker masks{io, options.guides, options.scheduler.vocab_size, options.n_mask_threads};
 };
 
 }  // namespace trireme

@@ -20,7 +20,11 @@ SchedulerState Scheduler::state() const {
                        .n_blocks = blocks_.n_blocks(),
                        .sequences = {},
                        .cached = blocks_.cached()};
-  for (const auto& [id, sequence] : waiting_) state.sequences.push_back(*sequence);
+  for (const auto& [id, sequence] : waiting_) {
+    KvState& kv = state.sequences.emplace_back(*sequence).kv;
+    kv.n_prefix_blocks = 0;  // the next one's prefix cache gives numbers of its own
+    kv.prefix = kEmptyPrefix;
+  }
   return state;
 }
 

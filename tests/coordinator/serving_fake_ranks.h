@@ -81,6 +81,7 @@ struct Transcript {
   std::vector<float> last_logits;
   FinishReason finish = FinishReason::kNone;
   std::string error;
+  bool own_fault = false;
   int32_t n_cached_tokens = -1;  // once an event came
 
   void hear(GenerateEvent&& event) {
@@ -103,6 +104,7 @@ struct Transcript {
     n_cached_tokens = event.n_cached_tokens;
     finish = event.finish;
     error = std::move(event.error);
+    own_fault = event.own_fault;
   }
 };
 

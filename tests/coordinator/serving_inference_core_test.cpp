@@ -72,8 +72,10 @@ TEST(InferenceCore, AFailingGrammarEndsItsRequestAlone) {
     EXPECT_EQ(world.heard[i].finish, FinishReason::kStop);
     EXPECT_EQ(world.heard[i].token_ids.size(), 21U);
   }
-  EXPECT_EQ(world.heard[1].finish, FinishReason::kError);
-  EXPECT_EQ(world.heard[2].finish, FinishReason::kError);
+  for (const size_t i : {1U, 2U, 4U}) {
+    EXPECT_EQ(world.heard[i].finish, FinishReason::kError);
+    EXPECT_TRUE(world.heard[i].own_fault);
+  }
   EXPECT_EQ(world.heard[2].token_ids.size(), 7U);
   EXPECT_EQ(world.heard[4].error, "the grammar is refused");
   world.expect_nothing_held();
@@ -214,6 +216,7 @@ TEST(InferenceCore, StopEndsWhatIsLeft) {
   world.core->stop();
   EXPECT_EQ(world.heard[0].finish, FinishReason::kError);
   EXPECT_EQ(world.heard[0].error, "the server is shutting down");
+  EXPECT_FALSE(world.heard[0].own_fault);
   EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "draining");
   world.core->stop();
 }

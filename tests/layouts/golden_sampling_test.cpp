@@ -9,7 +9,7 @@
 
 #include "coordinator/http/beam_search.h"
 #include "coordinator/serving/scheduler.h"
-#include "tests/layouts/thread_group.h"
+#include "tests/layouts/scheduled_run.h"
 
 namespace trireme::test {
 namespace {
@@ -40,17 +40,7 @@ std::shared_ptr<const LogitRules> rules_of(const Json& json) {
 class Service {
  public:
   Service(const std::shared_ptr<const PackedModel>& file, Layout layout)
-      : group_(file, layout, limits_),
-        scheduler_({.max_slots = limits_.max_slots,
-                    .max_batch_tokens = limits_.max_batch_tokens,
-                    .max_prefill_tokens = limits_.max_batch_tokens,
-                    .n_stages = layout.pp,
-                    .n_plans_ahead = 1,
-                    .n_ranks = layout.n_ranks(),
-                    .context_length = limits_.context_length,
-                    .vocab_size = file->config().vocab_size,
-                    .eos_token_ids = {},
-                    .perturbation = {}}) {
+      : group_(file, layout, limits_), scheduler_(scheduler_config(*file, layout, limits_)) {
     std::vector<SequenceEvent> events;
     scheduler_.group_up(1, limits_.kv_blocks, false, events);
   }

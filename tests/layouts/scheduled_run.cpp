@@ -46,19 +46,26 @@ bool take_event(Answer& answer, const GenerateEvent& event) {
 
 }  // namespace
 
+SchedulerConfig scheduler_config(const PackedModel& file, Layout layout,
+                                 const ThreadGroup::Limits& limits) {
+  SchedulerConfig config;
+  config.max_slots = limits.max_slots;
+  config.max_batch_tokens = limits.max_batch_tokens;
+  config.max_prefill_tokens = limits.max_batch_tokens;
+  config.n_stages = layout.pp;
+  config.n_plans_ahead = 1;
+  config.n_ranks = layout.n_ranks();
+  config.context_length = limits.context_length;
+  config.vocab_size = file.config().vocab_size;
+  return config;
+}
+
 Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
   ThreadGroup group(file, layout, limits);
-  Scheduler scheduler({.max_slots = limits.max_slots,
-                       .max_batch_tokens = limits.max_batch_tokens,
-                       .max_prefill_tokens = limits.max_batch_tokens,
-                       .n_stages = layout.pp,
-                       .n_plans_ahead = 1,
-                       .n_ranks = layout.n_ranks(),
-                       .context_length = limits.context_length,
-                       .vocab_size = file->config().vocab_size,
-                       .eos_token_ids = {},
-                       .prefix_cache = prefix_cache,
-                       .perturbation = perturbation});
+  SchedulerConfig config = scheduler_config(*file, layout, limits);
+  config.prefix_cache = prefix_cache;
+  config.perturbation = perturbation;
+  Scheduler scheduler(config);
   std::vector<SequenceEvent> events;
   scheduler.group_up(1, limits.kv_blocks, false, events);
   Answers answers;

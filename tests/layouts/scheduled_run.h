@@ -25,7 +25,11 @@ using Answers = std::map<RequestId, Answer>;  // by the order of requests, from 
 // What the grammar of a request lets follow its output: a third of the vocabulary.
 bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id);
 
-// Requests through the real scheduler on a group of threads.
+// Of the real scheduler on a group of threads.
+SchedulerConfig scheduler_config(const PackedModel& file, Layout layout,
+                                 const ThreadGroup::Limits& limits);
+
+// Requests through that scheduler.
 struct ScheduledRun {
   std::shared_ptr<const PackedModel> file;
   Layout layout;
