@@ -7,28 +7,26 @@
 #include "kernels/check.h"
 
 namespace trireme {
-namespace {
 
-struct Candidate {
+struct BeamSearch::Candidate {
   size_t beam = 0;
   TokenLogprob token;
   double sum = 0;
 };
 
-BeamSearch::Beam extended(const BeamSearch::Beam& beam, const Candidate& by,
-                          const std::vector<TokenLogprob>& top) {
-  BeamSearch::Beam longer = beam;
-  longer.token_ids.push_back(by.token.token_id);
-  longer.logprobs.push_back(by.token.logprob);
-  longer.top_logprobs.push_back(top);
-  longer.sum = by.sum;
-  return longer;
-}
-
-}  // namespace
-
 BeamSearch::BeamSearch(Options options) : options_(std::move(options)), live_(1) {
   TRIREME_CHECK(options_.width > 0 && options_.n_prompt > 0 && options_.max_new_tokens >= 0);
+}
+
+BeamSearch::Beam BeamSearch::extended(const Candidate& by,
+                                      const std::vector<TokenLogprob>& top) const {
+  Beam longer = live_[by.beam];
+  longer.token_ids.push_back(by.token.token_id);
+  longer.logprobs.push_back(by.token.logprob);
+  const size_t n_told = std::min(top.size(), static_cast<size_t>(options_.n_told));
+  longer.top_logprobs.emplace_back(top.begin(), top.begin() + static_cast<std::ptrdiff_t>(n_told));
+  longer.sum = by.sum;
+  return longer;
 }
 
 void BeamSearch::advance(const std::vector<std::vector<TokenLogprob>>& next) {
@@ -43,17 +41,18 @@ void BeamSearch::advance(const std::vector<std::vector<TokenLogprob>>& next) {
       if (std::find(ends.begin(), ends.end(), token.token_id) == ends.end()) {
         candidates.push_back(candidate);
       } else {
-        ended_.push_back(extended(live_[i], candidate, next[i]));
+        ended_.push_back(extended(candidate, next[i]));
         ended_.back().ended = true;
       }
     }
   }
+  keep_best(&ended_);
   std::stable_sort(candidates.begin(), candidates.end(),
                    [](const Candidate& a, const Candidate& b) { return a.sum > b.sum; });
   candidates.resize(std::min(candidates.size(), static_cast<size_t>(options_.width)));
   std::vector<Beam> longer;
   for (const Candidate& candidate : candidates)
-    longer.push_back(extended(live_[candidate.beam], candidate, next[candidate.beam]));
+    longer.push_back(extended(candidate, next[candidate.beam]));
   live_ = std::move(longer);
 }
 
@@ -64,13 +63,17 @@ double BeamSearch::score(const Beam& beam) const {
   return beam.sum / std::pow(length, static_cast<double>(options_.length_penalty));
 }
 
+void BeamSearch::keep_best(std::vector<Beam>* beams) const {
+  std::stable_sort(beams->begin(), beams->end(),
+                   [this](const Beam& a, const Beam& b) { return score(a) > score(b); });
+  if (beams->size() > static_cast<size_t>(options_.width))
+    beams->resize(static_cast<size_t>(options_.width));
+}
+
 std::vector<BeamSearch::Beam> BeamSearch::best() const {
   std::vector<Beam> all = ended_;
   all.insert(all.end(), live_.begin(), live_.end());
-  std::stable_sort(all.begin(), all.end(),
-                   [this](const Beam& a, const Beam& b) { return score(a) > score(b); });
-  if (all.size() > static_cast<size_t>(options_.width))
-    all.resize(static_cast<size_t>(options_.width));
+  keep_best(&all);
   return all;
 }
 

@@ -12,7 +12,7 @@ namespace trireme {
 // all go on; those that end with an end token are set aside. What is set aside and what is left
 // after the last step is ranked by log p / length ^ length_penalty, of prompt and continuation
 // without the end token. Ties go to the better beam before, then to the likelier token. A state
-// machine: likelihoods in, beams out.
+// machine: likelihoods in, beams out. Holds at most 2 * width beams.
 class BeamSearch {
  public:
   struct Options {
@@ -21,6 +21,7 @@ class BeamSearch {
     int32_t max_new_tokens = 1;
     float length_penalty = 1.0F;
     std::vector<int32_t> end_token_ids;
+    int32_t n_told = 0;  // of each token's most likely ones, in top_logprobs
   };
   struct Beam {
     std::vector<int32_t> token_ids;
@@ -42,12 +43,15 @@ class BeamSearch {
   std::vector<Beam> best() const;
 
  private:
+  struct Candidate;
+  Beam extended(const Candidate& by, const std::vector<TokenLogprob>& top) const;
   double score(const Beam& beam) const;
+  void keep_best(std::vector<Beam>* beams) const;
 
   Options options_;
   int32_t n_steps_ = 0;
   std::vector<Beam> live_;
-  std::vector<Beam> ended_;
+  std::vector<Beam> ended_;  // the best `width` of them, best first
 };
 
 }  // namespace trireme

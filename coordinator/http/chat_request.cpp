@@ -15,8 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kMaxTopLogprobs = 20;
-
 void read_logprob_fields(JsonFields& fields, GenerationCall* call) {
   const bool logprobs = fields.boolean("logprobs", false);
   const int64_t top = fields.integer("top_logprobs", 0, 0, kMaxTopLogprobs);
@@ -90,7 +88,8 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
                                        : model.context_length - static_cast<int32_t>(ids->size());
   if (auto error = check_min_tokens(call)) return *error;
   call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
-  if (auto error = check_prompt_logprobs(call)) return *error;
+  const char* logprobs = call.n_logprobs > 0 ? "top_logprobs" : "logprobs";
+  if (auto error = check_logprobs(call, model, logprobs)) return *error;
   set_reasoning(model, codec, &call);
   return call;
 }

@@ -105,14 +105,14 @@ ParsedCall parse_completion_request(const Json& body, const ModelInfo& model,
     return bad_request({fmt::format("{} prompts with n or best_of = {} are {} sequences; the limit "
                                     "is {}",
                                     prompts.size(), call.n, n_sequences, kMaxChoices),
-                        "n"});
+                        call.n_best > 0 ? "best_of" : "n"});
   }
   for (const Json* item : prompts) {
     auto prompt = encode_prompt(*item, call, add_special_tokens, truncation, model, codec);
     if (auto* error = std::get_if<ApiError>(&prompt)) return *error;
     call.prompts.push_back(std::move(std::get<Prompt>(prompt)));
   }
-  if (auto error = check_prompt_logprobs(call)) return *error;
+  if (auto error = check_logprobs(call, model, "logprobs")) return *error;
   return call;
 }
 

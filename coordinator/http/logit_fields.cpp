@@ -20,12 +20,12 @@ float read_float(JsonFields& fields, const char* name, double fallback, double m
   return static_cast<float>(fields.number(name, fallback, min, max));
 }
 
-// A JSON key as a token id; -1: it is none.
+// A JSON key as a token id; -1: it is none. One way to write each ("07" is none), so that none
+// comes twice.
 int32_t token_id_of(const std::string& key, int32_t vocab_size) {
   int32_t id = -1;
-  const char* end = key.data() + key.size();
-  const auto [stop, error] = std::from_chars(key.data(), end, id);
-  return error == std::errc() && stop == end && id >= 0 && id < vocab_size ? id : -1;
+  std::from_chars(key.data(), key.data() + key.size(), id);
+  return id >= 0 && id < vocab_size && std::to_string(id) == key ? id : -1;
 }
 
 std::vector<TokenBias> read_biases(JsonFields& fields, const ModelInfo& model) {

@@ -26,12 +26,25 @@ void read_request_id(JsonFields& fields, GenerationCall* call) {
   }
 }
 
+// Each of the tokens, of all choices, has `n_each` logprobs.
+std::optional<ApiError> check_entries(const char* field, const char* tokens, int64_t n_tokens,
+                                      int64_t n_each, int64_t limit) {
+  const int64_t n_entries = n_tokens * n_each;
+  if (n_entries <= limit) return std::nullopt;
+  return ApiError{.status = 400,
+                  .message = fmt::format("{}: {} {} of all choices with {} logprobs each are {} "
+                                         "entries; the limit is {}",
+                                         field, n_tokens, tokens, n_each, n_entries, limit),
+                  .param = field,
+                  .code = ""};
+}
+
 }  // namespace
 
 void read_reply_fields(JsonFields& fields, GenerationCall* call) {
   if (fields.has("prompt_logprobs")) {
     call->n_prompt_logprobs =
-        static_cast<int32_t>(fields.integer("prompt_logprobs", 0, 0, kMaxPromptLogprobs));
+        static_cast<int32_t>(fields.integer("prompt_logprobs", 0, 0, kMaxTopLogprobs));
     if (call->stream) {
       fields.fail("prompt_logprobs", "prompt_logprobs may not be given with stream: true");
     }
@@ -44,21 +57,19 @@ void read_reply_fields(JsonFields& fields, GenerationCall* call) {
   read_request_id(fields, call);
 }
 
-std::optional<ApiError> check_prompt_logprobs(const GenerationCall& call) {
+std::optional<ApiError> check_logprobs(const GenerationCall& call, const ModelInfo& model,
+                                       const char* field) {
+  const bool told = call.n_logprobs != kNoLogprobs;
   const bool listed = call.n_prompt_logprobs != kNoLogprobs;
-  const bool echoed = call.echo && call.n_logprobs != kNoLogprobs;
-  const int64_t n_each =
-      (listed ? call.n_prompt_logprobs + 1 : 0) + (echoed ? call.n_logprobs + 1 : 0);
-  const int64_t n_entries = call.n_prompt_tokens() * call.n * n_each;
-  if (n_entries <= kMaxPromptLogprobEntries) return std::nullopt;
-  const char* name = listed ? "prompt_logprobs" : "logprobs";
-  return ApiError{.status = 400,
-                  .message = fmt::format("{}: {} prompt tokens of {} choices with {} logprobs each "
-                                         "are {} entries; the limit is {}",
-                                         name, call.n_prompt_tokens(), call.n, n_each, n_entries,
-                                         kMaxPromptLogprobEntries),
-                  .param = name,
-                  .code = ""};
+  const int64_t n_of_drawn = told ? call.n_logprobs + 1 : 0;
+  const int64_t n_of_prompt =
+      (listed ? call.n_prompt_logprobs + 1 : 0) + (call.echo ? n_of_drawn : 0);
+  if (auto error = check_entries(listed ? "prompt_logprobs" : field, "prompt tokens",
+                                 call.n_prompt_tokens() * call.n, n_of_prompt, kMaxLogprobEntries))
+    return error;
+  const int64_t limit = std::max(kMaxLogprobEntries, (kMaxTopLogprobs + 1) * model.context_length);
+  return check_entries(field, "tokens to generate", int64_t{call.n_choices()} * call.max_new_tokens,
+                       n_of_drawn, limit);
 }
 
 Truncation read_truncation(JsonFields& fields, const ModelInfo& model) {

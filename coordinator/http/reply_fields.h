@@ -11,9 +11,9 @@
 
 namespace trireme {
 
-constexpr int64_t kMaxPromptLogprobs = 20;
-constexpr int64_t kMaxPromptLogprobEntries = 1 << 18;  // of all choices of a request
-constexpr int32_t kMaxPriority = 1000;                 // and its negative
+constexpr int64_t kMaxTopLogprobs = 20;          // prompt_logprobs; top_logprobs of chats
+constexpr int64_t kMaxLogprobEntries = 1 << 18;  // of all choices of a request
+constexpr int32_t kMaxPriority = 1000;           // and its negative
 constexpr size_t kMaxRequestIdBytes = 128;
 
 // What the answer tells beside its text, and when it is computed: prompt_logprobs,
@@ -21,8 +21,10 @@ constexpr size_t kMaxRequestIdBytes = 128;
 // streaming. Errors are left in `fields`.
 void read_reply_fields(JsonFields& fields, GenerationCall* call);
 
-// The logprobs told of prompts are few enough.
-std::optional<ApiError> check_prompt_logprobs(const GenerationCall& call);
+// The logprobs told of the prompts are few enough, and those that may be told of the answer, which
+// `field` asks for: of one choice as many as fit the context.
+std::optional<ApiError> check_logprobs(const GenerationCall& call, const ModelInfo& model,
+                                       const char* field);
 
 // truncate_prompt_tokens: only so many of a prompt's last tokens are used.
 struct Truncation {

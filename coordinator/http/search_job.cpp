@@ -21,7 +21,8 @@ void GenerationJob::start_searches() {
                             .n_prompt = static_cast<int32_t>(call_.prompts[i].ids.size()),
                             .max_new_tokens = call_.max_new_tokens,
                             .length_penalty = call_.length_penalty,
-                            .end_token_ids = call_.search_end_ids});
+                            .end_token_ids = call_.search_end_ids,
+                            .n_told = std::max(call_.n_logprobs, 0)});
     submit_beams(i);
   }
 }
@@ -61,6 +62,8 @@ void GenerationJob::on_beam(size_t prompt, size_t beam, GenerateEvent event) {
   if (ended_ || abandoned_ || failed(event)) return;
   Search& search = searches_[prompt];
   if (!event.numerics_id.empty()) search.told.numerics_id = event.numerics_id;
+  if (search.beams->live()[beam].token_ids.empty())
+    search.told.n_cached_tokens = event.n_cached_tokens;
   if (!event.prompt_logprobs.empty()) {
     search.told.prompt_logprobs = std::move(event.prompt_logprobs);
     search.told.prompt_top_logprobs = std::move(event.prompt_top_logprobs);
@@ -83,9 +86,6 @@ void GenerationJob::tell_beams(size_t prompt) {
     event.finish = beam.ended ? FinishReason::kStop : FinishReason::kLength;
     event.token_ids = std::move(beam.token_ids);
     event.logprobs = std::move(beam.logprobs);
-    const auto n_top = static_cast<size_t>(std::max(call_.n_logprobs, 0));
-    for (std::vector<TokenLogprob>& top : beam.top_logprobs)
-      top.resize(std::min(top.size(), n_top));
     event.top_logprobs = std::move(beam.top_logprobs);
     on_event(static_cast<int>(prompt) * call_.n + static_cast<int>(i), std::move(event));
   }

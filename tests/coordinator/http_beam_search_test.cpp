@@ -117,6 +117,30 @@ TEST(BeamSearch, BeamsDifferAndComeBestFirst) {
   }
 }
 
+// At each step every beam also ends, in each of two ways: many more ends than the search keeps.
+TEST(BeamSearch, TheBestEndsOfAllStepsAreKept) {
+  BeamSearch beams({.width = 2,
+                    .n_prompt = 1,
+                    .max_new_tokens = 6,
+                    .length_penalty = 0.0F,
+                    .end_token_ids = {0, 1},
+                    .n_told = 1});
+  for (int step = 1; step <= 6; ++step) {
+    const float end = step == 2 || step == 4 ? -0.25F : -8.0F;
+    const std::vector<TokenLogprob> next = {{2, -0.125F}, {0, end}, {1, end - 4.0F}, {3, -50.0F}};
+    beams.advance(std::vector<std::vector<TokenLogprob>>(beams.live().size(), next));
+  }
+  const std::vector<BeamSearch::Beam> best = beams.best();
+  ASSERT_EQ(best.size(), 2U);
+  EXPECT_EQ(best[0].token_ids, (std::vector<int32_t>{2, 0}));
+  EXPECT_EQ(best[1].token_ids, (std::vector<int32_t>{2, 2, 2, 0}));
+  EXPECT_TRUE(best[0].ended && best[1].ended);
+  for (const std::vector<TokenLogprob>& told : best[1].top_logprobs) {
+    ASSERT_EQ(told.size(), 1U);
+    EXPECT_EQ(told[0].token_id, 2);
+  }
+}
+
 TEST(BeamSearch, WithoutTokensThereIsOneEmptyBeam) {
   BeamSearch beams({.width = 3, .n_prompt = 1, .max_new_tokens = 0});
   EXPECT_TRUE(beams.done());

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "coordinator/http/request_parsers.h"
 #include "tests/coordinator/http_fakes.h"
 #include "tests/coordinator/http_test_client.h"
 
@@ -117,6 +118,7 @@ TEST_F(HttpSamplingFields, RefusesValuesOutsideTheirLimits) {
   expect_refused("min_tokens", 20, "at most 16 tokens");
   expect_refused("logit_bias", {{"257", 1}}, "between 0 and 256");
   expect_refused("logit_bias", {{"x", 1}}, "the key \"x\"");
+  expect_refused("logit_bias", {{"7", 1}, {"07", 2}}, "the key \"07\"");
   expect_refused("logit_bias", {{"5", 101}}, "between -100 and 100, not 101");
   expect_refused("logit_bias", {{"5", "a"}}, "logit_bias.5");
   expect_refused("allowed_token_ids", Json::array(), "at least one");
@@ -152,6 +154,28 @@ TEST_F(HttpSamplingFields, BoundsWhatIsToldOfPrompts) {
   more["n"] = 63;
   more.erase("prompt_logprobs");
   expect_refused("prompt_logprobs", 20, "264600 entries; the limit is 262144", more);
+}
+
+TEST_F(HttpSamplingFields, BoundsWhatIsToldOfAnswers) {
+  const Json chat = {{"messages", {{{"role", "user"}, {"content", "Hi"}}}}, {"logprobs", true}};
+  const auto refusal = [&](int context_length, const Json& more) -> std::string {
+    Json body = chat;
+    body.update(more);
+    const ModelInfo model{.id = "m", .context_length = context_length, .vocab_size = kFakeVocab};
+    const ParsedCall parsed = parse_chat_request(body, model, server_.codec);
+    const auto* error = std::get_if<ApiError>(&parsed);
+    return error == nullptr ? "" : error->param + ": " + error->message;
+  };
+  EXPECT_EQ(refusal(256, {{"n", 62}, {"max_tokens", 200}, {"top_logprobs", 20}}), "");
+  EXPECT_THAT(refusal(256, {{"n", 63}, {"max_tokens", 200}, {"top_logprobs", 20}}),
+              testing::MatchesRegex("top_logprobs: .*264600 entries; the limit is 262144"));
+  EXPECT_EQ(refusal(8192, {{"n", 128}, {"max_tokens", 2048}}), "");
+  EXPECT_THAT(refusal(8192, {{"n", 128}, {"max_tokens", 2049}}),
+              testing::MatchesRegex("logprobs: .*262272 entries; the limit is 262144"));
+  // One choice may be as long as the context.
+  EXPECT_EQ(refusal(131072, {{"top_logprobs", 20}}), "");
+  EXPECT_THAT(refusal(131072, {{"n", 2}, {"top_logprobs", 20}}),
+              testing::EndsWith("the limit is 2752512"));
 }
 
 TEST_F(HttpSamplingFields, PriorityIsPassedOn) {
@@ -251,13 +275,14 @@ TEST_F(HttpSamplingFields, BestOfTellsTheLikeliest) {
 // The fake service says "the next letter" whatever came before; n_logprobs alternatives of it.
 TEST_F(HttpSamplingFields, BeamSearchAsksForOneTokenAtATime) {
   const ClientResponse response = post(
-      {{"prompt", "x"}, {"max_tokens", 3}, {"n", 2}, {"use_beam_search", true}, {"logprobs", 1}});
+      {{"prompt", "xyz"}, {"max_tokens", 3}, {"n", 2}, {"use_beam_search", true}, {"logprobs", 1}});
   ASSERT_EQ(response.status, 200) << response.body;
   const Json json = response.json();
   ASSERT_EQ(json["choices"].size(), 2U);
   EXPECT_EQ(json["choices"][0]["finish_reason"], "length");
   EXPECT_EQ(json["choices"][0]["logprobs"]["token_logprobs"].size(), 3U);
   EXPECT_EQ(json["usage"]["completion_tokens"], 6);
+  EXPECT_EQ(json["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
   EXPECT_EQ(json["choices"][0]["text"], "Onc");
   const std::vector<GenerateRequest> requests = server_.service.requests();
   ASSERT_EQ(requests.size(), 5U);  // 1 + 2 + 2
