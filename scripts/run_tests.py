@@ -207,9 +207,15 @@ def part_aarch64(runner):
     return runner.run_with_closing_line("scripts/test_aarch64")
 
 
+SOAK_S = 900
+
+
 def part_soak(runner):
     make_venv(runner)
-    return runner.run_check("soak", VENV_PYTHON, "scripts/soak", "--seconds", 900)
+    launchers = ["local", "mpirun"] + ["two-hosts"] * (os.geteuid() == 0)  # network namespaces
+    return runner.run_check("soak", VENV_PYTHON, "scripts/soak", "--seconds",
+                            SOAK_S // len(launchers), "--launcher", ",".join(launchers),
+                            "--report", OUT / "reliability.md")
 
 
 def part_fuzz(runner):
