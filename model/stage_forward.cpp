@@ -307,23 +307,34 @@ void StageForward::trace_op(const StageOp& op, TraceSink& trace) const {
   }
 }
 
-Tensor StageForward::logits(const int32_t* rows, int32_t n_rows, TraceSink* trace) {
-  const ShardPlan& shard = *parts_.shard;
-  TRIREME_CHECK(shard.is_last_stage());
+// Token rows of the residual stream, one below the other. [n_rows, hidden]
+Tensor StageForward::pick_rows(const int32_t* rows, int32_t n_rows) {
+  TRIREME_CHECK(parts_.shard->is_last_stage());
   TRIREME_CHECK(n_rows > 0 && n_rows <= parts_.max_logit_rows);
   StageWorkspace& w = *workspace_;
-  const Tensor picked = w.head_rows.rows(n_rows);
   const int64_t hidden = w.residual.n_columns();
   for (int32_t i = 0; i < n_rows; ++i) {
     TRIREME_CHECK(rows[i] >= 0 && rows[i] < n_tokens_);
     std::copy_n(w.residual.data() + rows[i] * hidden, hidden, w.head_rows.data() + i * hidden);
   }
-  if (trace != nullptr) {  // the row's own norm, before it is rounded
-    const Tensor normed = w.normed.rows(n_rows);
-    parts_.kernels->rms_norm(parts_.stream, normed, picked, parts_.weights->final_norm,
-                             parts_.config->rms_norm_eps);
-    trace->add(parts_.config->n_layers, TraceOp::kFinalNorm, normed);
-  }
+  return w.head_rows.rows(n_rows);
+}
+
+Tensor StageForward::final_hidden(const int32_t* rows, int32_t n_rows) {
+  const Tensor picked = pick_rows(rows, n_rows);
+  const Tensor normed = workspace_->normed.rows(n_rows);
+  parts_.kernels->rms_norm(parts_.stream, normed, picked, parts_.weights->final_norm,
+                           parts_.config->rms_norm_eps);
+  return normed;
+}
+
+Tensor StageForward::logits(const int32_t* rows, int32_t n_rows, TraceSink* trace) {
+  const ShardPlan& shard = *parts_.shard;
+  StageWorkspace& w = *workspace_;
+  // The row's own norm, before it is rounded.
+  if (trace != nullptr)
+    trace->add(parts_.config->n_layers, TraceOp::kFinalNorm, final_hidden(rows, n_rows));
+  const Tensor picked = pick_rows(rows, n_rows);
   const GemmInput input = w.head_input.rows(n_rows);
   parts_.kernels->rms_norm_input(parts_.stream, input, picked, parts_.weights->final_norm,
                                  parts_.config->rms_norm_eps);

@@ -62,6 +62,10 @@ class StageForward {
   // elsewhere; valid until the next call.
   Tensor logits(const int32_t* rows, int32_t n_rows, TraceSink* trace);
 
+  // Last stage only: token rows `rows` [n_rows <= max_logit_rows] after the final norm, in float32,
+  // which every one of its ranks has. [n_rows, hidden_size]; valid until the next call.
+  Tensor final_hidden(const int32_t* rows, int32_t n_rows);
+
   Stream stream() const { return parts_.stream; }
   const std::shared_ptr<StageWorkspace>& workspace() const { return workspace_; }
 
@@ -76,6 +80,7 @@ class StageForward {
   void store_kv(const StageOp& op, const StepTokens& step, bool with_rope);
   void reduce_leaves(const GemmInput& x, const Weight& weight, const TreePlan& tree,
                      int32_t first_leaf);
+  Tensor pick_rows(const int32_t* rows, int32_t n_rows);
   void gather_logits(Tensor local, int32_t n_rows);
   void trace_op(const StageOp& op, TraceSink& trace) const;
   void trace_heads(TraceSink& trace, int32_t layer, TraceOp op, Tensor x, IndexRange heads) const;

@@ -64,7 +64,7 @@ struct StageWorkspace {
   uint64_t size_bytes() const;
 
   FloatBuffer residual;              // [max_tokens, hidden]
-  FloatBuffer normed;                // [max_tokens, hidden]; unfused only
+  FloatBuffer normed;                // [max_tokens, hidden]; unfused, and of the last rows
   GemmInputBuffer hidden_input;      // [max_tokens, hidden]
   FloatBuffer qkv;                   // [max_tokens, (heads + 2 * kv_heads) * head_dim]
   FloatBuffer cos, sin;              // [max_tokens, head_dim / 2]

@@ -166,6 +166,17 @@ void Engine::run_head(const StepPlan& plan, StepResult& result, TraceSink* trace
                  result.sequences[static_cast<size_t>(row.sequence)]);
     }
   }
+  if (answers) answer_hidden(plan, result);
+}
+
+void Engine::answer_hidden(const StepPlan& plan, StepResult& result) {
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    if (!plan.sequences[s].want_hidden) continue;
+    const int32_t row = batch_.first_row(s + 1) - 1;
+    const Tensor hidden = forward_->final_hidden(&row, 1);
+    const auto* values = hidden.as<float>();
+    result.sequences[s].hidden.assign(values, values + hidden.dim(1));
+  }
 }
 
 void Engine::answer_row(const StepPlan& step, const HeadRow& row, std::span<const float> logits,

@@ -92,6 +92,7 @@ class Engine {
   void run_head(const StepPlan& plan, StepResult& result, TraceSink* trace);
   void answer_row(const StepPlan& step, const HeadRow& row, std::span<const float> logits,
                   float log_sum_exp, SequenceResult& result);
+  void answer_hidden(const StepPlan& plan, StepResult& result);
   int32_t draw(uint64_t step_id, const SequencePlan& plan, std::span<const float> logits);
 
   StageForward& forward_of(uint64_t generation) const;

@@ -48,6 +48,7 @@ struct SequencePlan {
   int32_t n_target_logprobs = 0;  // how many most likely tokens to report with each target
   // With `sample`: drawn only from the tokens of a TokenMask, which follows the plan.
   bool masked = false;
+  bool want_hidden = false;  // return the last position's hidden state, after the final norm
 };
 
 // What all ranks of a group do in one step. Ranks get the same plan.
@@ -95,6 +96,7 @@ struct SequenceResult {
   std::vector<float> target_logprobs;      // as long as logprob_targets
   // With n_target_logprobs as long as logprob_targets, most likely first; empty without a target.
   std::vector<std::vector<TokenLogprob>> target_top_logprobs;
+  std::vector<float> hidden;  // [hidden_size] when want_hidden
 };
 
 // A hash of one unit (head, leaf, or whole row set) of one operator's output on one rank. Equal

@@ -55,6 +55,7 @@ void to_wire(const SequencePlan& in, wire::Sequence& out) {
   out.set_n_target_logprobs(in.n_target_logprobs);
   if (in.slot_rules != nullptr) detail::to_wire(*in.slot_rules, *out.mutable_slot_rules());
   out.set_masked(in.masked);
+  out.set_want_hidden(in.want_hidden);
 }
 
 const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
@@ -99,6 +100,7 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   out.n_logprobs = in.n_logprobs();
   out.n_target_logprobs = in.n_target_logprobs();
   out.masked = in.masked();
+  out.want_hidden = in.want_hidden();
   return nullptr;
 }
 
@@ -113,6 +115,7 @@ void to_wire(const SequenceResult& in, wire::Outcome& out) {
   }
   out.mutable_logits()->Add(in.logits.begin(), in.logits.end());
   out.mutable_target_logprobs()->Add(in.target_logprobs.begin(), in.target_logprobs.end());
+  out.mutable_hidden()->Add(in.hidden.begin(), in.hidden.end());
   for (const std::vector<TokenLogprob>& row : in.target_top_logprobs) {
     out.add_target_top_sizes(static_cast<int32_t>(row.size()));
     for (const TokenLogprob& top : row) {
@@ -152,6 +155,7 @@ const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
   }
   out.logits.assign(in.logits().begin(), in.logits().end());
   out.target_logprobs.assign(in.target_logprobs().begin(), in.target_logprobs().end());
+  out.hidden.assign(in.hidden().begin(), in.hidden().end());
   return target_tops_from_wire(in, out);
 }
 

@@ -56,6 +56,8 @@ struct GenerateRequest {
   // The output obeys it, and ends where it ends, ignore_eos or not. A service without a GuideMaker
   // ends such requests with an error.
   Grammar grammar;
+  // In place of tokens, with max_new_tokens 0: the hidden state after the last prompt token.
+  bool want_embedding = false;
 };
 
 // One thing that happened to a request, in order: any number of events with tokens, then exactly
@@ -76,6 +78,8 @@ struct GenerateEvent {
   int32_t n_output_tokens = 0;
   // Prompt tokens whose KV was there when the request began: the same in all its events.
   int32_t n_cached_tokens = 0;
+  // With want_embedding and finish == kStop: after the model's final norm. [hidden_size]
+  std::vector<float> embedding;
 };
 
 // What the service is and does now; for /health, /ready, /v1/models and the banner.

@@ -28,6 +28,10 @@ bool wants_logits(const TokenLog& log, int32_t end) {
   return log.request.want_last_logits && !log.last_logits_given && end == log.n_prompt();
 }
 
+bool wants_embedding(const TokenLog& log, int32_t end) {
+  return log.request.want_embedding && end == log.n_prompt();
+}
+
 std::vector<int32_t> logprob_targets(const TokenLog& log, int32_t begin, int32_t n) {
   std::vector<int32_t> targets;
   bool any = false;
@@ -92,6 +96,7 @@ void gather_prompt_logprobs(TokenLog& log, int32_t begin, int32_t end, SequenceR
 
 FinishReason reason_to_stop(const TokenLog& log, const std::vector<int32_t>& eos_token_ids) {
   const GenerateRequest& request = log.request;
+  if (request.want_embedding) return FinishReason::kStop;
   if (log.n_output() > 0) {
     const int32_t last = log.output_ids.back();
     const bool heeds_eos = !request.ignore_eos || !request.grammar.empty();
@@ -139,6 +144,7 @@ std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request) {
   sequence->id = id;
   TRIREME_CHECK(request.output_ids.empty() ||
                 static_cast<int32_t>(request.output_ids.size()) < request.max_new_tokens);
+  TRIREME_CHECK(!request.want_embedding || request.max_new_tokens == 0);
   sequence->log.output_ids = std::exchange(request.output_ids, {});
   sequence->numerics_id = std::exchange(request.numerics_id, {});
   sequence->log.request = std::move(request);
@@ -180,6 +186,7 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
   plan.n_target_logprobs = plan.logprob_targets.empty() ? 0 : log.request.n_prompt_logprobs;
   plan.masked = plan.sample && sequence.has_grammar();
+  plan.want_hidden = wants_embedding(log, end);
 
   kv.n_blocks_sent = n_blocks;
   kv.n_planned += n;
@@ -213,6 +220,10 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
     TRIREME_CHECK_MSG(!result.logits.empty(), "a result lacks the logits asked for");
     event.last_logits = std::move(result.logits);
     log.last_logits_given = true;
+  }
+  if (wants_embedding(log, end)) {
+    TRIREME_CHECK_MSG(!result.hidden.empty(), "a result lacks the hidden state asked for");
+    event.embedding = std::move(result.hidden);
   }
   if (drawn) {
     TRIREME_CHECK_MSG(result.token_id >= 0, "a result lacks the token asked for");

@@ -73,6 +73,7 @@ StepPlan sample_plan() {
                  .slot_rules = nullptr,
                  .n_target_logprobs = 2};
   a.sampling.min_p = 0.25F;
+  a.want_hidden = true;
   a.slot_rules = std::make_shared<SlotRules>(sample_rules());
   plan.sequences = {a, SequencePlan{}};
   return plan;
@@ -237,6 +238,8 @@ TEST(ControlCodec, PlanComesBack) {
   EXPECT_EQ(a.n_logprobs, b.n_logprobs);
   EXPECT_EQ(a.sampling.min_p, b.sampling.min_p);
   EXPECT_EQ(a.n_target_logprobs, b.n_target_logprobs);
+  EXPECT_TRUE(a.want_hidden);
+  EXPECT_FALSE(out.sequences[1].want_hidden);
   EXPECT_TRUE(out.sequences[1].input_ids.empty());
   EXPECT_EQ(out.sequences[1].slot_rules, nullptr);
 
@@ -269,6 +272,7 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
                           .target_logprobs = {-1.0F},
                           .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}}});
   in.sequences.push_back({});
+  in.sequences[1].hidden = {0.5F, -0.0F, -3e38F};
   in.trace = {{.layer = -1, .op = 2, .unit = 3, .hash = ~0ULL}, {}};
   const StepResult out = round_trip(in);
   EXPECT_EQ(out.world_rank, 3);
@@ -289,6 +293,9 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   EXPECT_EQ(out.sequences[0].target_top_logprobs[1][1].token_id, 6);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[2][0].logprob, -3.0F);
   EXPECT_EQ(out.sequences[1].token_id, -1);
+  EXPECT_TRUE(out.sequences[0].hidden.empty());
+  EXPECT_EQ(out.sequences[1].hidden, in.sequences[1].hidden);
+  EXPECT_TRUE(std::signbit(out.sequences[1].hidden[1]));
   ASSERT_EQ(out.trace.size(), 2U);
   EXPECT_EQ(out.trace[0].layer, -1);
   EXPECT_EQ(out.trace[0].op, 2);

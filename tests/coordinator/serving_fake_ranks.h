@@ -64,6 +64,10 @@ inline std::vector<float> all_logits(uint64_t state) {
   return logits;
 }
 
+inline std::vector<float> hidden_of(uint64_t state) {
+  return {static_cast<float>(state % 1024), static_cast<float>((state >> 10) % 1024)};
+}
+
 // Rules of every kind that the ranks keep something for.
 inline std::shared_ptr<const LogitRules> some_rules(uint64_t seed) {
   LogitRules rules;
@@ -79,6 +83,7 @@ struct Transcript {
   std::vector<float> logprobs;
   std::vector<float> prompt_logprobs;
   std::vector<float> last_logits;
+  std::vector<float> embedding;
   FinishReason finish = FinishReason::kNone;
   std::string error;
   bool own_fault = false;
@@ -96,6 +101,11 @@ struct Transcript {
     if (!event.last_logits.empty()) {
       EXPECT_TRUE(last_logits.empty()) << "logits given twice";
       last_logits = std::move(event.last_logits);
+    }
+    if (!event.embedding.empty()) {
+      EXPECT_TRUE(embedding.empty()) << "an embedding given twice";
+      EXPECT_NE(event.finish, FinishReason::kNone) << "there is nothing to wait for after it";
+      embedding = std::move(event.embedding);
     }
     EXPECT_EQ(event.n_output_tokens, static_cast<int32_t>(token_ids.size()));
     if (n_cached_tokens >= 0 && !event.token_ids.empty()) {
@@ -119,6 +129,10 @@ inline Transcript undisturbed(const GenerateRequest& request, uint64_t generatio
   }
   if (request.want_last_logits) out.last_logits = all_logits(state);
   out.finish = FinishReason::kLength;
+  if (request.want_embedding) {
+    out.embedding = hidden_of(state);
+    out.finish = FinishReason::kStop;
+  }
   FakeRules rules{.rules = request.rules, .seen = {}, .tail = {}};
   if (request.rules != nullptr && request.rules->has_penalties()) {
     for (const int32_t id : request.prompt_ids) rules.seen[id] = 0;
@@ -155,6 +169,7 @@ inline void expect_equal(const Transcript& got, const Transcript& want) {
   EXPECT_EQ(got.logprobs, want.logprobs);
   EXPECT_EQ(got.prompt_logprobs, want.prompt_logprobs);
   EXPECT_EQ(got.last_logits, want.last_logits);
+  EXPECT_EQ(got.embedding, want.embedding);
   EXPECT_EQ(got.finish, want.finish) << got.error;
 }
 
@@ -297,6 +312,7 @@ class Ranks {
       }
     }
     if (part.want_logits) result.logits = all_logits(state);
+    if (part.want_hidden) result.hidden = hidden_of(state);
     if (part.sample) {
       result.token_id =
           draw(slot.rules.applied(state), part.sampling, part.choice, part.output_index);

@@ -89,7 +89,8 @@ class RandomRun {
       for (int32_t k = 0; k < n_prompt; ++k) request.prompt_ids.push_back(pick(0, 96));
       if (i > 1 && chance(0.6)) begin_like_another(request, i - 1);
       if (chance(0.2)) request.cache_salt = chance(0.5) ? "a" : "b";
-      request.max_new_tokens = chance(0.1) ? 0 : pick(1, 40);
+      request.max_new_tokens = chance(0.15) ? 0 : pick(1, 40);
+      request.want_embedding = request.max_new_tokens == 0 && chance(0.7);
       request.sampling.seed = random_();
       request.choice = static_cast<uint32_t>(pick(0, 3));
       request.ignore_eos = chance(0.5);

@@ -164,7 +164,8 @@ class Simulation {
       Client& client = clients_.emplace_back();
       GenerateRequest& request = client.request;
       request = fake::request_of(static_cast<int32_t>(pick(1, 70)),
-                                 chance(0.05) ? 0 : static_cast<int32_t>(pick(1, 40)), random_());
+                                 chance(0.1) ? 0 : static_cast<int32_t>(pick(1, 40)), random_());
+      request.want_embedding = request.max_new_tokens == 0 && chance(0.7);
       if (i > 0 && chance(0.5)) begin_like(request, clients_[static_cast<size_t>(pick(0, i - 1))]);
       request.ignore_eos = chance(0.7);
       request.want_prompt_logprobs = chance(0.2);

@@ -40,6 +40,7 @@ bool take_event(Answer& answer, const GenerateEvent& event) {
       append(answer.prompt_tops, std::vector{static_cast<float>(top.token_id), top.logprob});
   }
   append(answer.last_logits, event.last_logits);
+  append(answer.embedding, event.embedding);
   answer.finish = event.finish;
   return event.finish != FinishReason::kNone;
 }

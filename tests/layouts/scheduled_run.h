@@ -17,6 +17,7 @@ struct Answer {
   std::vector<float> prompt_logprobs;
   std::vector<float> prompt_tops;  // id and log p of each, one after the other
   std::vector<float> last_logits;
+  std::vector<float> embedding;
   FinishReason finish = FinishReason::kNone;
   bool operator==(const Answer&) const = default;
 };
