@@ -9,27 +9,49 @@
 #include "kernels/check.h"
 #include "kernels/result.h"
 #include "model/arch_spec.h"
+#include "model/classifier_head.h"
 #include "model/config_fields.h"
 #include "model/model_limits.h"
 #include "model/packed_folder.h"
+#include "model/source_model.h"
 
 namespace trireme {
 namespace {
 
 namespace fs = std::filesystem;
 
+constexpr size_t kMaxArchitectures = 16;
+
+// "LlamaModel" is the decoder of "LlamaForCausalLM".
+const ArchSpec* find_bare_architecture(std::string_view name) {
+  for (const ArchSpec* arch : kArchitectures) {
+    const std::string_view stem = arch->hf_name.substr(0, arch->hf_name.find("For"));
+    if (name == std::string(stem) + "Model") return arch;
+  }
+  return nullptr;
+}
+
 const ArchSpec& architecture_of(const ConfigFields& config) {
-  const auto names = config.strings("architectures", 16);
+  const auto names = config.strings("architectures", kMaxArchitectures);
   if (!names.empty()) {
     const ArchSpec* arch = find_architecture(names.front());
+    if (arch == nullptr) arch = find_classifier_base(names.front());
+    if (arch == nullptr) arch = find_bare_architecture(names.front());
     if (arch != nullptr) return *arch;
-    config.fail("architectures", fmt::format("must be one of {}", supported_architectures()));
+    config.fail("architectures", fmt::format("must be one of {}, {}", supported_architectures(),
+                                             classifier_architectures()));
   }
   const std::string type = config.string_or("model_type", "");
   for (const ArchSpec* arch : kArchitectures) {
     if (arch->model_type == type) return *arch;
   }
   config.fail("architectures", fmt::format("must be one of {}", supported_architectures()));
+}
+
+// Whether the model named is one with an lm_head.
+bool names_lm_head(const ConfigFields& config) {
+  const auto names = config.strings("architectures", kMaxArchitectures);
+  return names.empty() || find_architecture(names.front()) != nullptr;
 }
 
 std::vector<int32_t> token_ids(const ConfigFields& fields, std::string_view name,
@@ -87,9 +109,21 @@ ModelConfig read_model_config(const fs::path& model_folder) {
   const ArchSpec& arch = architecture_of(config);
   ModelConfig out = arch.parse_config(config);
   out.architecture = arch.hf_name;
+  // What stands in the place of an lm_head that is not there is never used.
+  if (!names_lm_head(config) || SourceModel::is_bare_decoder(model_folder))
+    out.tie_embeddings = true;
   read_special_tokens(model_folder, config, out);
   TRIREME_CHECK_MSG(config_fault(out).empty(), "a parsed config breaks its own limits");
   return out;
+}
+
+bool has_lm_head(const ModelPlace& model, const ModelConfig& served) {
+  const fs::path path = model.folder / "config.json";
+  if (!holds_model(model.folder)) return true;
+  const nlohmann::json json = read_json_file(path);
+  const ConfigFields config(json, path_text(path));
+  if (!names_lm_head(config)) return false;
+  return !served.tie_embeddings || config.boolean_or("tie_word_embeddings", false);
 }
 
 fs::path resolve_model(const std::string& model) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "model/model_config.h"
+#include "model/packed_folder.h"
 
 namespace trireme {
 
@@ -11,6 +12,11 @@ namespace trireme {
 // folder, as transformers 4 and 5 write them. Throws EnvironmentError with file, field, value and
 // mend; an unknown architecture is told with the list of those supported.
 ModelConfig read_model_config(const std::filesystem::path& model_folder);
+
+// Whether a model served with such a config has the lm_head that draws text. Others are read as if
+// their embeddings were tied: those with a classification head, and decoders by themselves
+// ("Qwen3Model", or weights whose names have no "model." before them). Throws EnvironmentError.
+bool has_lm_head(const ModelPlace& model, const ModelConfig& served);
 
 // The folder or packed file (*.trireme) that a MODEL argument means. "demo" is the demo model:
 // TRIREME_DEMO_MODEL, else demo/model beside the executable or in a folder above it, else

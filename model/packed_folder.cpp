@@ -6,6 +6,7 @@
 
 #include "kernels/result.h"
 #include "model/packed_model.h"
+#include "model/pooling_config.h"
 
 namespace trireme {
 namespace {
@@ -25,6 +26,7 @@ constexpr std::array kCopiedFiles = {
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    kPoolingConfigFile,
 };
 
 [[noreturn]] void fail(const fs::path& path, const char* what, const std::error_code& code) {
@@ -59,6 +61,7 @@ fs::path pack_model_to(const fs::path& model_folder, const fs::path& out,
   pack_model(model_folder, out / kPackedFolderFile, encodings, on_progress);
   for (const char* name : kCopiedFiles) {
     if (!fs::exists(model_folder / name, code)) continue;
+    fs::create_directories((out / name).parent_path(), code);
     fs::copy_file(model_folder / name, out / name, fs::copy_options::overwrite_existing, code);
     if (code) fail(out / name, "written", code);
   }

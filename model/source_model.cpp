@@ -16,6 +16,7 @@ namespace fs = std::filesystem;
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr size_t kMaxFiles = 4096;
+constexpr const char* kBareEmbedding = "embed_tokens.weight";
 
 bool is_file(const fs::path& path) {
   std::error_code code;
@@ -43,6 +44,11 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 
 // Part of many files, and never read: transformers recomputes it.
 bool is_harmless(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
+
+bool is_bare_name(std::string_view name) {
+  return name.starts_with("embed_tokens.") || name.starts_with("layers.") ||
+         name.starts_with("norm.");
+}
 
 bool looks_like_decoder_weight(std::string_view name) {
   return name.starts_with("model.") || name.starts_with("lm_head.");
@@ -82,7 +88,7 @@ SourceModel::SourceModel(const fs::path& folder) : folder_(folder) {
     for (const auto& [name, tensor] : files_.front()->tensors()) {
       tensors_[name] = {&tensor, files_.front().get()};
     }
-    return;
+    return name_bare_decoder();
   }
   for (const auto& [name, file_name] : read_index(folder / kIndex)) {
     const SafetensorsFile* file = by_name.at(file_name);
@@ -94,6 +100,22 @@ SourceModel::SourceModel(const fs::path& folder) : folder_(folder) {
     }
     tensors_[name] = {&it->second, file};
   }
+  name_bare_decoder();
+}
+
+bool SourceModel::is_bare_decoder(const fs::path& folder) {
+  if (is_file(folder / kSingle)) {
+    return SafetensorsFile(folder / kSingle).tensors().contains(kBareEmbedding);
+  }
+  return is_file(folder / kIndex) && read_index(folder / kIndex).contains(kBareEmbedding);
+}
+
+void SourceModel::name_bare_decoder() {
+  if (!tensors_.contains(kBareEmbedding)) return;
+  std::map<std::string, Entry, std::less<>> named;
+  for (const auto& [name, entry] : tensors_)
+    named[is_bare_name(name) ? "model." + name : name] = entry;
+  tensors_ = std::move(named);
 }
 
 void SourceModel::check_tensor(const std::string& hf_name,
@@ -143,10 +165,15 @@ void SourceModel::check(std::span<const WeightSpec> specs) const {
   }
 }
 
-const SourceTensor& SourceModel::tensor(std::string_view hf_name) const {
+const SourceTensor* SourceModel::find(std::string_view hf_name) const {
   const auto it = tensors_.find(hf_name);
-  TRIREME_CHECK(it != tensors_.end());
-  return *it->second.tensor;
+  return it == tensors_.end() ? nullptr : it->second.tensor;
+}
+
+const SourceTensor& SourceModel::tensor(std::string_view hf_name) const {
+  const SourceTensor* found = find(hf_name);
+  TRIREME_CHECK(found != nullptr);
+  return *found;
 }
 
 uint64_t SourceModel::size_bytes() const {

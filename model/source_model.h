@@ -24,8 +24,13 @@ class SourceModel {
   // type that is read, and no decoder weight would be left out.
   void check(std::span<const WeightSpec> specs) const;
 
+  // Null: no file has it.
+  const SourceTensor* find(std::string_view hf_name) const;
   // A tensor that check() has seen.
   const SourceTensor& tensor(std::string_view hf_name) const;
+  // Whether a folder's decoder was saved by itself, as models made for embeddings are: its names
+  // have no "model." before them, which the constructor adds, and there is no lm_head.
+  static bool is_bare_decoder(const std::filesystem::path& folder);
   // Of the files that hold weights, and the index: sizes and times say whether they changed.
   static std::vector<std::filesystem::path> weight_files(const std::filesystem::path& folder);
 
@@ -38,6 +43,7 @@ class SourceModel {
     const SourceTensor* tensor = nullptr;
     const SafetensorsFile* file = nullptr;
   };
+  void name_bare_decoder();
   void check_tensor(const std::string& hf_name, const std::vector<int64_t>& shape) const;
 
   std::filesystem::path folder_;

@@ -216,7 +216,7 @@ void BatchRun::start(Held& held) {
   const auto* guides = context_->guides.get();
   if (auto error = check_grammar(guides, generation, context_->model.vocab_size))
     return refuse(*error);
-  keep_cache_apart(&generation, options_.key_name);
+  keep_cache_apart(&generation.cache_salt, options_.key_name);
   generation.tell_cached = false;      // the same bytes, whatever ran before
   generation.priority = kMaxPriority;  // after whoever waits for an answer
   held.n_sequences = generation.n_choices();

@@ -16,8 +16,9 @@
 #include "coordinator/http/secret_file.h"
 #include "coordinator/http/tokenizer_codec.h"
 #include "kernels/result.h"
+#include "model/classifier_head.h"
 #include "model/model_folder.h"
-#include "model/packed_folder.h"
+#include "model/pooling_config.h"
 
 namespace trireme {
 namespace {
@@ -99,7 +100,10 @@ ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
     : taken_(taken),
       environment_key_(taken == nullptr ? take_environment_key() : taken->environment_key),
       access_(read_access(options, environment_key_)),
-      codec_(load_tokenizer_codec(model_place(resolve_model(options.model)).folder)),
+      place_(model_place(resolve_model(options.model))),
+      codec_(load_tokenizer_codec(place_.folder)),
+      other_pooling_(other_pooling(place_.folder)),
+      classifier_(load_classifier_head(place_)),
       metrics_({.model_name = served_name(options), .version = std::string(build_id())}),
       journal_(open_journal(options.journal, metrics_)),
       batches_(open_batches(options.batches)),
@@ -135,7 +139,11 @@ ModelInfo ApiSession::model_info(int64_t created) const {
                   .created = created,
                   .context_length = session_->context_length(),
                   .vocab_size = session_->config().vocab_size,
-                  .eos_token_ids = session_->config().eos_token_ids};
+                  .eos_token_ids = session_->config().eos_token_ids,
+                  .hidden_size = session_->config().hidden_size,
+                  .other_pooling = other_pooling_,
+                  .classifier = classifier_,
+                  .has_lm_head = has_lm_head(place_, session_->config())};
   set_message_style(session_->options(), *codec_, &model);
   return model;
 }
@@ -182,6 +190,11 @@ void ApiSession::reload_access() {
 
 std::string ApiSession::push(const std::string& model, const WeightsPush::Tell& tell) {
   try {
+    if (classifier_ != nullptr) {
+      throw EnvironmentError(
+          "not pushed: the head of a classification model cannot be changed while it is served; "
+          "start the server anew");
+    }
     std::string done = session_->push(model, tell);
     metrics_.set_weights(*session_->core().weights());
     metrics_.count_push("done");

@@ -10,6 +10,7 @@
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/text_codec.h"
 #include "coordinator/journal/journal.h"
+#include "model/packed_folder.h"
 
 namespace trireme {
 
@@ -51,7 +52,10 @@ class ApiSession {
   HandoverState* const taken_;
   const std::string environment_key_;  // TRIREME_API_KEY
   HttpAccess access_;
+  const ModelPlace place_;
   std::unique_ptr<TextCodec> codec_;
+  const std::string other_pooling_;                         // as of ModelInfo
+  const std::shared_ptr<const ClassifierHead> classifier_;  // the same
   Metrics metrics_;
   std::unique_ptr<Journal> journal_;     // null: none asked for
   std::unique_ptr<BatchStore> batches_;  // the same

@@ -151,6 +151,11 @@ int run_command(const RunOptions& options) {
   ApiSession served(options.cluster);
   Session& session = served.session();
   const TextCodec& codec = served.codec();
+  if (!served.model_info(0).has_lm_head) {
+    throw EnvironmentError(
+        "this model has no lm_head and generates no text: use trireme serve, and ask "
+        "/v1/embeddings or /classify");
+  }
   if (options.serve_api) served.open();
   session.start();
   session.wait_serving();

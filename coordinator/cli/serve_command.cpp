@@ -67,8 +67,8 @@ void begin_where_another_left(ApiSession& served, const HandoverState& taken) {
                              .count();
   const std::string result = fmt::format(
       "trireme {} serves as process {}: {} answers and {} connections went on after {} ms",
-      build_id(), getpid(), taken.api.answers.size(), taken.api.connections.size(),
-      now_ms - taken.held_at_ms);
+      build_id(), getpid(), taken.api.answers.size() + taken.api.pooling.size(),
+      taken.api.connections.size(), now_ms - taken.held_at_ms);
   say(stdout, "{}\n", result);
   AdminLines(UniqueFd(taken.asker)).write(admin_result(result));
 }

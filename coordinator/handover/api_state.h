@@ -49,10 +49,19 @@ struct AnswerState {
   JournaledRequest request;  // of a kept one; without body and prompts once the file has them
 };
 
+// A request for numbers that is not answered: it is begun again.
+struct PoolingState {
+  std::string endpoint;
+  std::string key_name;
+  std::string body;
+  int connection = -1;
+};
+
 struct ApiState {
   int listener = -1;
   std::vector<ConnectionState> connections;
   std::vector<AnswerState> answers;
+  std::vector<PoolingState> pooling;
 };
 
 }  // namespace trireme

@@ -40,7 +40,7 @@ TRIREME_FIELDS(Grammar, tag, text)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
                model_id, adapter_id, choice, want_prompt_logprobs, want_last_logits, trace,
                n_logprobs, output_ids, numerics_id, rules, n_prompt_logprobs, priority, cache_salt,
-               grammar)
+               grammar, want_embedding)
 TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given,
                prompt_top_logprobs, n_cached_prompt)
@@ -76,7 +76,8 @@ TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts,
 TRIREME_FIELDS(AnswerState::Choice, request_id, done, told, log)
 TRIREME_FIELDS(AnswerState, endpoint, id, created, call, choices, connection, streaming, told_any,
                sent, kept, in_grace, request)
-TRIREME_FIELDS(ApiState, listener, connections, answers)
+TRIREME_FIELDS(PoolingState, endpoint, key_name, body, connection)
+TRIREME_FIELDS(ApiState, listener, connections, answers, pooling)
 
 TRIREME_FIELDS(MetricSeries, name, labels, value, buckets)
 TRIREME_FIELDS(MetricsState, series, followed)

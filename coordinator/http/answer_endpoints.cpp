@@ -65,7 +65,7 @@ ParsedCall parse_again(const ApiContext& context, const JournaledRequest& reques
                           "other_form");
     call->sampling.seed = request.seed;
     call->max_new_tokens = request.max_new_tokens;
-    keep_cache_apart(call, request.key_name);
+    keep_cache_apart(&call->cache_salt, request.key_name);
     for (size_t i = 0; i < call->prompts.size(); ++i) call->prompts[i].ids = request.prompts[i];
   }
   return parsed;

@@ -6,13 +6,14 @@
 #include "coordinator/batch/batch_service.h"
 #include "coordinator/handover/api_state.h"
 #include "coordinator/http/endpoints.h"
+#include "coordinator/http/pooling_job.h"
 
 namespace trireme {
 
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
   std::vector<Route> routes;
-  for (auto make :
-       {generation_routes, answer_routes, tokenize_routes, batch_routes, status_routes}) {
+  for (auto make : {generation_routes, pooling_routes, answer_routes, tokenize_routes, batch_routes,
+                    status_routes}) {
     std::vector<Route> some = make(context);
     std::move(some.begin(), some.end(), std::back_inserter(routes));
   }
@@ -115,18 +116,25 @@ class ApiServer::State {
   }
 
   ApiState state() {
-    ApiState state{
-        .listener = server_.listener(), .connections = server_.connections(), .answers = {}};
+    ApiState state{.listener = server_.listener(),
+                   .connections = server_.connections(),
+                   .answers = {},
+                   .pooling = {}};
     for (const std::shared_ptr<GenerationJob>& job : context_->jobs.all()) {
       if (std::optional<AnswerState> answer = job->state())
         state.answers.push_back(*std::move(answer));
+    }
+    for (const std::shared_ptr<PoolingJob>& job : context_->pooling_jobs.all()) {
+      if (std::optional<PoolingState> request = job->state())
+        state.pooling.push_back(*std::move(request));
     }
     return state;
   }
 
   void take_over(const ApiState& state, const GenerationJob::Listen& listen) {
-    take_over_answers(context_, state.answers, server_.take_over(state.listener, state.connections),
-                      listen);
+    const auto responders = server_.take_over(state.listener, state.connections);
+    take_over_answers(context_, state.answers, responders, listen);
+    take_over_pooling(context_, state.pooling, responders);
   }
 
   void stop() {

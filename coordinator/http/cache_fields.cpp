@@ -6,10 +6,10 @@
 
 namespace trireme {
 
-void read_cache_fields(JsonFields& fields, GenerationCall* call) {
+void read_cache_fields(JsonFields& fields, std::string* cache_salt) {
   if (!fields.has("cache_salt")) return;
-  call->cache_salt = fields.string("cache_salt", "");
-  const size_t n_bytes = call->cache_salt.size();
+  *cache_salt = fields.string("cache_salt", "");
+  const size_t n_bytes = cache_salt->size();
   if (!fields.error() && (n_bytes == 0 || n_bytes > kMaxCacheSaltBytes)) {
     fields.fail("cache_salt", fmt::format("cache_salt must have 1 to {} bytes, not {}",
                                           kMaxCacheSaltBytes, n_bytes));
@@ -17,9 +17,9 @@ void read_cache_fields(JsonFields& fields, GenerationCall* call) {
 }
 
 // No name of a key has a line end in it.
-void keep_cache_apart(GenerationCall* call, const std::string& key_name) {
-  if (key_name.empty() && call->cache_salt.empty()) return;
-  call->cache_salt = key_name + "\n" + call->cache_salt;
+void keep_cache_apart(std::string* cache_salt, const std::string& key_name) {
+  if (key_name.empty() && cache_salt->empty()) return;
+  *cache_salt = key_name + "\n" + *cache_salt;
 }
 
 }  // namespace trireme

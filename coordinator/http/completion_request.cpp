@@ -4,6 +4,7 @@
 
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/logit_fields.h"
+#include "coordinator/http/prompt_fields.h"
 #include "coordinator/http/reply_fields.h"
 #include "coordinator/http/request_parsers.h"
 #include "coordinator/http/search_fields.h"
@@ -16,56 +17,18 @@ using Json = nlohmann::ordered_json;
 constexpr int64_t kMaxLogprobs = 5;
 constexpr int64_t kDefaultMaxTokens = 16;
 
-// The prompts before any text is encoded: strings stay JSON strings, ids lists of numbers.
-std::variant<std::vector<const Json*>, ApiError> list_prompts(const Json& prompt) {
-  std::vector<const Json*> prompts;
-  const auto wrong = [&prompt] {
-    return bad_request({fmt::format("prompt must be a string, a list of strings, a list of token "
-                                    "ids or a list of such lists, not {}",
-                                    shown(prompt)),
-                        "prompt"});
-  };
-  if (prompt.is_string()) return std::vector<const Json*>{&prompt};
-  if (!prompt.is_array() || prompt.empty()) return wrong();
-  if (prompt.front().is_number()) return std::vector<const Json*>{&prompt};
-  if (prompt.size() > static_cast<size_t>(kMaxChoices)) {
-    return bad_request(
-        {fmt::format("prompt must have at most {} prompts, not {}", kMaxChoices, prompt.size()),
-         "prompt"});
-  }
-  for (const Json& item : prompt) {
-    if (item.type() != prompt.front().type() || (!item.is_string() && !item.is_array())) {
-      return wrong();
-    }
-    prompts.push_back(&item);
-  }
-  return prompts;
-}
-
-std::variant<Prompt, ApiError> encode_prompt(const Json& item, const GenerationCall& call,
-                                             bool add_special_tokens, const Truncation& truncation,
-                                             const ModelInfo& model, const TextCodec& codec) {
-  Prompt prompt;
-  if (item.is_string()) {
-    prompt.text = item.get<std::string>();
-    if (auto error = check_text_size(prompt.text.size(), model, "prompt")) return *error;
-    auto ids = codec.encode(prompt.text, add_special_tokens);
-    if (!ids) return bad_request({ids.error().message, "prompt"});
-    prompt.ids = std::move(*ids);
-  } else {
-    if (!truncation.wanted()) {
-      auto error = check_fits(item.size(), call.max_new_tokens, model, "prompt");
-      if (error) return *error;
-    }
-    auto ids = parse_token_ids(item, "prompt", model.vocab_size, item.size());
-    if (!ids) return bad_request(ids.error());
-    prompt.ids = std::move(*ids);
-  }
-  const bool cut = truncation.apply(call.max_new_tokens, model, &prompt.ids);
-  if (call.echo && (cut || !item.is_string()))
+// With the text that echo gives back.
+std::variant<Prompt, ApiError> read_prompt(const Json& item, const PromptForm& form,
+                                           const GenerationCall& call, const ModelInfo& model,
+                                           const TextCodec& codec) {
+  auto encoded = encode_prompt(item, form, model, codec);
+  if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
+  auto& [ids, cut] = std::get<EncodedPrompt>(encoded);
+  Prompt prompt{.ids = std::move(ids), .text = {}};
+  if (call.echo && (cut || !item.is_string())) {
     prompt.text = codec.decode(prompt.ids, call.text.skip_special_tokens);
-  if (auto error = check_fits(prompt.ids.size(), call.max_new_tokens, model, "prompt")) {
-    return *error;
+  } else if (item.is_string()) {
+    prompt.text = item.get<std::string>();
   }
   return prompt;
 }
@@ -91,13 +54,14 @@ ParsedCall parse_completion_request(const Json& body, const ModelInfo& model,
   GenerationCall call;
   read_completion_fields(fields, model, codec, &call);
   read_candidate_fields(fields, &call);
-  const Truncation truncation = read_truncation(fields, model);
-  const bool add_special_tokens = fields.boolean("add_special_tokens", true);
+  const PromptForm form{.add_special_tokens = fields.boolean("add_special_tokens", true),
+                        .truncation = read_truncation(fields, model),
+                        .n_max_tokens = call.max_new_tokens};
   if (!fields.has("prompt")) fields.fail("prompt", "prompt is missing");
   if (fields.error()) return bad_request(*fields.error());
   if (auto error = check_min_tokens(call)) return *error;
 
-  auto listed = list_prompts(*fields.value("prompt"));
+  auto listed = list_prompts(*fields.value("prompt"), form.field, kMaxChoices);
   if (auto* error = std::get_if<ApiError>(&listed)) return *error;
   const auto& prompts = std::get<std::vector<const Json*>>(listed);
   const int64_t n_sequences = static_cast<int64_t>(prompts.size()) * call.n;
@@ -108,7 +72,7 @@ ParsedCall parse_completion_request(const Json& body, const ModelInfo& model,
                         call.n_best > 0 ? "best_of" : "n"});
   }
   for (const Json* item : prompts) {
-    auto prompt = encode_prompt(*item, call, add_special_tokens, truncation, model, codec);
+    auto prompt = read_prompt(*item, form, call, model, codec);
     if (auto* error = std::get_if<ApiError>(&prompt)) return *error;
     call.prompts.push_back(std::move(std::get<Prompt>(prompt)));
   }

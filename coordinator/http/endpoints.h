@@ -13,6 +13,8 @@
 #include "coordinator/http/live_jobs.h"
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/model_info.h"
+#include "coordinator/http/number_budget.h"
+#include "coordinator/http/pooling_call.h"
 #include "coordinator/http/task_pool.h"
 #include "coordinator/http/text_codec.h"
 #include "coordinator/serving/inference_service.h"
@@ -20,6 +22,8 @@
 namespace trireme {
 
 class BatchService;
+class PoolingJob;
+struct PoolingState;
 
 // What handlers work with. Lives as long as any of them runs.
 struct ApiContext {
@@ -30,10 +34,12 @@ struct ApiContext {
   const std::shared_ptr<TaskPool> pool;
   const std::shared_ptr<AnswerKeeper> keeper;  // null: no journal
   const std::shared_ptr<const GuideMaker> guides;
-  LiveJobs jobs;
+  LiveJobs<GenerationJob> jobs;
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start
   BatchService* batches = nullptr;     // null: no files and batches
+  LiveJobs<PoolingJob> pooling_jobs;
+  NumberBudget numbers{kMaxNumbersUnderWay};  // of the pooling jobs' answers
 
   // The service's status, with this server's own draining in it.
   ServiceStatus status();
@@ -56,9 +62,15 @@ void take_over_answers(const std::shared_ptr<ApiContext>& context,
                        const std::map<int, ResponderPtr>& responders,
                        const GenerationJob::Listen& listen);
 
-// Endpoints by file: generation_endpoints, answer_endpoints, tokenize_endpoints, batch_endpoints,
-// status_endpoints.
+// Begins again what another coordinator in this process did not end.
+void take_over_pooling(const std::shared_ptr<ApiContext>& context,
+                       const std::vector<PoolingState>& requests,
+                       const std::map<int, ResponderPtr>& responders);
+
+// Endpoints by file: generation_endpoints, pooling_endpoints, answer_endpoints, tokenize_endpoints,
+// batch_endpoints, status_endpoints.
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> pooling_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> tokenize_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> batch_routes(const std::shared_ptr<ApiContext>& context);

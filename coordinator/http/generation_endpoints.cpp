@@ -67,7 +67,7 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
   if (const auto error = check_grammar(context->guides.get(), call, context->model.vocab_size)) {
     return refuse(*error);
   }
-  keep_cache_apart(&call, request.key_name);
+  keep_cache_apart(&call.cache_salt, request.key_name);
   const std::string id = answer_id(*context, kind, call);
   const auto created = static_cast<int64_t>(std::time(nullptr));
   const auto weights = context->service.weights();

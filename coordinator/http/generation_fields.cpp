@@ -68,6 +68,10 @@ std::optional<ApiError> check_model(JsonFields& fields, const ModelInfo& model) 
 void read_generation_fields(JsonFields& fields, const ModelInfo& model, const TextCodec& codec,
                             GenerationCall* call) {
   constexpr auto kMaxInt = std::numeric_limits<int32_t>::max();
+  if (!model.has_lm_head) {
+    fields.fail("model",
+                "this model has no lm_head and generates no text; use /v1/embeddings or /classify");
+  }
   call->n = static_cast<int32_t>(fields.integer("n", 1, 1, kMaxChoices));
   auto& sampling = call->sampling;
   sampling.temperature = static_cast<float>(fields.number("temperature", 1.0, 0.0, 100.0));
@@ -83,7 +87,7 @@ void read_generation_fields(JsonFields& fields, const ModelInfo& model, const Te
           : draw_seed();
   read_stop_fields(fields, model, call);
   read_stream_fields(fields, call);
-  read_cache_fields(fields, call);
+  read_cache_fields(fields, &call->cache_salt);
   read_logit_fields(fields, model, codec, call);
   read_reply_fields(fields, call);
   read_structure_fields(fields, call);

@@ -9,13 +9,24 @@
 #include "kernels/check.h"
 
 namespace trireme {
-namespace {
 
 bool is_failure(const GenerateEvent& event) {
   return event.finish == FinishReason::kError || event.finish == FinishReason::kCancelled;
 }
 
-}  // namespace
+ApiError failure_of(const GenerateEvent& event) {
+  if (event.finish == FinishReason::kError) {
+    return {.status = 500,
+            .message = "generation failed: " + event.error,
+            .param = "",
+            .code = "generation_failed"};
+  }
+  return {.status = 503,
+          .message = "the server ended this request because it is shutting down",
+          .param = "",
+          .code = "shutting_down",
+          .retry_after_seconds = 1};
+}
 
 GenerationJob::GenerationJob(GenerationCall call, Parts parts)
     : call_(std::move(call)),
@@ -161,17 +172,8 @@ void GenerationJob::on_event(int index, GenerateEvent event) {
 bool GenerationJob::failed(const GenerateEvent& event) {
   if (event.finish == FinishReason::kError && event.own_fault) {
     fail(grammar_refusal(call_, event.error));
-  } else if (event.finish == FinishReason::kError) {
-    fail({.status = 500,
-          .message = "generation failed: " + event.error,
-          .param = "",
-          .code = "generation_failed"});
-  } else if (event.finish == FinishReason::kCancelled) {
-    fail({.status = 503,
-          .message = "the server ended this request because it is shutting down",
-          .param = "",
-          .code = "shutting_down",
-          .retry_after_seconds = 1});
+  } else if (is_failure(event)) {
+    fail(failure_of(event));
   }
   return is_failure(event);
 }

@@ -29,6 +29,10 @@ struct AnswerName {
   int64_t created = 0;
 };
 
+// What an event says that ends its request without an answer: kError or kCancelled.
+bool is_failure(const GenerateEvent& event);
+ApiError failure_of(const GenerateEvent& event);
+
 // One generation request from its sequences' submission to its answer's end. The service's events
 // are only queued on the service's thread; text and JSON are made on the handler threads, one
 // task of a job at a time.

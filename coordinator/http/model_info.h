@@ -1,12 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "coordinator/text/message_parser.h"
 
 namespace trireme {
+
+struct ClassifierHead;
 
 // The served model as clients see it.
 struct ModelInfo {
@@ -18,6 +21,10 @@ struct ModelInfo {
   // How it writes calls of tools and its reasoning.
   ToolFormat tool_format = ToolFormat::kNone;
   bool has_reasoning = false;
+  int32_t hidden_size = 0;                           // of an embedding
+  std::string other_pooling;                         // model/pooling_config: no embeddings
+  std::shared_ptr<const ClassifierHead> classifier;  // null: none
+  bool has_lm_head = true;                           // false: it generates no text
 };
 
 }  // namespace trireme

@@ -25,6 +25,7 @@ Sequence some_sequence() {
   sequence.log.request.grammar = {.tag = "regex", .text = "é+"};
   sequence.log.output_ids = {8, 9};
   sequence.log.request.cache_salt = "alice\nsalt";
+  sequence.log.request.want_embedding = true;
   sequence.log.n_cached_prompt = 2;
   sequence.log.prompt_logprobs = {-0.125F};
   sequence.log.n_prompt_logprobs = 1;
@@ -75,6 +76,8 @@ HandoverState some_state() {
                             .unsent = "tail",
                             .streaming = true}};
   state.api.answers = {some_answer()};
+  state.api.pooling = {
+      {.endpoint = "/v1/embeddings", .key_name = "k", .body = "{\xFF", .connection = 23}};
   GroupState group;
   group.epoch = 3;
   group.serving = true;
@@ -119,6 +122,12 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(sequence.kv.blocks, (std::vector<int32_t>{11, 4}));
   EXPECT_EQ(sequence.kv.slot, -1);
   EXPECT_EQ(sequence.log.request.cache_salt, "alice\nsalt");
+  EXPECT_TRUE(sequence.log.request.want_embedding);
+  const PoolingState& pooling = decoded->api.pooling.at(0);
+  EXPECT_EQ(pooling.endpoint, "/v1/embeddings");
+  EXPECT_EQ(pooling.key_name, "k");
+  EXPECT_EQ(pooling.body, "{\xFF");
+  EXPECT_EQ(pooling.connection, 23);
   EXPECT_EQ(sequence.log.n_cached_prompt, 2);
   const CachedBlocks& cached = decoded->core.replicas.at(0).scheduler.cached;
   EXPECT_EQ(cached.prefixes.at(1).parent, 11);

@@ -1,5 +1,6 @@
 #include "tests/coordinator/http_fakes.h"
 
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
 
@@ -102,11 +103,18 @@ FakeService::~FakeService() {
 Result<RequestId> FakeService::submit(GenerateRequest request, EventHandler on_event) {
   std::lock_guard lock(mutex_);
   if (refusal_) return *refusal_;
+  if (running_.size() >= capacity_) return Error{"the queue is full", "queue"};
   requests_.push_back(request);
   const auto n_drawn = static_cast<int32_t>(request.output_ids.size());
   running_[++last_id_] = Running{std::move(request), std::move(on_event), n_drawn};
+  most_at_once_ = std::max(most_at_once_, running_.size());
   changed_.notify_all();
   return last_id_;
+}
+
+size_t FakeService::most_at_once() const {
+  std::lock_guard lock(mutex_);
+  return most_at_once_;
 }
 
 FinishReason FakeService::last_cancel() const {
@@ -149,6 +157,16 @@ void FakeService::set_refusal(std::optional<Error> refusal) {
   refusal_ = std::move(refusal);
 }
 
+void FakeService::set_capacity(size_t capacity) {
+  std::lock_guard lock(mutex_);
+  capacity_ = capacity;
+}
+
+void FakeService::set_hidden_size(int32_t hidden_size) {
+  std::lock_guard lock(mutex_);
+  hidden_size_ = hidden_size;
+}
+
 std::vector<GenerateRequest> FakeService::requests() const {
   std::lock_guard lock(mutex_);
   return requests_;
@@ -170,6 +188,13 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
   GenerateEvent event;
   event.n_prompt_tokens = static_cast<int32_t>(running.request.prompt_ids.size());
   event.n_cached_tokens = running.request.choice == 0 ? event.n_prompt_tokens - 1 : 100;
+  if (running.request.want_embedding && mode_ != Mode::kBreak) {
+    event.embedding.resize(static_cast<size_t>(hidden_size_));
+    for (const int32_t id : running.request.prompt_ids)
+      event.embedding[static_cast<size_t>(id % hidden_size_)] += 1.0F;
+    event.finish = FinishReason::kStop;
+    return event;
+  }
   if (running.n_output == 0 && running.request.want_prompt_logprobs) {
     const size_t n = running.request.prompt_ids.size() - 1;
     event.prompt_logprobs.assign(n, -0.25F);
@@ -180,7 +205,7 @@ std::optional<GenerateEvent> FakeService::next_event(Running& running) const {
       event.prompt_top_logprobs.assign(n, top);
     }
   }
-  if (mode_ == Mode::kBreak && running.n_output == 2) {
+  if (mode_ == Mode::kBreak && (running.n_output == 2 || running.request.want_embedding)) {
     event.finish = FinishReason::kError;
     event.error = "the group fell over";
     return event;
@@ -247,17 +272,20 @@ void FakeService::run() {
   }
 }
 
+ModelInfo fake_model() {
+  return {.id = "fake",
+          .created = 7,
+          .context_length = 256,
+          .vocab_size = kFakeVocab,
+          .tool_format = ToolFormat::kHermes,
+          .has_reasoning = true,
+          .hidden_size = kFakeHidden};
+}
+
 TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journal_grace_s,
-                       HttpAccess access, BatchStore* batches)
+                       HttpAccess access, BatchStore* batches, ModelInfo model)
     : metrics({.model_name = "fake", .version = "test"}),
-      server(service, codec,
-             {.id = "fake",
-              .created = 7,
-              .context_length = 256,
-              .vocab_size = kFakeVocab,
-              .tool_format = ToolFormat::kHermes,
-              .has_reasoning = true},
-             metrics,
+      server(service, codec, std::move(model), metrics,
              {.host = "127.0.0.1",
               .port = 0,
               .n_handler_threads = 2,

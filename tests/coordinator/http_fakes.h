@@ -17,6 +17,7 @@ namespace trireme {
 
 constexpr int32_t kFakeEos = 256;
 constexpr int32_t kFakeVocab = 257;
+constexpr int32_t kFakeHidden = 4;
 
 // A token is a byte; 256 is the end-of-sequence token, a special one. A chat is
 // "<role>content" for each message, with its calls of tools, and "<assistant>" after them; "<n
@@ -33,7 +34,8 @@ class ByteCodec final : public TextCodec {
 };
 
 // Says a script to every request, a token an event, on a thread of its own. Choice c of a request
-// gets the script from its c-th byte on.
+// gets the script from its c-th byte on. An embedding counts the prompt's tokens by their remainder
+// of its size.
 class FakeService final : public InferenceService {
  public:
   enum class Mode : uint8_t {
@@ -56,12 +58,16 @@ class FakeService final : public InferenceService {
   void set_status(ServiceStatus status);
   void set_weights(ServedWeights weights);
   void set_refusal(std::optional<Error> refusal);
+  // So many at once, then the queue is full.
+  void set_capacity(size_t capacity);
+  void set_hidden_size(int32_t hidden_size);
   void release() { set_mode(Mode::kScript); }
 
   std::vector<GenerateRequest> requests() const;
   // Each waits at most 20 s.
   bool wait_for_requests(size_t n);
   bool wait_for_cancels(size_t n);
+  size_t most_at_once() const;
   // How the last cancelled request was to be counted.
   FinishReason last_cancel() const;
 
@@ -83,6 +89,9 @@ class FakeService final : public InferenceService {
   ServiceStatus status_;
   std::shared_ptr<const ServedWeights> weights_ = std::make_shared<ServedWeights>();
   std::optional<Error> refusal_;
+  size_t capacity_ = SIZE_MAX;
+  size_t most_at_once_ = 0;
+  int32_t hidden_size_ = kFakeHidden;
   std::vector<GenerateRequest> requests_;
   std::map<RequestId, Running> running_;
   size_t n_cancels_ = 0;
@@ -91,11 +100,16 @@ class FakeService final : public InferenceService {
   std::thread thread_;
 };
 
+ModelInfo fake_model();
+
 // A server over the fakes, on a free port.
 struct TestServer {
   explicit TestServer(const HttpLimits& limits = {}, Journal* journal = nullptr,
                       int32_t journal_grace_s = 30, HttpAccess access = {},
-                      BatchStore* batches = nullptr);
+                      BatchStore* batches = nullptr, ModelInfo model = fake_model());
+  static TestServer of(ModelInfo model) {
+    return TestServer({}, nullptr, 30, {}, nullptr, std::move(model));
+  }
 
   FakeService service;
   ByteCodec codec;

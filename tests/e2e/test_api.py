@@ -1,6 +1,8 @@
 """The HTTP surface, as the openai Python client and plain HTTP see it, on one rank."""
 
+import array
 import json
+import math
 
 import openai
 import pytest
@@ -53,6 +55,25 @@ def test_completion_of_several_prompts(client):
     alone = [complete(client, **GREEDY | dict(prompt=prompt)).choices[0].text
              for prompt in prompts]
     assert [c.text for c in sorted(together, key=lambda c: c.index)] == alone
+
+
+def test_embeddings(client, server):
+    texts = [PROMPT, "The fox said to the old king that"]
+    # Without a format the client asks for base64, and reads it.
+    answers = [client.embeddings.create(model=MODEL, input=texts, **options)
+               for options in ({}, dict(encoding_format="float"))]
+    by_base64, by_text = ([array.array("f", each.embedding) for each in answer.data]
+                          for answer in answers)
+    assert by_base64 == by_text and by_text[0] != by_text[1]
+    assert [each.index for each in answers[0].data] == [0, 1]
+    assert answers[0].usage.prompt_tokens == answers[0].usage.total_tokens > 0
+    assert math.isclose(sum(v * v for v in by_text[0]), 1, rel_tol=1e-5)
+    short = client.embeddings.create(model=MODEL, input=texts[0], dimensions=8).data[0].embedding
+    assert len(short) == 8 and math.isclose(sum(v * v for v in short), 1, rel_tol=1e-5)
+    status, body = http_post(server.url + "/rerank", dict(query=PROMPT, documents=texts[::-1]))
+    best = json.loads(body)["results"][0]
+    assert status == 200 and best["index"] == 1 and best["document"]["text"] == PROMPT
+    assert math.isclose(best["relevance_score"], 1)
 
 
 def test_chat(client):

@@ -48,7 +48,7 @@ def wait_until_more(streams):
 def ask(surroundings, **arguments):
     """What the server's admin socket says to an upgrade with these arguments."""
     folder, = surroundings.temporary.glob("trireme-run-*")
-    request = {"handover": 2, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
+    request = {"handover": 3, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ADMIN_DEADLINE_S)
         connection.connect(str(folder / "admin"))
@@ -63,23 +63,25 @@ def ask(surroundings, **arguments):
 class WholeAnswer(threading.Thread):
     """A request without a stream."""
 
-    def __init__(self, server, body):
+    def __init__(self, server, body, path=COMPLETIONS, told="choices"):
         super().__init__(daemon=True)
-        self.url, self.body, self.choices = server.url + COMPLETIONS, body, None
+        self.url, self.body, self.told, self.choices = server.url + path, body, told, None
         self.start()
 
     def run(self):
-        self.choices = whole(self.url, self.body)
+        self.choices = whole(self.url, self.body, self.told)
 
 
-def whole(url, body):
-    return json.loads(http_post(url, body, timeout_s=ADMIN_DEADLINE_S)[1])["choices"]
+def whole(url, body, told="choices"):
+    return json.loads(http_post(url, body, timeout_s=ADMIN_DEADLINE_S)[1])[told]
 
 
 WHOLE = dict(model=MODEL, prompt=PROMPT, max_tokens=900, temperature=1.0, seed=5, logprobs=1,
              ignore_eos=True, presence_penalty=0.3, repetition_penalty=1.1, prompt_logprobs=2)
 SEARCH = dict(model=MODEL, prompt=PROMPT, max_tokens=60, n=4, use_beam_search=True,
               ignore_eos=True)
+EMBEDDINGS = dict(input=[[100 + (31 * i + k) % 900 for k in range(200)] for i in range(200)],
+                  encoding_format="base64")
 
 
 def test_the_prefix_cache_goes_on(start_upgradable, surroundings):
@@ -134,15 +136,21 @@ def test_streams_go_on_over_upgrades(start_upgradable, surroundings, server, und
     surroundings.assert_nothing_left()
 
 
-def test_a_beam_search_begins_again(start_upgradable, surroundings, server):
+def test_beam_search_and_embeddings_begin_again(start_upgradable, surroundings, server):
     expected = whole(server.url + COMPLETIONS, SEARCH)
+    vectors = whole(server.url + "/v1/embeddings", EMBEDDINGS, "data")
     upgraded = start_upgradable()
     search = WholeAnswer(upgraded, SEARCH)
     wait_until(lambda: upgraded.metric("vllm:generation_tokens_total") > 8, ADMIN_DEADLINE_S,
                "a search that has begun")
-    upgrade(surroundings)
+    embeddings = WholeAnswer(upgraded, EMBEDDINGS, "/v1/embeddings", "data")
+    wait_until(lambda: upgraded.metric("vllm:num_requests_waiting") > 0, ADMIN_DEADLINE_S,
+               "embeddings that have begun")
+    assert "2 answers" in upgrade(surroundings)
     search.join(ADMIN_DEADLINE_S)
     assert search.choices == expected
+    embeddings.join(ADMIN_DEADLINE_S)
+    assert embeddings.choices == vectors
     assert upgraded.metric("vllm:num_requests_running") == 0
     assert upgraded.stop() == 0, upgraded.output()
     surroundings.assert_nothing_left()

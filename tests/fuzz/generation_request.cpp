@@ -4,6 +4,7 @@
 #include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/json_body.h"
+#include "coordinator/http/pooling_kind.h"
 #include "coordinator/http/request_parsers.h"
 #include "coordinator/http/tokenizer_codec.h"
 #include "coordinator/text/tokenizer.h"
@@ -26,7 +27,8 @@ Model load_model() {
            .context_length = kContextLength,
            .vocab_size = Tokenizer::load(folder).vocab_size(),
            .tool_format = ToolFormat::kHermes,
-           .has_reasoning = true}};
+           .has_reasoning = true,
+           .hidden_size = 64}};
 }
 
 void check_refusal(const ApiError& error) {
@@ -100,10 +102,28 @@ void check_parsed(const ParsedCall& parsed, const Model& model) {
   check_stream(call, *model.codec);
 }
 
+void check_pooling(const ParsedPooling& parsed, const ModelInfo& model) {
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return check_refusal(*error);
+  const auto& call = std::get<PoolingCall>(parsed);
+  TRIREME_CHECK(!call.inputs.empty() && call.n_queries < call.inputs.size());
+  TRIREME_CHECK(call.dimensions >= 1 && call.dimensions <= model.hidden_size);
+  TRIREME_CHECK(call.n_numbers() <= kMaxPoolingNumbers);
+  TRIREME_CHECK(call.top_n <= call.inputs.size() - call.n_queries);
+  for (const std::vector<int32_t>& ids : call.inputs) {
+    TRIREME_CHECK(!ids.empty() && ids.size() <= static_cast<size_t>(model.context_length));
+    for (const int32_t id : ids) TRIREME_CHECK(id >= 0 && id < model.vocab_size);
+  }
+  const Vectors vectors(call.inputs.size(), std::vector<float>(1, 0.5F));
+  const auto body = nlohmann::json::parse(call.n_queries == 0 ? format_embeddings(call, {}, vectors)
+                                          : call.top_n == 0   ? format_scores(call, {}, vectors)
+                                                              : format_ranks(call, {}, vectors));
+  TRIREME_CHECK(body.is_object());
+}
+
 }  // namespace
 }  // namespace trireme
 
-// The input is the body of a request, given to both endpoints.
+// The input is the body of a request, given to every endpoint that computes.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace trireme;
   static const Model model = load_model();
@@ -114,5 +134,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   check_parsed(parse_completion_request(*body, model.info, *model.codec), model);
   check_parsed(parse_chat_request(*body, model.info, *model.codec), model);
+  for (const PoolingKind& kind : kPoolingKinds)
+    check_pooling(kind.parse(*body, model.info, *model.codec), model.info);
   return 0;
 }

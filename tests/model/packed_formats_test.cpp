@@ -202,10 +202,13 @@ TEST(PackedFolder, IsAModelOfItsOwn) {
   const auto source = folder.path() / "source";
   testing::write_model(source, testing::small_config("LlamaForCausalLM"));
   testing::write_file(source / "tokenizer.json", "{}");
+  std::filesystem::create_directory(source / "1_Pooling");
+  testing::write_file(source / "1_Pooling/config.json", "{}");
   const auto file = pack_model_to(source, folder.path() / "a/b", WeightFormat::kI8, {});
   EXPECT_EQ(file, folder.path() / "a/b/weights.trireme");
   EXPECT_EQ(testing::read_file(folder.path() / "a/b/tokenizer.json"), "{}");
   EXPECT_TRUE(std::filesystem::exists(folder.path() / "a/b/config.json"));
+  EXPECT_EQ(testing::read_file(folder.path() / "a/b/1_Pooling/config.json"), "{}");
   EXPECT_FALSE(std::filesystem::exists(folder.path() / "a/b/model.safetensors"));
   EXPECT_EQ(model_place(folder.path() / "a/b").packed, file);
   EXPECT_EQ(model_place(source).packed, "");
