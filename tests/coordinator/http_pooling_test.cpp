@@ -31,8 +31,8 @@ class HttpPooling : public testing::Test {
   }
   Json vectors(const Json& body) {
     Json all = Json::array();
-    for (const Json& item : answer("/v1/embeddings", body)["data"])
-      all.push_back(item["embedding"]);
+    const Json told = answer("/v1/embeddings", body);
+    for (const Json& item : told["data"]) all.push_back(item["embedding"]);
     return all;
   }
   std::string refusal(const std::string& path, const Json& body, const std::string& param,

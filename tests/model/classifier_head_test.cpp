@@ -19,11 +19,9 @@ using testing::TempFolder;
 using testing::TestTensor;
 
 // A decoder of 48 hidden numbers with a head of three labels.
-void write_classifier(const std::filesystem::path& folder, const nlohmann::json& changes = {},
-                      const std::string& dtype = "BF16") {
+void write_classifier(const std::filesystem::path& folder, const std::string& dtype = "BF16") {
   nlohmann::json config = testing::small_config("Qwen2ForSequenceClassification");
   config["id2label"] = {{"0", "yes"}, {"2", "no"}};
-  config.update(changes);
   testing::TestTensors tensors = testing::write_model(folder, config, dtype);
   TestTensor head{{3, 48}, std::vector<float>(3 * 48)};
   head.values[0] = 1.5F;
@@ -35,7 +33,7 @@ void write_classifier(const std::filesystem::path& folder, const nlohmann::json&
 TEST(ClassifierHead, IsReadFromTheModelsFolder) {
   for (const char* dtype : {"F32", "F16", "BF16"}) {
     const TempFolder folder;
-    write_classifier(folder.path(), {}, dtype);
+    write_classifier(folder.path(), dtype);
     const auto head = load_classifier_head({.folder = folder.path(), .packed = {}});
     ASSERT_NE(head, nullptr);
     EXPECT_THAT(head->labels, ElementsAre("yes", "LABEL_1", "no"));
