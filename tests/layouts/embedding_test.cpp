@@ -11,6 +11,7 @@
 #include <random>
 
 #include "model/classifier_head.h"
+#include "model/weight_format.h"
 #include "tests/layouts/scheduled_run.h"
 
 namespace trireme::test {
