@@ -88,7 +88,8 @@ SourceModel::SourceModel(const fs::path& folder) : folder_(folder) {
     for (const auto& [name, tensor] : files_.front()->tensors()) {
       tensors_[name] = {&tensor, files_.front().get()};
     }
-    return name_bare_decoder();
+    name_bare_decoder();
+    return;
   }
   for (const auto& [name, file_name] : read_index(folder / kIndex)) {
     const SafetensorsFile* file = by_name.at(file_name);
