@@ -78,6 +78,10 @@ struct RankLink::State {
   // The heartbeat thread's.
   std::optional<HeartbeatLine> line;
   int n_in_doubt = 0;  // heartbeats on the connection since all was confirmed
+
+  // The reader thread's.
+  milliseconds cut_off{0};  // 0: no network is between this rank and the coordinator
+  bool quiet = false;       // the coordinator said that it would be
   std::thread reader_thread;
   std::thread heartbeat_thread;
 
@@ -93,6 +97,7 @@ struct RankLink::State {
   void send_heartbeat();
   void heartbeat_loop();
   void read_loop();
+  milliseconds unheard(Clock::time_point now) const;
   void read_ended(std::string_view why);
   void take_frames();
   void take(ControlFrame&& frame);
@@ -175,7 +180,18 @@ void RankLink::State::read_loop() {
       return read_ended(
           fmt::format("nothing heard from the coordinator for {} ms", silence.count()));
     }
+    if (cut_off.count() > 0 && !quiet && unheard(now) >= cut_off) {
+      return read_ended(fmt::format("cut off: nothing heard from the coordinator's host for {} ms",
+                                    cut_off.count()));
+    }
   }
+}
+
+// In any way.
+milliseconds RankLink::State::unheard(Clock::time_point now) const {
+  const Clock::time_point bytes = last_bytes.load(std::memory_order_relaxed);
+  const Clock::time_point heard = line ? std::max(bytes, line->last_answer()) : bytes;
+  return std::chrono::duration_cast<milliseconds>(now - heard);
 }
 
 // Returns only when the process is to end in its own way.
@@ -206,7 +222,10 @@ void RankLink::State::take(ControlFrame&& frame) {
   if (auto* plan = std::get_if<StepPlan>(&frame)) return take_task(std::move(*plan));
   if (auto* order = std::get_if<WeightsOrder>(&frame)) return take_task(std::move(*order));
   if (auto* mask = std::get_if<TokenMask>(&frame)) return take_mask(std::move(*mask));
-  if (std::holds_alternative<ControlPing>(frame)) return;
+  if (const auto* ping = std::get_if<ControlPing>(&frame)) {
+    quiet = ping->quiet_ms > 0;
+    return;
+  }
   if (std::holds_alternative<ControlRenew>(frame)) return renew();
   const std::lock_guard lock(mutex);
   if (const auto* told = std::get_if<GroupStart>(&frame)) {
@@ -304,6 +323,7 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
       if (!s.job.heartbeat_salt.empty()) {
         s.line.emplace(s.stream->fd(), heartbeat_key(s.job.heartbeat_salt, s.secret), s.world_rank);
       }
+      if (!has_one_address(s.stream->fd())) s.cut_off = milliseconds(s.job.cut_off_ms);
       s.last_bytes = Clock::now();
       s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });
       s.reader_thread = std::thread([&s] { s.read_loop(); });

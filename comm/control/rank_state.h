@@ -86,7 +86,10 @@ struct JobSpec {
   std::string kv_host;
   int32_t max_plans_in_flight = 1;
   int32_t heartbeat_ms = 50;
-  int32_t silence_ms = 3000;  // a rank that hears nothing for this long exits
+  int32_t silence_ms = 3000;  // a rank whose connection brings nothing for this long exits
+  // So does one on another host than the coordinator that hears nothing in any way for this long:
+  // the network is cut, and the coordinator has given it up. 0: it does not.
+  int32_t cut_off_ms = 0;
   int32_t comm_timeout_ms = 30000;
   std::string
       heartbeat_salt;  // of this launch (comm/control/heartbeat_datagram); empty: no datagrams

@@ -202,6 +202,7 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_max_plans_in_flight(in.max_plans_in_flight);
   out.set_heartbeat_ms(in.heartbeat_ms);
   out.set_silence_ms(in.silence_ms);
+  out.set_cut_off_ms(in.cut_off_ms);
   out.set_comm_timeout_ms(in.comm_timeout_ms);
   out.set_kv_host(in.kv_host);
   out.set_heartbeat_salt(in.heartbeat_salt);
@@ -227,6 +228,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.max_plans_in_flight() < 1) return "max_plans_in_flight";
   if (in.heartbeat_ms() < 1) return "heartbeat_ms";
   if (in.silence_ms() < 1) return "silence_ms";
+  if (in.cut_off_ms() < 0) return "cut_off_ms";
   if (in.comm_timeout_ms() < 1) return "comm_timeout_ms";
   if (in.kv_host().size() > kMaxNameBytes) return "kv_host";
   const size_t n_salt = in.heartbeat_salt().size();
@@ -254,6 +256,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.max_plans_in_flight = in.max_plans_in_flight();
   out.heartbeat_ms = in.heartbeat_ms();
   out.silence_ms = in.silence_ms();
+  out.cut_off_ms = in.cut_off_ms();
   out.comm_timeout_ms = in.comm_timeout_ms();
   out.kv_host = in.kv_host();
   out.heartbeat_salt = in.heartbeat_salt();

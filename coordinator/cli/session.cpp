@@ -152,6 +152,7 @@ void Session::resolve_model_and_limits() {
   job_.max_plans_in_flight = options_.layout.pp + kPlansAhead;
   job_.fuse = options_.fuse;
   job_.silence_ms = options_.deadlines.silence_ms;
+  job_.cut_off_ms = 2 * options_.deadlines.heartbeat_ms;
   job_.comm_timeout_ms = options_.deadlines.comm_ms;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
   job_.kv_bytes = kv_bytes(options_, config_, job_, job_.layout);

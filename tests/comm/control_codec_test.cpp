@@ -112,6 +112,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .max_plans_in_flight = 3,
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
+                                         .cut_off_ms = 801,
                                          .comm_timeout_ms = 30001,
                                          .heartbeat_salt = std::string(16, '\xfe')});
   EXPECT_THAT(job.weights, testing::ElementsAre(WeightsFile{1, "/p/\xff.packed", ~0ULL},
@@ -134,6 +135,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.heartbeat_ms, 51);
   EXPECT_EQ(job.heartbeat_salt, std::string(16, '\xfe'));
   EXPECT_EQ(job.silence_ms, 3001);
+  EXPECT_EQ(job.cut_off_ms, 801);
   EXPECT_EQ(job.comm_timeout_ms, 30001);
 }
 
@@ -203,7 +205,7 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_TRUE(start.keep_kv);
   EXPECT_EQ(round_trip(ControlFailure{.message = "no\nroom"}).message, "no\nroom");
   round_trip(ControlDrain{});
-  round_trip(ControlPing{});
+  EXPECT_EQ(round_trip(ControlPing{.quiet_ms = 2999}).quiet_ms, 2999);
   round_trip(ControlRenew{});
 }
 
