@@ -27,7 +27,7 @@ GenerationJob::GenerationJob(GenerationCall call, Parts parts)
 }
 
 void GenerationJob::start() {
-  post([self = shared_from_this()] { self->submit_all(); });
+  post([this] { submit_all(); });
 }
 
 // ---- one task at a time ----
@@ -112,8 +112,8 @@ bool GenerationJob::submit(int index, const std::shared_ptr<const ServedWeights>
 
 InferenceService::EventHandler GenerationJob::handler(int index) {
   return [self = shared_from_this(), index](GenerateEvent&& event) {
-    self->post([self, index, event = std::move(event)]() mutable {
-      self->on_event(index, std::move(event));
+    self->post([job = self.get(), index, event = std::move(event)]() mutable {
+      job->on_event(index, std::move(event));
     });
   };
 }
@@ -124,7 +124,7 @@ void GenerationJob::listen_to_client() {
     const auto self = weak.lock();
     if (!self) return;
     if (!self->parts_.kept) self->abandoned_ = true;
-    self->post([self, client] { self->client_went(client); });
+    self->post([job = self.get(), client] { job->client_went(client); });
   });
 }
 

@@ -96,6 +96,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     std::shared_ptr<const ServedWeights> weights;
   };
 
+  // On the pool, in order; the job lives as long as it has tasks to run. A task that held the job
+  // would keep it, and be kept by it, for ever when the pool stops first.
   void post(std::function<void()> task);
   void run_tasks();
 
