@@ -48,6 +48,9 @@ struct SequencePlan {
   int32_t n_target_logprobs = 0;  // how many most likely tokens to report with each target
   // With `sample`: drawn only from the tokens of a TokenMask, which follows the plan.
   bool masked = false;
+  // With `sample`: so many of the last input tokens, not all of them, are guesses of what will be
+  // drawn after those before. A token is drawn after each as long as the guesses are right.
+  int32_t n_guesses = 0;
 };
 
 // What all ranks of a group do in one step. Ranks get the same plan.
@@ -84,6 +87,12 @@ struct TokenLogprob {
   float logprob = 0.0F;
 };
 
+struct DrawnToken {
+  int32_t token_id = 0;
+  float logprob = 0.0F;                    // log p of token_id before temperature and cuts
+  std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
+};
+
 // What the last stage's first rank says of one SequencePlan.
 struct SequenceResult {
   uint64_t request_id = 0;
@@ -95,6 +104,7 @@ struct SequenceResult {
   std::vector<float> target_logprobs;      // as long as logprob_targets
   // With n_target_logprobs as long as logprob_targets, most likely first; empty without a target.
   std::vector<std::vector<TokenLogprob>> target_top_logprobs;
+  std::vector<DrawnToken> further;  // drawn after right guesses, one after each
 };
 
 // A hash of one unit (head, leaf, or whole row set) of one operator's output on one rank. Equal

@@ -55,6 +55,7 @@ void to_wire(const SequencePlan& in, wire::Sequence& out) {
   out.set_n_target_logprobs(in.n_target_logprobs);
   if (in.slot_rules != nullptr) detail::to_wire(*in.slot_rules, *out.mutable_slot_rules());
   out.set_masked(in.masked);
+  out.set_n_guesses(in.n_guesses);
 }
 
 const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
@@ -72,6 +73,9 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   if (in.n_logprobs() < 0) return "n_logprobs";
   if (!(in.min_p() >= 0 && in.min_p() <= 1)) return "min_p";
   if (in.n_target_logprobs() < 0) return "n_target_logprobs";
+  const bool may_guess = in.sample() && !in.masked();
+  if (in.n_guesses() < 0 || in.n_guesses() > (may_guess ? in.input_ids_size() - 1 : 0))
+    return "n_guesses";
   out.slot_rules = nullptr;
   if (in.has_slot_rules()) {
     if (!in.reset_slot()) return "slot_rules";
@@ -99,6 +103,7 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   out.n_logprobs = in.n_logprobs();
   out.n_target_logprobs = in.n_target_logprobs();
   out.masked = in.masked();
+  out.n_guesses = in.n_guesses();
   return nullptr;
 }
 
@@ -120,6 +125,33 @@ void to_wire(const SequenceResult& in, wire::Outcome& out) {
       out.add_target_top_logprobs(top.logprob);
     }
   }
+  for (const DrawnToken& drawn : in.further) {
+    wire::Drawn& further = *out.add_further();
+    further.set_token_id(drawn.token_id);
+    further.set_logprob(drawn.logprob);
+    for (const TokenLogprob& top : drawn.top_logprobs) {
+      further.add_top_ids(top.token_id);
+      further.add_top_logprobs(top.logprob);
+    }
+  }
+}
+
+template <typename Wire>
+const char* tops_from_wire(const Wire& in, std::vector<TokenLogprob>& out) {
+  if (!all_at_least(in.top_ids(), 0)) return "top_ids";
+  if (in.top_ids_size() != in.top_logprobs_size()) return "top_logprobs";
+  out.resize(static_cast<size_t>(in.top_ids_size()));
+  for (int i = 0; i < in.top_ids_size(); ++i) {
+    out[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
+  }
+  return nullptr;
+}
+
+const char* from_wire(const wire::Drawn& in, DrawnToken& out) {
+  if (in.token_id() < 0) return "further";
+  out.token_id = in.token_id();
+  out.logprob = in.logprob();
+  return tops_from_wire(in, out.top_logprobs);
 }
 
 const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) {
@@ -140,16 +172,16 @@ const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) 
 const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
   if (in.slot() < 0) return "slot";
   if (in.token_id() < -1) return "token_id";
-  if (!all_at_least(in.top_ids(), 0)) return "top_ids";
-  if (in.top_ids_size() != in.top_logprobs_size()) return "top_logprobs";
+  if (const char* wrong = tops_from_wire(in, out.top_logprobs)) return wrong;
+  out.further.resize(static_cast<size_t>(in.further_size()));
+  for (int i = 0; i < in.further_size(); ++i) {
+    const char* wrong = from_wire(in.further(i), out.further[static_cast<size_t>(i)]);
+    if (wrong != nullptr) return wrong;
+  }
   out.request_id = in.request_id();
   out.slot = in.slot();
   out.token_id = in.token_id();
   out.logprob = in.logprob();
-  out.top_logprobs.resize(static_cast<size_t>(in.top_ids_size()));
-  for (int i = 0; i < in.top_ids_size(); ++i) {
-    out.top_logprobs[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
-  }
   out.logits.assign(in.logits().begin(), in.logits().end());
   out.target_logprobs.assign(in.target_logprobs().begin(), in.target_logprobs().end());
   return target_tops_from_wire(in, out);

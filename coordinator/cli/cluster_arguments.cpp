@@ -71,6 +71,11 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
   app.add_flag_callback(
       "--no-prefix-cache", [&o] { o.prefix_cache = false; },
       "compute every prompt as a whole: the same output, slower where prompts begin alike");
+  app.add_option("--speculative-tokens", o.max_guesses,
+                 "guess so many tokens of each answer from what came before, and draw them in one "
+                 "step where the guesses are right: the same output, sooner where text repeats (0: "
+                 "none)")
+      ->capture_default_str();
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();

@@ -180,6 +180,8 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
     FileKey{"prefix_cache", "--no-prefix-cache",
             [](const YAML::Node& n, ClusterOptions& o) { o.prefix_cache = n.as<bool>(); }},
+    FileKey{"speculative_tokens", "--speculative-tokens",
+            [](const YAML::Node& n, ClusterOptions& o) { o.max_guesses = n.as<int>(); }},
     FileKey{
         "tool_call_parser", "--tool-call-parser",
         [](const YAML::Node& n, ClusterOptions& o) { o.tool_call_parser = n.as<std::string>(); }},

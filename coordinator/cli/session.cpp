@@ -9,6 +9,7 @@
 #include "coordinator/cli/say.h"
 #include "coordinator/cluster/formation.h"
 #include "coordinator/handover/handover_state.h"
+#include "coordinator/serving/ngram_drafter.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -137,6 +138,7 @@ void Session::resolve_model_and_limits() {
   if (options_.context_length == 0) {
     options_.context_length = std::min(longest, kDefaultContext);
   }
+  check_range("--speculative-tokens", options_.max_guesses, 0, kMostRowsWithGuesses - 1);
   check_range("--context-length", options_.context_length, 1, longest);
   if (options_.control_address.empty()) {
     options_.control_address = options_.hosts.empty() ? "127.0.0.1" : first_address();
@@ -274,6 +276,9 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.scheduler.prefix_cache = options_.prefix_cache;
+  core.scheduler.max_guesses = options_.max_guesses;
+  if (options_.max_guesses > 0)
+    core.scheduler.make_drafter = [] { return std::make_unique<NgramDrafter>(); };
   core.n_replicas = options_.n_replicas;
   core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;

@@ -68,7 +68,7 @@ TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling,
                length_penalty, search_end_ids, request_id, cache_salt, tell_cached, grammar,
                grammar_field, message)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
-               n_cached_tokens, finish, prompt_top_logprobs)
+               n_cached_tokens, finish, prompt_top_logprobs, n_guessed, n_guessed_right)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
 TRIREME_FIELDS(StreamPosition, choices, usage)
 TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts, created, seed,

@@ -129,6 +129,12 @@ struct Metrics::State {
       counter("vllm:prefix_cache_hits_total", "Tokens whose KV was in the prefix cache");
   prometheus::Counter& prompt_tokens_cached =
       counter("vllm:prompt_tokens_cached_total", "Prompt tokens whose KV was in the prefix cache");
+  prometheus::Counter& guesses =
+      counter("vllm:spec_decode_num_drafts_total", "Steps of sequences with guessed tokens");
+  prometheus::Counter& guessed_tokens =
+      counter("vllm:spec_decode_num_draft_tokens_total", "Tokens guessed before they were drawn");
+  prometheus::Counter& right_tokens =
+      counter("vllm:spec_decode_num_accepted_tokens_total", "Of those, the ones that were drawn");
   GaugeFamily& kv_blocks =
       gauges("trireme_kv_blocks",
              "KV blocks, by what they hold: of running requests, what can be used again, nothing");
@@ -242,6 +248,11 @@ ServingObserver Metrics::observer() {
     s.prefix_queries.Increment(static_cast<double>(more.n_queried));
     s.prefix_hits.Increment(static_cast<double>(more.n_hit));
     s.prompt_tokens_cached.Increment(static_cast<double>(more.n_cached_prompt));
+  };
+  observer.on_guesses = [&s](const GuessCounts& more) {
+    s.guesses.Increment(static_cast<double>(more.n_plans));
+    s.guessed_tokens.Increment(static_cast<double>(more.n_guessed));
+    s.right_tokens.Increment(static_cast<double>(more.n_right));
   };
   observer.on_group_lost = [&s](const std::string& cause) {
     s.labelled(s.restarts, "cause", cause).Increment();

@@ -219,10 +219,18 @@ void InferenceCore::Impl::tell_counts(Replica& replica) {
   }
   const PrefixCacheCounts now = replica.scheduler.prefix_cache_counts();
   const PrefixCacheCounts last = std::exchange(replica.prefix_counts_told, now);
-  if (now.n_queried == last.n_queried || !observer.on_prefix_cache) return;
-  observer.on_prefix_cache({.n_queried = now.n_queried - last.n_queried,
-                            .n_hit = now.n_hit - last.n_hit,
-                            .n_cached_prompt = now.n_cached_prompt - last.n_cached_prompt});
+  if (now.n_queried != last.n_queried && observer.on_prefix_cache) {
+    observer.on_prefix_cache({.n_queried = now.n_queried - last.n_queried,
+                              .n_hit = now.n_hit - last.n_hit,
+                              .n_cached_prompt = now.n_cached_prompt - last.n_cached_prompt});
+  }
+  const GuessCounts guessed = replica.scheduler.guess_counts();
+  const GuessCounts before = std::exchange(replica.guess_counts_told, guessed);
+  if (guessed.n_plans != before.n_plans && observer.on_guesses) {
+    observer.on_guesses({.n_plans = guessed.n_plans - before.n_plans,
+                         .n_guessed = guessed.n_guessed - before.n_guessed,
+                         .n_right = guessed.n_right - before.n_right});
+  }
 }
 
 // Before the plan is sent, which may end the group that its sequences are in.

@@ -46,6 +46,7 @@ struct InferenceCore::Impl {
     Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
     PrefixCacheCounts prefix_counts_told;
+    GuessCounts guess_counts_told;
     uint64_t loaded_bytes = 0;
     uint64_t total_bytes = 0;
     bool prepared = false;                          // in the push under way

@@ -76,6 +76,10 @@ struct GenerateEvent {
   int32_t n_output_tokens = 0;
   // Prompt tokens whose KV was there when the request began: the same in all its events.
   int32_t n_cached_tokens = 0;
+  // How many tokens were guessed before they were drawn, of those that this event tells of and of
+  // wrong guesses beside them.
+  int32_t n_guessed = 0;
+  int32_t n_guessed_right = 0;
 };
 
 // What the service is and does now; for /health, /ready, /v1/models and the banner.

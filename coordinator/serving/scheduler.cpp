@@ -220,10 +220,11 @@ void Scheduler::plan_running(StepPlan& plan) {
 
 // Goes on from the oldest plan in flight.
 void Scheduler::plan_ahead(StepPlan& plan) {
-  if (in_flight_.empty()) return;
+  if (in_flight_.empty() || n_guesses_each(fair_share()) > 0) return;
   std::vector<Sequence*> candidates;
   for (const PlanPart& part : in_flight_.front().parts) {
-    if (part.sequence->has_grammar() && !part.sequence->ended) return;
+    const bool waits = part.sequence->has_grammar() || part.sequence->kv.n_guesses > 0;
+    if (waits && !part.sequence->ended) return;
     if (part.sequence->kv.n_plans <= config_.n_plans_ahead) candidates.push_back(part.sequence);
   }
   plan_one_token(plan, candidates);
@@ -231,11 +232,8 @@ void Scheduler::plan_ahead(StepPlan& plan) {
 
 // One token each of running sequences, no more of them than keeps all pipeline slots equally full.
 void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& candidates) {
-  int32_t n_decoding = 0;
-  for (const auto& [id, sequence] : running_)
-    n_decoding += !sequence->ended && sequence->decoding() ? 1 : 0;
-  const int32_t fair_share = div_ceil(n_decoding, config_.n_stages);
-  int32_t n_places = std::min(perturbed(fair_share) - static_cast<int32_t>(plan.sequences.size()),
+  const int32_t n_each = n_guesses_each(fair_share());
+  int32_t n_places = std::min(perturbed(fair_share()) - static_cast<int32_t>(plan.sequences.size()),
                               config_.max_batch_tokens - plan.n_tokens());
   for (Sequence* sequence : candidates) {
     if (n_places <= 0) break;
@@ -243,9 +241,40 @@ void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& can
     if (preempted || !takes(plan, *sequence)) continue;
     if (!sequence->decoding() || sequence->n_left() == 0) continue;
     if (!reserve_next(*sequence)) continue;
-    append(plan, *sequence, 1);
     --n_places;
+    const int32_t n_rows = config_.max_batch_tokens - plan.n_tokens() - n_places - 1;
+    append(plan, *sequence, 1, guess(*sequence, std::min(n_each, n_rows)));
   }
+}
+
+// Of the sequences that are decoding, what one pipeline slot takes.
+int32_t Scheduler::fair_share() const {
+  int32_t n_decoding = 0;
+  for (const auto& [id, sequence] : running_)
+    n_decoding += !sequence->ended && sequence->decoding() ? 1 : 0;
+  return div_ceil(n_decoding, config_.n_stages);
+}
+
+int32_t Scheduler::n_guesses_each(int32_t n_sequences) const {
+  if (!config_.make_drafter || n_sequences == 0) return 0;
+  return std::min(config_.max_guesses, kMostRowsWithGuesses / n_sequences - 1);
+}
+
+// What may follow, as far as there are blocks for it that nobody else wants.
+std::vector<int32_t> Scheduler::guess(Sequence& sequence, int32_t most) {
+  const TokenLog& log = sequence.log;
+  const int32_t n_to_draw = log.request.max_new_tokens - log.n_output();
+  most = std::min(most, n_to_draw - 1);
+  if (most <= 0 || sequence.in_flight() || sequence.has_grammar() || log.request.trace) return {};
+  if (!sequence.drafter) {
+    sequence.drafter = config_.make_drafter();
+    sequence.pace.emplace(config_.max_guesses);
+  }
+  std::vector<int32_t> guesses =
+      sequence.drafter->guess(log, perturbed(std::min(most, sequence.pace->next())));
+  guesses.resize(
+      static_cast<size_t>(reserve_unused(sequence, static_cast<int32_t>(guesses.size()))));
+  return guesses;
 }
 
 void Scheduler::plan_prompts(StepPlan& plan) {
@@ -315,8 +344,9 @@ int32_t Scheduler::pipeline_chunk() const {
   return std::max(kSmallestPart, round_up(share, kBlockSize));
 }
 
-void Scheduler::append(StepPlan& plan, Sequence& sequence, int32_t n) {
-  plan.sequences.push_back(plan_tokens(sequence, n));
+void Scheduler::append(StepPlan& plan, Sequence& sequence, int32_t n,
+                       const std::vector<int32_t>& guesses) {
+  plan.sequences.push_back(plan_tokens(sequence, n, guesses));
   plan.trace |= sequence.log.request.trace;
 }
 

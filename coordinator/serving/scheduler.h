@@ -20,6 +20,10 @@ namespace trireme {
 
 struct SchedulerState;
 
+// Decoding reads all weights for any number of rows; up to so many add little to that. A plan with
+// guesses has no more.
+constexpr int32_t kMostRowsWithGuesses = 16;
+
 // Makes the schedule worse on purpose, repeatably, to show that the tokens do not depend on it.
 struct TestPerturbation {
   uint64_t seed = 0;                 // 0: none of this
@@ -43,6 +47,10 @@ struct SchedulerConfig {
   int32_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
   bool prefix_cache = true;  // KV blocks are found again by the tokens they were computed from
+  // Speculation: what a sequence draws next is guessed and computed with the token before it, at
+  // most max_guesses of it and a fair share of kMostRowsWithGuesses.
+  DrafterMaker make_drafter;  // null: none
+  int32_t max_guesses = 0;
   TestPerturbation perturbation;
 
   int32_t max_plans_in_flight() const { return n_stages + n_plans_ahead; }
@@ -71,8 +79,8 @@ struct StepOutcome {
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
 // are not made while there is a prompt to compute, which would have to wait for them. Nor from a
-// plan with a grammar's sequence, which cannot go on before the result: the others of that plan
-// wait for it, so that all go on in one plan, not in two that take turns.
+// plan with a grammar's sequence, or with one that may guess, which cannot go on before the result:
+// the others of that plan wait for it, so that all go on in one plan, not in two that take turns.
 //
 // Blocks whose KV a result has confirmed are cached: a sequence that begins with the same tokens
 // goes on behind them, and while another one computes what it begins with, it waits for that.
@@ -147,6 +155,7 @@ class Scheduler {
   int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }
   const PrefixCacheCounts& prefix_cache_counts() const { return prefix_counts_; }
+  const GuessCounts& guess_counts() const { return guess_counts_; }
   // Of a sequence that is here.
   const TokenLog& log(RequestId id) const { return sequences_.at(id)->log; }
   const SchedulerConfig& config() const { return config_; }
@@ -172,9 +181,13 @@ class Scheduler {
   void plan_running(StepPlan& plan);
   void plan_prompts(StepPlan& plan);
   void plan_ahead(StepPlan& plan);
+  int32_t fair_share() const;
   void plan_one_token(StepPlan& plan, const std::vector<Sequence*>& candidates);
   void plan_suspect(StepPlan& plan);
-  void append(StepPlan& plan, Sequence& sequence, int32_t n);
+  void append(StepPlan& plan, Sequence& sequence, int32_t n,
+              const std::vector<int32_t>& guesses = {});
+  int32_t n_guesses_each(int32_t n_sequences) const;
+  std::vector<int32_t> guess(Sequence& sequence, int32_t most);
   void launch(StepPlan& plan);
   int32_t prefill_budget(const StepPlan& plan) const;
   int32_t pipeline_chunk() const;
@@ -184,6 +197,7 @@ class Scheduler {
   bool can_admit(const Sequence& sequence) const;
   void admit(Sequence& sequence);
   bool reserve_next(Sequence& sequence);
+  int32_t reserve_unused(Sequence& sequence, int32_t n_more);
   bool take_kept_blocks();
   void preempt(Sequence& sequence);
   void wait_again(Sequence& sequence);
@@ -225,6 +239,7 @@ class Scheduler {
   bool suspect_had_turn_ = false;
   uint64_t n_preemptions_ = 0;
   PrefixCacheCounts prefix_counts_;
+  GuessCounts guess_counts_;
   uint64_t random_state_ = 0;
 };
 

@@ -67,6 +67,16 @@ bool Scheduler::reserve_next(Sequence& sequence) {
   return true;
 }
 
+// Blocks for so many tokens behind the next one, as far as blocks are left over: returns how many
+// tokens have room.
+int32_t Scheduler::reserve_unused(Sequence& sequence, int32_t n_more) {
+  if (n_more == 0) return 0;
+  const int32_t end = sequence.kv.n_computed + sequence.kv.n_planned + 1;
+  while (n_held(sequence) < n_blocks_for(end + n_more) && blocks_.n_unused() > n_running())
+    sequence.kv.blocks.push_back(blocks_.allocate(BlockUser::kRunning));
+  return std::min(n_more, n_held(sequence) * kBlockSize - end);
+}
+
 // Takes from the youngest waiting sequence with blocks; what is not cached is computed again.
 // False: no block is held by waiting sequences alone.
 bool Scheduler::take_kept_blocks() {

@@ -58,12 +58,18 @@ void Scheduler::complete(PlanInFlight&& step, std::vector<SequenceEvent>& events
     GenerateEvent event =
         take_result(sequence, n_tokens, std::move(answers[i]), config_.eos_token_ids);
     publish(sequence);
+    if (event.n_guessed > 0) {
+      ++guess_counts_.n_plans;
+      guess_counts_.n_guessed += static_cast<uint64_t>(event.n_guessed);
+      guess_counts_.n_right += static_cast<uint64_t>(event.n_guessed_right);
+    }
     if (sequence.log.request.trace) event.traces = step.results;
     if (!sequence.in_flight()) ready_.push_back(&sequence);
     settle_suspect(sequence);
     const RequestId id = sequence.id;
     if (event.finish != FinishReason::kNone) end(sequence);
-    if (!event_is_empty(event)) events.push_back({id, std::move(event)});
+    if (event_is_empty(event)) continue;
+    for (GenerateEvent& each : by_token(std::move(event))) events.push_back({id, std::move(each)});
   }
 }
 

@@ -149,14 +149,18 @@ int32_t max_kv_tokens(const GenerateRequest& request) {
   return static_cast<int32_t>(request.prompt_ids.size()) + std::max(0, request.max_new_tokens - 1);
 }
 
-SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
+SequencePlan plan_tokens(Sequence& sequence, int32_t n, const std::vector<int32_t>& guesses) {
   KvState& kv = sequence.kv;
   const TokenLog& log = sequence.log;
   TRIREME_CHECK(!sequence.ended && kv.slot >= 0);
   TRIREME_CHECK(n > 0 && n <= sequence.n_left());
   const int32_t begin = kv.n_computed + kv.n_planned;
   const int32_t end = begin + n;
-  const int32_t n_blocks = div_ceil(end, kBlockSize);
+  const auto n_guesses = static_cast<int32_t>(guesses.size());
+  TRIREME_CHECK(n_guesses == 0 || (end == log.n_known() && kv.n_plans == 0 &&
+                                   log.n_output() + n_guesses < log.request.max_new_tokens));
+  // Guesses that were wrong may have had blocks beyond.
+  const int32_t n_blocks = std::max(kv.n_blocks_sent, div_ceil(end + n_guesses, kBlockSize));
   TRIREME_CHECK(static_cast<size_t>(n_blocks) <= kv.blocks.size());
 
   SequencePlan plan;
@@ -168,21 +172,25 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.reset_slot = std::exchange(kv.fresh, false);
   if (plan.reset_slot) plan.slot_rules = slot_rules(log);
   plan.start_position = begin;
-  plan.input_ids.reserve(static_cast<size_t>(n));
+  plan.input_ids.reserve(static_cast<size_t>(n + n_guesses));
   for (int32_t i = begin; i < end; ++i)
     plan.input_ids.push_back(i < log.n_known() ? log.token(i) : kTokenFromSlot);
+  plan.input_ids.insert(plan.input_ids.end(), guesses.begin(), guesses.end());
+  plan.n_guesses = n_guesses;
   plan.new_blocks.assign(kv.blocks.begin() + kv.n_blocks_sent, kv.blocks.begin() + n_blocks);
   plan.sample = draws_token(log, end - kv.n_drawing);
   plan.output_index = log.n_output() + kv.n_drawing;
   plan.sampling = log.request.sampling;
   plan.want_logits = wants_logits(log, end);
   plan.logprob_targets = logprob_targets(log, begin, n);
+  if (!plan.logprob_targets.empty()) plan.logprob_targets.resize(plan.input_ids.size(), -1);
   plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
   plan.n_target_logprobs = plan.logprob_targets.empty() ? 0 : log.request.n_prompt_logprobs;
   plan.masked = plan.sample && sequence.has_grammar();
 
   kv.n_blocks_sent = n_blocks;
-  kv.n_planned += n;
+  kv.n_planned += n + n_guesses;
+  kv.n_guesses = n_guesses;
   kv.n_drawing += plan.sample ? 1 : 0;
   ++kv.n_plans;
   return plan;
@@ -193,6 +201,7 @@ void drop_result(Sequence& sequence, int32_t n) {
   TRIREME_CHECK(sequence.in_flight() && n <= kv.n_planned);
   kv.n_computed += n;
   kv.n_planned -= n;
+  kv.n_guesses = 0;
   --kv.n_plans;
 }
 
@@ -201,11 +210,16 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
   TRIREME_CHECK_MSG(result.request_id == sequence.id, "a result names another request");
   KvState& kv = sequence.kv;
   TokenLog& log = sequence.log;
+  const int32_t n_guesses = kv.n_guesses;
+  const auto n_right = static_cast<int32_t>(result.further.size());
+  TRIREME_CHECK_MSG(n_right <= n_guesses, "a result has more tokens than were guessed");
   const int32_t begin = kv.n_computed;
-  const int32_t end = begin + n;
+  const int32_t end = begin + n - n_guesses;
   const bool drawn = draws_token(log, end);
   drop_result(sequence, n);
+  kv.n_computed -= n_guesses - n_right;
   kv.n_drawing -= drawn ? 1 : 0;
+  if (n_guesses > 0 && sequence.pace) sequence.pace->learn(n_guesses, n_right);
 
   GenerateEvent event;
   gather_prompt_logprobs(log, begin, end, result, event);
@@ -216,13 +230,22 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
   }
   if (drawn) {
     TRIREME_CHECK_MSG(result.token_id >= 0, "a result lacks the token asked for");
-    log.output_ids.push_back(result.token_id);
-    event.token_ids.push_back(result.token_id);
-    event.logprobs.push_back(result.logprob);
-    event.top_logprobs.push_back(std::move(result.top_logprobs));
+    const auto take = [&](DrawnToken&& token) {
+      log.output_ids.push_back(token.token_id);
+      event.token_ids.push_back(token.token_id);
+      event.logprobs.push_back(token.logprob);
+      event.top_logprobs.push_back(std::move(token.top_logprobs));
+      event.finish = reason_to_stop(log, eos_token_ids);
+    };
+    take({result.token_id, result.logprob, std::move(result.top_logprobs)});
+    for (DrawnToken& token : result.further) {
+      if (event.finish == FinishReason::kNone) take(std::move(token));
+    }
   }
   const bool prompt_only = log.request.max_new_tokens == 0 && end == log.n_prompt();
-  if (drawn || prompt_only) event.finish = reason_to_stop(log, eos_token_ids);
+  if (prompt_only) event.finish = reason_to_stop(log, eos_token_ids);
+  event.n_guessed = n_guesses;
+  event.n_guessed_right = n_right;
   event.n_prompt_tokens = log.n_prompt();
   event.n_output_tokens = log.n_output();
   event.n_cached_tokens = std::max(0, log.n_cached_prompt);
@@ -232,6 +255,29 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
 bool event_is_empty(const GenerateEvent& event) {
   return event.token_ids.empty() && event.prompt_logprobs.empty() && event.last_logits.empty() &&
          event.traces.empty() && event.finish == FinishReason::kNone;
+}
+
+std::vector<GenerateEvent> by_token(GenerateEvent&& event) {
+  const size_t n = std::max<size_t>(1, event.token_ids.size());
+  std::vector<GenerateEvent> events(n);
+  for (size_t i = 1; i < n; ++i) {
+    GenerateEvent& later = events[i];
+    later.token_ids = {event.token_ids[i]};
+    later.logprobs = {event.logprobs[i]};
+    later.top_logprobs = {std::move(event.top_logprobs[i])};
+    later.n_prompt_tokens = event.n_prompt_tokens;
+    later.n_output_tokens = event.n_output_tokens - static_cast<int32_t>(n - 1 - i);
+    later.n_cached_tokens = event.n_cached_tokens;
+  }
+  if (n > 1) {
+    event.token_ids.resize(1);
+    event.logprobs.resize(1);
+    event.top_logprobs.resize(1);
+    event.n_output_tokens -= static_cast<int32_t>(n - 1);
+    events.back().finish = std::exchange(event.finish, FinishReason::kNone);
+  }
+  events.front() = std::move(event);
+  return events;
 }
 
 GenerateEvent final_event(const Sequence& sequence, FinishReason reason, std::string error) {

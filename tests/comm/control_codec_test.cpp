@@ -74,6 +74,7 @@ StepPlan sample_plan() {
                  .n_target_logprobs = 2};
   a.sampling.min_p = 0.25F;
   a.slot_rules = std::make_shared<SlotRules>(sample_rules());
+  a.n_guesses = 2;
   plan.sequences = {a, SequencePlan{}};
   return plan;
 }
@@ -239,6 +240,7 @@ TEST(ControlCodec, PlanComesBack) {
   EXPECT_EQ(a.n_logprobs, b.n_logprobs);
   EXPECT_EQ(a.sampling.min_p, b.sampling.min_p);
   EXPECT_EQ(a.n_target_logprobs, b.n_target_logprobs);
+  EXPECT_EQ(a.n_guesses, b.n_guesses);
   EXPECT_TRUE(out.sequences[1].input_ids.empty());
   EXPECT_EQ(out.sequences[1].slot_rules, nullptr);
 
@@ -269,7 +271,8 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
                           .top_logprobs = {{42, -0.25F}, {7, -1.5F}},
                           .logits = {1.0F, -0.0F, std::numeric_limits<float>::denorm_min(), 3e38F},
                           .target_logprobs = {-1.0F},
-                          .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}}});
+                          .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}},
+                          .further = {{8, -1.5F, {{8, -1.5F}, {9, -2.5F}}}, {10, -0.5F, {}}}});
   in.sequences.push_back({});
   in.trace = {{.layer = -1, .op = 2, .unit = 3, .hash = ~0ULL}, {}};
   const StepResult out = round_trip(in);
@@ -290,6 +293,12 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   ASSERT_EQ(out.sequences[0].target_top_logprobs[1].size(), 2U);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[1][1].token_id, 6);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[2][0].logprob, -3.0F);
+  ASSERT_EQ(out.sequences[0].further.size(), 2U);
+  EXPECT_EQ(out.sequences[0].further[0].token_id, 8);
+  EXPECT_EQ(out.sequences[0].further[0].logprob, -1.5F);
+  ASSERT_EQ(out.sequences[0].further[0].top_logprobs.size(), 2U);
+  EXPECT_EQ(out.sequences[0].further[0].top_logprobs[1].token_id, 9);
+  EXPECT_EQ(out.sequences[0].further[1].token_id, 10);
   EXPECT_EQ(out.sequences[1].token_id, -1);
   ASSERT_EQ(out.trace.size(), 2U);
   EXPECT_EQ(out.trace[0].layer, -1);
@@ -336,6 +345,10 @@ TEST(ControlCodec, OutOfRangeFieldsAreNamed) {
   EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.min_p = std::nanf(""); }), "min_p");
   EXPECT_EQ(plan([](SequencePlan& s) { s.n_target_logprobs = -1; }), "n_target_logprobs");
   EXPECT_EQ(plan([](SequencePlan& s) { s.reset_slot = false; }), "slot_rules");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.n_guesses = -1; }), "n_guesses");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.n_guesses = 3; }), "n_guesses") << "no token is certain";
+  EXPECT_EQ(plan([](SequencePlan& s) { s.sample = false; }), "n_guesses");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.masked = true; }), "n_guesses");
 
   const auto slot_rules = [&](auto change) {
     return plan([&](SequencePlan& s) {

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "coordinator/serving/scheduler.h"
+#include "tests/coordinator/serving_fake_drafter.h"
 #include "tests/coordinator/serving_fake_ranks.h"
 
 namespace trireme {
@@ -24,6 +25,8 @@ struct Coverage {
   int n_finished = 0;
   int n_late_results = 0;
   uint64_t n_cached = 0;  // tokens that were not computed again
+  uint64_t n_right = 0;   // guessed tokens
+  uint64_t n_wrong = 0;
   size_t most_plans_in_flight = 0;
   int most_draws_in_flight = 0;
 };
@@ -46,6 +49,8 @@ class RandomRun {
     drain_results();
     coverage_.n_preemptions += scheduler_.n_preemptions();
     coverage_.n_cached += scheduler_.prefix_cache_counts().n_hit;
+    coverage_.n_right += scheduler_.guess_counts().n_right;
+    coverage_.n_wrong += scheduler_.guess_counts().n_guessed - scheduler_.guess_counts().n_right;
     EXPECT_EQ(scheduler_.n_running(), 0);
     EXPECT_EQ(scheduler_.n_waiting(), 0);
     if (scheduler_.serving()) {
@@ -71,6 +76,10 @@ class RandomRun {
     config.vocab_size = fake::kVocabSize;
     config.eos_token_ids = {fake::kEos};
     config.prefix_cache = chance(0.8);
+    if (chance(0.4)) {
+      config.make_drafter = fake::oracle_maker(random_(), chance(0.5) ? 0.1 : 0.6);
+      config.max_guesses = pick(1, 8);
+    }
     if (chance(0.7)) {
       config.perturbation.seed = random_();
       config.perturbation.random_chunks = chance(0.7);
@@ -271,6 +280,8 @@ TEST(RandomSchedule, EveryRequestHearsTheUndisturbedTokens) {
   EXPECT_GT(coverage.n_finished, 10000);
   EXPECT_GT(coverage.n_late_results, 100);
   EXPECT_GT(coverage.n_cached, 50000U);
+  EXPECT_GT(coverage.n_right, 10000U);
+  EXPECT_GT(coverage.n_wrong, 10000U);
   EXPECT_EQ(coverage.most_plans_in_flight, 6U);
   EXPECT_EQ(coverage.most_draws_in_flight, 3);
   RecordProperty("preemptions", static_cast<int>(coverage.n_preemptions));

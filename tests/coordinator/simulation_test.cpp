@@ -15,6 +15,7 @@
 
 #include "coordinator/serving/inference_core.h"
 #include "tests/coordinator/serving_bench.h"
+#include "tests/coordinator/serving_fake_drafter.h"
 #include "tests/coordinator/simulated_group.h"
 
 namespace trireme {
@@ -38,7 +39,8 @@ struct Coverage {
   int n_push_failures = 0;
   int n_on_old_weights = 0;  // requests that ended on others than new ones got then
   int64_t n_cached = 0;      // tokens that were not computed again
-  int n_guided = 0;          // that the end of their grammar ended
+  int64_t n_guessed_right = 0;
+  int n_guided = 0;  // that the end of their grammar ended
   int n_failed_grammars = 0;
   int64_t virtual_ms = 0;
 };
@@ -69,6 +71,10 @@ class Simulation {
         ServingObserver{.on_prefix_cache =
                             [this](const PrefixCacheCounts& more) {
                               coverage_.n_cached += static_cast<int64_t>(more.n_hit);
+                            },
+                        .on_guesses =
+                            [this](const GuessCounts& more) {
+                              coverage_.n_guessed_right += static_cast<int64_t>(more.n_right);
                             }},
         ReplicaListener{});
     poison_ = faults.poison;
@@ -115,6 +121,10 @@ class Simulation {
     config.vocab_size = fake::kVocabSize;
     config.eos_token_ids = {fake::kEos};
     config.prefix_cache = chance(0.9);
+    if (chance(0.3)) {
+      config.make_drafter = fake::oracle_maker(random_(), 0.3);
+      config.max_guesses = static_cast<int32_t>(pick(1, 6));
+    }
     return config;
   }
 
@@ -347,6 +357,7 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.n_given_up, 0);
   EXPECT_GT(coverage.n_poisoned, 0);
   EXPECT_GT(coverage.n_cached, static_cast<int64_t>(n_runs * 20));
+  EXPECT_GT(coverage.n_guessed_right, static_cast<int64_t>(n_runs * 2));
   EXPECT_GT(coverage.n_guided, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.n_failed_grammars, static_cast<int>(n_runs / 50));
   EXPECT_GT(coverage.n_pushed, static_cast<int>(n_runs / 4));

@@ -65,6 +65,8 @@ Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
   SchedulerConfig config = scheduler_config(*file, layout, limits);
   config.prefix_cache = prefix_cache;
   config.perturbation = perturbation;
+  config.make_drafter = make_drafter;
+  config.max_guesses = max_guesses;
   Scheduler scheduler(config);
   std::vector<SequenceEvent> events;
   scheduler.group_up(1, limits.kv_blocks, false, events);
@@ -94,6 +96,7 @@ Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
     events.clear();
   }
   counts = scheduler.prefix_cache_counts();
+  guesses = scheduler.guess_counts();
   return answers;
 }
 

@@ -37,8 +37,11 @@ struct ScheduledRun {
   TestPerturbation perturbation;
   bool prefix_cache = true;
   int n_results_between = 0;  // so many results come before the next request does
+  DrafterMaker make_drafter = {};
+  int32_t max_guesses = 0;
 
   PrefixCacheCounts counts = {};  // of the run
+  GuessCounts guesses = {};       // of the run
 
   Answers answer(std::vector<GenerateRequest> requests);
 };
