@@ -13,9 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/serving/chunk_budget.h"
 #include "coordinator/serving/inference_core.h"
 #include "coordinator/serving/mask_maker.h"
 #include "coordinator/serving/request_times.h"
+#include "coordinator/serving/step_times.h"
 
 namespace trireme {
 
@@ -35,6 +37,8 @@ struct CoreGate {
 
 // All but the gate is touched by the service's thread alone once it runs.
 struct InferenceCore::Impl {
+  using TimePoint = StepTimes::TimePoint;
+
   struct Replica {
     explicit Replica(const SchedulerConfig& config) : scheduler(config) {}
 
@@ -48,6 +52,8 @@ struct InferenceCore::Impl {
     PrefixCacheCounts prefix_counts_told;
     uint64_t loaded_bytes = 0;
     uint64_t total_bytes = 0;
+    StepTimes times;
+    std::optional<ChunkBudget> chunks;              // of this launch; none without a target
     bool prepared = false;                          // in the push under way
     std::pair<uint64_t, uint64_t> preparing_bytes;  // loaded, of all
 
@@ -74,6 +80,10 @@ struct InferenceCore::Impl {
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
        ReplicaListener replica_listener);
 
+  TimePoint now() const {
+    return options.clock ? options.clock() : std::chrono::steady_clock::now();
+  }
+
   bool begin();
   void serve();
 
@@ -94,13 +104,13 @@ struct InferenceCore::Impl {
   void watch_old_weights();
 
   Result<RequestId> enter(const GenerateRequest& request);
-  void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
-                 RequestTimes::TimePoint now);
+  void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler, TimePoint at);
   void cancelled(RequestId id, FinishReason counted_as);
   void end_all(const std::string& error);
   void end_with_error(RequestId id);
   void stop_groups(std::function<void()> on_stopped);
 
+  bool may_go_on(const Replica& replica, const Sequence& sequence, const Replica* home) const;
   Replica* choose(const Sequence& sequence, Replica* home);
   void place(std::unique_ptr<Sequence> sequence, Replica* replica);
   void rehome(Replica& from);

@@ -64,11 +64,11 @@ void InferenceCore::Impl::serve() {
 Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on_event) {
   Result<RequestId> id = impl_->enter(request);
   if (!id) return id;
-  boost::asio::dispatch(impl_->io,
-                        [impl = impl_.get(), id = *id, now = std::chrono::steady_clock::now(),
-                         request = std::move(request), on_event = std::move(on_event)]() mutable {
-                          impl->submitted(id, std::move(request), std::move(on_event), now);
-                        });
+  boost::asio::dispatch(
+      impl_->io, [impl = impl_.get(), id = *id, at = impl_->now(), request = std::move(request),
+                  on_event = std::move(on_event)]() mutable {
+        impl->submitted(id, std::move(request), std::move(on_event), at);
+      });
   return id;
 }
 
@@ -180,10 +180,10 @@ Result<RequestId> InferenceCore::Impl::enter(const GenerateRequest& request) {
 }
 
 void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
-                                    RequestTimes::TimePoint now) {
+                                    TimePoint at) {
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
   records.emplace(id, std::make_shared<Record>(
-                          Record{std::move(handler), nullptr, RequestTimes(now, n_prompt), false}));
+                          Record{std::move(handler), nullptr, RequestTimes(at, n_prompt), false}));
   if (request.weights == nullptr) request.weights = weights;
   if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
@@ -202,7 +202,7 @@ void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
   if (found == records.end()) return;
   const std::shared_ptr<Record> record = found->second;
   if (record->replica != nullptr) record->replica->scheduler.cancel(id);
-  record->times.finished(std::chrono::steady_clock::now(), counted_as, observer);
+  record->times.finished(now(), counted_as, observer);
   forget(id);
   settle_soon();
 }

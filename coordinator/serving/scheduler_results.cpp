@@ -130,7 +130,8 @@ void Scheduler::remove(Sequence& sequence) {
   n_suspects_ -= sequence.suspect ? 1 : 0;
   if (sequence.kv.slot >= 0) wait_again(sequence);
   forget_kv(sequence);
-  waiting_.erase(sequence.order());
+  waiting_.erase(sequence);
+  waiting_.leave(sequence);
   leave_generation(sequence);
   sequences_.erase(sequence.id);
 }

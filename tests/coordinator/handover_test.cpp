@@ -25,6 +25,7 @@ Sequence some_sequence() {
   sequence.log.request.grammar = {.tag = "regex", .text = "é+"};
   sequence.log.output_ids = {8, 9};
   sequence.log.request.cache_salt = "alice\nsalt";
+  sequence.log.request.tenant = "alice";
   sequence.log.n_cached_prompt = 2;
   sequence.log.prompt_logprobs = {-0.125F};
   sequence.log.n_prompt_logprobs = 1;
@@ -43,6 +44,7 @@ AnswerState some_answer() {
   answer.created = 1700000000;
   answer.call.prompts = {{.ids = {5, 6, 7}, .text = "a\nb"}};
   answer.call.n = 2;
+  answer.call.tenant = "alice";
   answer.call.text.stop = {"\xC3\xA9nd"};
   answer.call.grammar = {.tag = "lark", .text = "start: \"a\""};
   answer.call.message = {.tools = ToolFormat::kMistral, .reasoning = true};
@@ -119,6 +121,7 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(sequence.kv.blocks, (std::vector<int32_t>{11, 4}));
   EXPECT_EQ(sequence.kv.slot, -1);
   EXPECT_EQ(sequence.log.request.cache_salt, "alice\nsalt");
+  EXPECT_EQ(sequence.log.request.tenant, "alice");
   EXPECT_EQ(sequence.log.n_cached_prompt, 2);
   const CachedBlocks& cached = decoded->core.replicas.at(0).scheduler.cached;
   EXPECT_EQ(cached.prefixes.at(1).parent, 11);
@@ -134,6 +137,7 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(decoded->api.answers.at(0).call.rules, nullptr);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
+  EXPECT_EQ(answer.call.tenant, "alice");
   EXPECT_EQ(answer.call.grammar.text, "start: \"a\"");
   EXPECT_EQ(answer.call.message.tools, ToolFormat::kMistral);
   EXPECT_TRUE(answer.call.message.reasoning);
