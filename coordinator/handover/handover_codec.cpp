@@ -45,7 +45,8 @@ TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given,
                prompt_top_logprobs, n_cached_prompt)
 TRIREME_FIELDS(KvState, blocks, n_computed)
-TRIREME_FIELDS(Sequence, id, log, kv, suspect, newly_suspect, struck, proof_length, numerics_id)
+TRIREME_FIELDS(Sequence, id, log, kv, resumes, suspect, newly_suspect, struck, proof_length,
+               numerics_id)
 TRIREME_FIELDS(PrefixDomain, model_id, adapter_id, generation, cache_salt)
 TRIREME_FIELDS(CachedBlock, block, parent, tokens, domain)
 TRIREME_FIELDS(CachedBlocks, prefixes, unheld)

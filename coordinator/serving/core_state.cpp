@@ -217,9 +217,12 @@ void InferenceCore::Impl::deliver(SequenceEvent&& event) {
 }
 
 void InferenceCore::Impl::forget(RequestId id) {
+  const std::string tenant = records.at(id)->tenant;
   records.erase(id);
   const std::lock_guard lock(gate.mutex);
   --gate.n_live;
+  const auto of_tenant = gate.n_live_of.find(tenant);
+  if (--of_tenant->second == 0) gate.n_live_of.erase(of_tenant);
 }
 
 void InferenceCore::Impl::publish() {

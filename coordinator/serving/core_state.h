@@ -4,6 +4,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -27,6 +28,7 @@ struct CoreGate {
   ServiceStatus status;  // as of the last change
   RequestId last_id = 0;
   int64_t n_live = 0;                            // accepted and not ended
+  std::map<std::string, int64_t> n_live_of;      // by tenant; none of 0
   int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
   std::shared_ptr<const ServedWeights> weights;  // of new requests
   bool running = false;                          // the service's thread
@@ -64,6 +66,7 @@ struct InferenceCore::Impl {
     Replica* replica = nullptr;
     RequestTimes times;
     bool numerics_told = false;
+    std::string tenant;
     std::shared_ptr<GuidedRequest> guided;  // null before the first mask
   };
 

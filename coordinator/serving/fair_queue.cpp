@@ -2,15 +2,20 @@
 
 #include <algorithm>
 #include <limits>
-#include <tuple>
+#include <utility>
 
 #include "kernels/check.h"
 
 namespace trireme {
 namespace {
 
-std::tuple<int32_t, int64_t, RequestId> order(const Sequence& sequence) {
-  return {sequence.log.request.priority, sequence.tenant->n_served, sequence.id};
+std::pair<int32_t, bool> level_of(const Sequence& sequence) {
+  return {sequence.log.request.priority, !sequence.resumes};
+}
+
+// Within a level.
+std::pair<int64_t, RequestId> order(const Sequence& sequence) {
+  return {sequence.tenant->n_served, sequence.id};
 }
 
 }  // namespace
@@ -52,14 +57,14 @@ void FairQueue::charge(Sequence& sequence, int32_t begin, int32_t end) {
 
 void FairQueue::insert(Sequence& sequence) {
   TRIREME_CHECK(sequence.tenant != nullptr);
-  Lane& lane = levels_[sequence.log.request.priority][sequence.tenant];
+  Lane& lane = levels_[level_of(sequence)][sequence.tenant];
   TRIREME_CHECK(lane.emplace(sequence.id, &sequence).second);
   ++n_waiting_;
   n_tokens_ += sequence.log.n_known();
 }
 
 void FairQueue::erase(const Sequence& sequence) {
-  const auto level = levels_.find(sequence.log.request.priority);
+  const auto level = levels_.find(level_of(sequence));
   TRIREME_CHECK(level != levels_.end());
   const auto lane = level->second.find(sequence.tenant);
   TRIREME_CHECK(lane != level->second.end() && lane->second.erase(sequence.id) == 1);
@@ -87,13 +92,13 @@ Sequence* FairQueue::last_with_blocks() const {
 std::vector<Sequence*> FairQueue::all() const {
   std::vector<Sequence*> all;
   for (const auto& [priority, level] : levels_) {
-    const auto n_before = static_cast<std::ptrdiff_t>(all.size());
     for (const auto& [tenant, lane] : level) {
       for (const auto& [id, sequence] : lane) all.push_back(sequence);
     }
-    std::sort(all.begin() + n_before, all.end(),
-              [](const Sequence* a, const Sequence* b) { return a->id < b->id; });
   }
+  std::sort(all.begin(), all.end(), [](const Sequence* a, const Sequence* b) {
+    return std::pair(a->log.request.priority, a->id) < std::pair(b->log.request.priority, b->id);
+  });
   return all;
 }
 
@@ -112,11 +117,9 @@ void FairQueue::Walk::enter_level() {
 Sequence* FairQueue::Walk::next() {
   if (cursors_.empty()) enter_level();
   if (cursors_.empty()) return nullptr;
-  const auto best =
-      std::min_element(cursors_.begin(), cursors_.end(), [](const Cursor& a, const Cursor& b) {
-        return std::pair(a.tenant->n_served, a.at->first) <
-               std::pair(b.tenant->n_served, b.at->first);
-      });
+  const auto best = std::min_element(
+      cursors_.begin(), cursors_.end(),
+      [](const Cursor& a, const Cursor& b) { return order(*a.at->second) < order(*b.at->second); });
   Sequence* sequence = best->at->second;
   // Now, too: erasing its last sequence ends a lane.
   if (++best->at == best->end) {

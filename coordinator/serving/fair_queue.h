@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coordinator/serving/sequence.h"
@@ -17,7 +18,7 @@ struct Tenant {
 };
 
 // The waiting sequences of a scheduler in the order of service: the one with the lower priority,
-// else the one whose tenant was served less, else the one that came first.
+// else one that resumes, else the one whose tenant was served less, else the one that came first.
 //
 // Tenants share by virtual time (Sheng et al., Fairness in Serving Large Language Models, 2024):
 // one that comes, or comes back after it had nothing to do, is taken to have been served as much as
@@ -27,6 +28,7 @@ struct Tenant {
 class FairQueue {
   using Lane = std::map<RequestId, Sequence*>;
   using Level = std::map<const Tenant*, Lane>;  // nothing depends on the order of addresses
+  using Levels = std::map<std::pair<int32_t, bool>, Level>;  // by priority; first who resumes
 
  public:
   // A sequence of the scheduler, waiting or running, until it leaves.
@@ -68,8 +70,8 @@ class FairQueue {
     };
     void enter_level();
 
-    std::map<int32_t, Level>::const_iterator level_;  // the next one
-    std::map<int32_t, Level>::const_iterator levels_end_;
+    Levels::const_iterator level_;  // the next one
+    Levels::const_iterator levels_end_;
     std::vector<Cursor> cursors_;  // of this level, none at its end
   };
 
@@ -77,7 +79,7 @@ class FairQueue {
   int64_t least_served() const;
 
   std::map<std::string, Tenant> tenants_;  // with sequences, or served more than all that have some
-  std::map<int32_t, Level> levels_;        // by priority
+  Levels levels_;
   int32_t n_waiting_ = 0;
   int64_t n_tokens_ = 0;
 };

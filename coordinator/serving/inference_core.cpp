@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/post.hpp>
 #include <chrono>
@@ -16,6 +17,17 @@ namespace {
 
 // Long enough for a busy service thread; past it, the last known state is good enough.
 constexpr auto kSnapshotDeadline = std::chrono::milliseconds(200);
+
+// A full queue is full for those who fill it: a tenant with less than half of an equal share of it
+// is let in. So there are at most half as many more, and one of each tenant.
+bool has_room(const CoreGate& gate, const std::string& tenant, int64_t max_live) {
+  if (gate.n_live < max_live) return true;
+  const auto found = gate.n_live_of.find(tenant);
+  const bool is_there = found != gate.n_live_of.end();
+  const auto n_tenants = static_cast<int64_t>(gate.n_live_of.size()) + (is_there ? 0 : 1);
+  if (n_tenants == 1) return false;
+  return (is_there ? found->second : 0) < std::max<int64_t>(1, max_live / (2 * n_tenants));
+}
 
 }  // namespace
 
@@ -171,19 +183,23 @@ Result<RequestId> InferenceCore::Impl::enter(const GenerateRequest& request) {
     return *std::move(error);
   const int64_t max_live =
       options.max_waiting + static_cast<int64_t>(options.n_replicas) * options.scheduler.max_slots;
-  if (gate.n_live >= max_live)
+  if (!has_room(gate, request.tenant, max_live))
     return Error{fmt::format("{} requests run or wait already, which is the limit; try again later",
                              gate.n_live),
                  "queue"};
   ++gate.n_live;
+  ++gate.n_live_of[request.tenant];
   return ++gate.last_id;
 }
 
 void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
                                     TimePoint at) {
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
-  records.emplace(id, std::make_shared<Record>(
-                          Record{std::move(handler), nullptr, RequestTimes(at, n_prompt), false}));
+  records.emplace(id, std::make_shared<Record>(Record{.handler = std::move(handler),
+                                                      .replica = nullptr,
+                                                      .times = RequestTimes(at, n_prompt),
+                                                      .numerics_told = false,
+                                                      .tenant = request.tenant}));
   if (request.weights == nullptr) request.weights = weights;
   if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));

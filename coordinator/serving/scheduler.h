@@ -100,7 +100,7 @@ class Scheduler {
   void group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
                 std::vector<SequenceEvent>& events);
 
-  // Every plan in flight is void. Running sequences wait again, ahead of the rest, with their
+  // Every plan in flight is void. Running sequences wait again, to go on first, with their
   // output kept, and what they have in KV if the next group still has it; returns how many. A
   // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
   // has proven itself, unless the loss was `wanted`.
@@ -202,6 +202,7 @@ class Scheduler {
   bool take_kept_blocks();
   void preempt(Sequence& sequence);
   void wait_again(Sequence& sequence);
+  void all_wait_again();
   void leave_slot(Sequence& sequence);
   void forget_kv(Sequence& sequence);
 

@@ -10,7 +10,7 @@ namespace trireme {
 
 void Scheduler::rest() {
   TRIREME_CHECK_MSG(in_flight_.empty(), "a plan is in flight");
-  while (!running_.empty()) wait_again(*running_.begin()->second);
+  all_wait_again();
 }
 
 SchedulerState Scheduler::state() const {

@@ -34,6 +34,7 @@ bool Scheduler::can_admit(const Sequence& sequence) const {
 void Scheduler::admit(Sequence& sequence) {
   count_cached(sequence);
   waiting_.erase(sequence);
+  sequence.resumes = false;
   sequence.turn = ++last_turn_;
   for (const int32_t block : sequence.kv.blocks)
     blocks_.pass(block, BlockUser::kWaiting, BlockUser::kRunning);
@@ -101,6 +102,15 @@ void Scheduler::wait_again(Sequence& sequence) {
   }
   for (const int32_t block : blocks) blocks_.pass(block, BlockUser::kRunning, BlockUser::kWaiting);
   waiting_.insert(sequence);
+}
+
+// Through no fault of theirs: they go on before others begin.
+void Scheduler::all_wait_again() {
+  while (!running_.empty()) {
+    Sequence& sequence = *running_.begin()->second;
+    sequence.resumes = true;
+    wait_again(sequence);
+  }
 }
 
 void Scheduler::leave_slot(Sequence& sequence) {

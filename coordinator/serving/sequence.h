@@ -57,6 +57,7 @@ struct Sequence {
   Tenant* tenant = nullptr;  // the scheduler's that it is in (FairQueue)
   int32_t n_charged = 0;     // tokens that a tenant was charged for
   uint64_t turn = 0;         // grows with each time that a sequence begins to run
+  bool resumes = false;      // ran when its group was lost or handed over, and waits to go on
   // Nothing more is told of it, and it is forgotten when its plans in flight were answered.
   bool ended = false;
   bool yields = false;  // in this round of planning: an older one waits for its blocks

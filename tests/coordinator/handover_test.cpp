@@ -31,6 +31,7 @@ Sequence some_sequence() {
   sequence.log.n_prompt_logprobs = 1;
   sequence.kv.blocks = {11, 4};
   sequence.kv.n_computed = 19;
+  sequence.resumes = true;
   sequence.suspect = true;
   sequence.proof_length = 6;
   sequence.numerics_id = "numerics";
@@ -127,6 +128,7 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(cached.prefixes.at(1).parent, 11);
   EXPECT_EQ(cached.prefixes.at(0).tokens.at(3), 8);
   EXPECT_EQ(cached.prefixes.at(0).domain.cache_salt, "alice\nsalt");
+  EXPECT_TRUE(sequence.resumes);
   EXPECT_TRUE(sequence.suspect);
   EXPECT_EQ(sequence.log.request.priority, -3);
   ASSERT_NE(sequence.log.request.rules, nullptr);

@@ -148,7 +148,16 @@ struct Timed {
         }) {
     world.wait([this] { return world.n_up == 1; });
   }
+  ~Timed() {
+    for (const RequestId id : streams) world.core->cancel(id, FinishReason::kCancelled);
+    world.settle();
+  }
 
+  void add_stream(uint64_t seed) {
+    const Result<RequestId> id = world.submit(request_of(4, 240, seed));
+    ASSERT_TRUE(id);
+    streams.push_back(*id);
+  }
   GroupScript script(int n_stages) {
     GroupScript script;
     script.answer = false;
@@ -185,6 +194,7 @@ struct Timed {
   std::atomic<int64_t> now_us{1};
   std::vector<int32_t> chunks;
   size_t n_answered = 0;
+  std::vector<RequestId> streams;
   World world;
 };
 
@@ -192,9 +202,7 @@ TEST(LatencyTarget, PromptsBesideStreamsAreCutToKeepIt) {
   for (const int n_stages : {1, 2}) {
     SCOPED_TRACE(n_stages);
     Timed timed(n_stages, /*itl_target_ms=*/36 * n_stages);
-    for (uint64_t seed = 1; seed <= 3; ++seed) {
-      EXPECT_TRUE(timed.world.submit(request_of(4, 240, seed)));
-    }
+    for (uint64_t seed = 1; seed <= 3; ++seed) timed.add_stream(seed);
     timed.world.settle();
     for (int i = 0; i < 10; ++i) timed.step();
     std::vector<int32_t> sizes;
@@ -207,7 +215,7 @@ TEST(LatencyTarget, PromptsBesideStreamsAreCutToKeepIt) {
 
 TEST(LatencyTarget, WithoutOneChunksAreAsLargeAsTheyMayBe) {
   Timed timed(1, 0);
-  EXPECT_TRUE(timed.world.submit(request_of(4, 240, 1)));
+  timed.add_stream(1);
   timed.world.settle();
   for (int i = 0; i < 5; ++i) timed.step();
   EXPECT_EQ(timed.chunks_of_a_prompt(10), (std::vector<int32_t>{56, 56, 56, 32}));

@@ -127,6 +127,23 @@ TEST(SchedulerFairness, TheLastOneLetInGoesBackWhenBlocksRunOut) {
   EXPECT_EQ(bench.ends.at(3), one) << "the last to end is the last that was let in";
 }
 
+// Those that ran when the group was lost go on before others begin, whatever their share.
+TEST(SchedulerFairness, StreamsGoOnFirstAfterALoss) {
+  Shares bench(small_config());
+  for (uint64_t i = 0; i < 4; ++i) bench.add(of_tenant("crowd", 20, 30, i));
+  for (int i = 0; i < 10; ++i) bench.step();
+  for (uint64_t i = 0; i < 4; ++i) bench.add(of_tenant("one", 5, 5, 50 + i));
+  bench.step();
+  ASSERT_EQ(bench.begun.size(), 4U);
+  bench.lose();
+  bench.up();
+  while (bench.heard[4].finish == FinishReason::kNone) {
+    bench.step();
+    if (bench.ends.empty()) EXPECT_EQ(bench.begun.size(), 4U);
+  }
+  bench.run_to_the_end();
+}
+
 TEST(SchedulerFairness, LossesAndHandoversKeepTheTenant) {
   Shares bench(small_config());
   for (uint64_t i = 0; i < 10; ++i) bench.add(of_tenant("crowd", 20, 10, i));
