@@ -110,7 +110,7 @@ FairQueue::Walk::Walk(const FairQueue& queue)
 void FairQueue::Walk::enter_level() {
   if (level_ == levels_end_) return;
   for (const auto& [tenant, lane] : level_->second)
-    cursors_.push_back({.tenant = tenant, .at = lane.begin(), .end = lane.end()});
+    cursors_.push_back({.at = lane.begin(), .end = lane.end()});
   ++level_;  // now: erasing its last sequence ends a level
 }
 

@@ -63,8 +63,7 @@ class FairQueue {
     Sequence* next();
 
    private:
-    struct Cursor {
-      const Tenant* tenant = nullptr;
+    struct Cursor {  // in a lane
       Lane::const_iterator at;
       Lane::const_iterator end;
     };
