@@ -18,15 +18,15 @@ namespace {
 // Long enough for a busy service thread; past it, the last known state is good enough.
 constexpr auto kSnapshotDeadline = std::chrono::milliseconds(200);
 
-// A full queue is full for those who fill it: a tenant with less than half of an equal share of it
-// is let in. So there are at most half as many more, and one of each tenant.
+// A full queue is full for those who fill it: a tenant that has nothing here is let in, and one with
+// less than half of an equal share while there are no more than half as many again.
 bool has_room(const CoreGate& gate, const std::string& tenant, int64_t max_live) {
   if (gate.n_live < max_live) return true;
   const auto found = gate.n_live_of.find(tenant);
-  const bool is_there = found != gate.n_live_of.end();
-  const auto n_tenants = static_cast<int64_t>(gate.n_live_of.size()) + (is_there ? 0 : 1);
-  if (n_tenants == 1) return false;
-  return (is_there ? found->second : 0) < std::max<int64_t>(1, max_live / (2 * n_tenants));
+  const auto n_tenants = static_cast<int64_t>(gate.n_live_of.size());
+  if (found == gate.n_live_of.end()) return n_tenants > 0;
+  return n_tenants > 1 && gate.n_live < max_live + max_live / 2 &&
+         found->second < max_live / (2 * n_tenants);
 }
 
 }  // namespace
