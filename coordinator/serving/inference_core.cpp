@@ -18,8 +18,8 @@ namespace {
 // Long enough for a busy service thread; past it, the last known state is good enough.
 constexpr auto kSnapshotDeadline = std::chrono::milliseconds(200);
 
-// A full queue is full for those who fill it: a tenant that has nothing here is let in, and one with
-// less than half of an equal share while there are no more than half as many again.
+// A full queue is full for those who fill it: a tenant that has nothing here is let in, and one
+// with less than half of an equal share while there are no more than half as many again.
 bool has_room(const CoreGate& gate, const std::string& tenant, int64_t max_live) {
   if (gate.n_live < max_live) return true;
   const auto found = gate.n_live_of.find(tenant);
