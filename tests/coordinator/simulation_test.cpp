@@ -67,7 +67,8 @@ class Simulation {
           groups_.push_back(group.get());
           return group;
         },
-        ServingObserver{.on_prefix_cache =
+        ServingObserver{.on_preemption = [this] { ++n_preemptions_; },
+                        .on_prefix_cache =
                             [this](const PrefixCacheCounts& more) {
                               coverage_.n_cached += static_cast<int64_t>(more.n_hit);
                             }},
@@ -108,6 +109,7 @@ class Simulation {
     int most_before = 0;    // of the crowd, may get their first token before it does
     int n_at_submit = -1;   // had theirs when it came
     uint64_t at_epoch = 0;  // of the group then
+    int n_preemptions = 0;
   };
 
   bool chance(double p) { return std::bernoulli_distribution(p)(random_); }
@@ -222,9 +224,11 @@ class Simulation {
     }));
   }
 
-  // Unless the group was lost meanwhile: then who waits again goes on first.
+  // Unless the group was lost meanwhile: then who waits again goes on first. Or it was preempted
+  // in the midst of its prompt: then those are first that were served less by then.
   void other_has_its_turn() {
     if (crowd_.n_at_submit < 0 || groups_[0]->epoch() != crowd_.at_epoch) return;
+    if (n_preemptions_ != crowd_.n_preemptions) return;
     EXPECT_LE(n_of_crowd_with_tokens() - crowd_.n_at_submit, crowd_.most_before)
         << "it waited for the crowd";
     ++coverage_.n_crowded;
@@ -259,6 +263,7 @@ class Simulation {
     if (&client == crowd_.other && groups_[0]->status() == GroupStatus::kServing) {
       crowd_.n_at_submit = n_of_crowd_with_tokens();
       crowd_.at_epoch = groups_[0]->epoch();
+      crowd_.n_preemptions = n_preemptions_;
     }
     const Result<RequestId> id = core_->submit(request, [this, &client](GenerateEvent&& event) {
       EXPECT_FALSE(client.cancelled) << "an event after cancel";
@@ -375,6 +380,7 @@ class Simulation {
   std::deque<Client> clients_;
   Crowd crowd_;
   int n_pushes_open_ = 0;
+  int n_preemptions_ = 0;
   std::unique_ptr<InferenceCore> core_;
 };
 
