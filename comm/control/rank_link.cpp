@@ -63,6 +63,7 @@ struct RankLink::State {
   std::atomic<uint64_t> total_bytes{0};
   std::atomic<uint64_t> busy_us{0};
   std::atomic<uint64_t> comm_us{0};
+  std::atomic<uint64_t> stage_wait_us{0};
   std::atomic<Clock::time_point> last_bytes{Clock::now()};  // on the connection
 
   std::mutex mutex;                 // everything below
@@ -132,6 +133,7 @@ RankState RankLink::State::snapshot() const {
   state.total_bytes = total_bytes.load(std::memory_order_relaxed);
   state.busy_us = busy_us.load(std::memory_order_relaxed);
   state.comm_us = comm_us.load(std::memory_order_relaxed);
+  state.stage_wait_us = stage_wait_us.load(std::memory_order_relaxed);
   return state;
 }
 
@@ -363,8 +365,9 @@ void RankLink::add_busy_us(uint64_t us) {
   state_->busy_us.fetch_add(us, std::memory_order_relaxed);
 }
 
-void RankLink::add_comm_us(uint64_t us) {
+void RankLink::add_comm_us(uint64_t us, bool with_stage) {
   state_->comm_us.fetch_add(us, std::memory_order_relaxed);
+  if (with_stage) state_->stage_wait_us.fetch_add(us, std::memory_order_relaxed);
 }
 
 GroupStart RankLink::ready_and_wait_start(const RankReady& ready) {

@@ -38,7 +38,8 @@ class RankLink {
   void tick();
   void set_loaded(uint64_t loaded_bytes, uint64_t total_bytes);
   void add_busy_us(uint64_t us);
-  void add_comm_us(uint64_t us);
+  // with_stage: with another stage of the pipeline.
+  void add_comm_us(uint64_t us, bool with_stage);
 
   // Says ready, then waits for the other ranks. Throws EnvironmentError when the group is given up.
   GroupStart ready_and_wait_start(const RankReady& ready);

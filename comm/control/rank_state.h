@@ -21,8 +21,9 @@ struct RankState {
   int32_t waiting_peer = -1;  // world rank, -1: any
   uint64_t loaded_bytes = 0;
   uint64_t total_bytes = 0;
-  uint64_t busy_us = 0;  // time spent computing since start
-  uint64_t comm_us = 0;  // time spent in collectives since start
+  uint64_t busy_us = 0;        // time spent computing since start
+  uint64_t comm_us = 0;        // time spent in collectives since start
+  uint64_t stage_wait_us = 0;  // of that, with other stages: for what they send, or to be rid of it
 };
 
 // First words of a rank to the coordinator.

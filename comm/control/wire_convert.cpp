@@ -306,6 +306,7 @@ void to_wire(const RankState& in, wire::State& out) {
   out.set_total_bytes(in.total_bytes);
   out.set_busy_us(in.busy_us);
   out.set_comm_us(in.comm_us);
+  out.set_stage_wait_us(in.stage_wait_us);
 }
 
 const char* from_wire(const wire::State& in, RankState& out) {
@@ -320,6 +321,7 @@ const char* from_wire(const wire::State& in, RankState& out) {
   out.total_bytes = in.total_bytes();
   out.busy_us = in.busy_us();
   out.comm_us = in.comm_us();
+  out.stage_wait_us = in.stage_wait_us();
   return nullptr;
 }
 

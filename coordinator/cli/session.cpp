@@ -129,6 +129,7 @@ void Session::resolve_model_and_limits() {
   check_range("--request-timeout-ms", options_.request_timeout_ms, 100, 86400000);
   check_range("--write-timeout-ms", options_.write_timeout_ms, 100, 86400000);
   check_range("--max-waiting", options_.max_waiting, 0, 100000);
+  check_range("--itl-target-ms", options_.itl_target_ms, 0, 60000);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();
   const auto shard = make_shard_plan(config_, options_.layout, 0);
@@ -282,6 +283,7 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.n_replicas = options_.n_replicas;
   core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;
+  core.itl_target_ms = options_.itl_target_ms;
   core.guides = guides_;
   core.n_mask_threads = guides_ ? kMaskThreads : 0;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;

@@ -16,10 +16,4 @@ void read_cache_fields(JsonFields& fields, GenerationCall* call) {
   }
 }
 
-// No name of a key has a line end in it.
-void keep_cache_apart(GenerationCall* call, const std::string& key_name) {
-  if (key_name.empty() && call->cache_salt.empty()) return;
-  call->cache_salt = key_name + "\n" + call->cache_salt;
-}
-
 }  // namespace trireme

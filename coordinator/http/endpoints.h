@@ -10,6 +10,7 @@
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/generation_job.h"
 #include "coordinator/http/http_message.h"
+#include "coordinator/http/key_accounts.h"
 #include "coordinator/http/live_jobs.h"
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/model_info.h"
@@ -31,6 +32,7 @@ struct ApiContext {
   const std::shared_ptr<AnswerKeeper> keeper;  // null: no journal
   const std::shared_ptr<const GuideMaker> guides;
   LiveJobs jobs;
+  KeyAccounts keys;
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start
   BatchService* batches = nullptr;     // null: no files and batches

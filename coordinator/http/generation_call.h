@@ -43,6 +43,7 @@ struct GenerationCall {
   float length_penalty = 1.0F;
   std::vector<int32_t> search_end_ids;  // tokens that end a beam
   std::string request_id;               // the client's; "": none
+  std::string tenant;                   // GenerateRequest::tenant
   std::string cache_salt;               // GenerateRequest::cache_salt
   bool tell_cached = true;  // the usage has cached tokens: they depend on what ran before
   // What the output obeys, and the field that says so.

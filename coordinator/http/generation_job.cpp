@@ -72,6 +72,7 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.n_prompt_logprobs =
       std::max({0, call_.n_prompt_logprobs, call_.echo ? call_.n_logprobs : 0});
   request.priority = call_.priority;
+  request.tenant = call_.tenant;
   request.n_logprobs = std::max(call_.n_logprobs, 0);
   request.cache_salt = call_.cache_salt;
   request.rules = call_.rules;
@@ -202,6 +203,7 @@ void GenerationJob::begin_writing(const StreamPosition& from) {
 
 void GenerationJob::finish_answer() {
   ended_ = true;
+  parts_.key_lease.reset();  // first: the client may send its next request when it has the end
   if (parts_.kept) end_kept({});
   if (parts_.responder == nullptr) return;
   if (call_.stream) {
@@ -227,6 +229,7 @@ void GenerationJob::fail(const ApiError& error) {
 
 void GenerationJob::cancel_all() {
   ended_ = true;
+  parts_.key_lease.reset();
   cancel_searches();
   for (Choice& choice : choices_) {
     if (!choice.done && choice.request_id != 0)

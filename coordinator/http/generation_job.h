@@ -14,6 +14,7 @@
 #include "coordinator/http/beam_search.h"
 #include "coordinator/http/generation_call.h"
 #include "coordinator/http/http_message.h"
+#include "coordinator/http/key_accounts.h"
 #include "coordinator/http/reply_format.h"
 #include "coordinator/http/task_pool.h"
 #include "coordinator/serving/inference_service.h"
@@ -53,6 +54,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     // How a refusal of the service is said in HTTP.
     std::function<ApiError(const Error&)> refusal;
     std::optional<Kept> kept;
+    KeyAccounts::Lease key_lease;  // until all is generated; null: it does not count
   };
 
   GenerationJob(GenerationCall call, Parts parts);

@@ -181,6 +181,10 @@ struct Metrics::State {
       counter("trireme_replayed_requests_total", "Requests computed again after a lost group");
   CounterFamily& stage_busy = counters("trireme_stage_busy_seconds_total",
                                        "Time a pipeline stage's first rank spent computing");
+  prometheus::Gauge& bubble_ratio =
+      gauge("trireme_pipeline_bubble_ratio",
+            "Part of the stages' time, in the last seconds with work, in which they waited for "
+            "other stages or for plans, 0 to 1");
   prometheus::Counter& comm_time =
       counter("trireme_comm_seconds_total", "Time ranks spent in communication");
   prometheus::Gauge& load_progress =
@@ -307,6 +311,8 @@ void Metrics::set_stage_busy(int stage, double seconds) {
   const std::string name = std::to_string(stage);
   s.follow_total(s.labelled(s.stage_busy, "stage", name), "stage " + name, seconds);
 }
+
+void Metrics::set_bubble_ratio(double ratio) { state_->bubble_ratio.Set(ratio); }
 
 void Metrics::set_comm(double seconds) { state_->follow_total(state_->comm_time, "comm", seconds); }
 

@@ -52,6 +52,7 @@ struct GenerateRequest {
   std::shared_ptr<const LogitRules> rules;       // null: none; ids of the vocabulary
   int32_t n_prompt_logprobs = 0;  // most likely tokens to tell with each of the prompt's logprobs
   int32_t priority = 0;           // lower ones are served first
+  std::string tenant;             // among equals, tenants share alike (FairQueue)
   std::string cache_salt;         // requests with the same one share the KV of equal prefixes
   // The output obeys it, and ends where it ends, ignore_eos or not. A service without a GuideMaker
   // ends such requests with an error.

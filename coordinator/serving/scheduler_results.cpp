@@ -101,7 +101,7 @@ int32_t Scheduler::group_lost(bool wanted) {
     }
   }
   const int32_t n_requeued = n_running();
-  while (!running_.empty()) wait_again(*running_.begin()->second);
+  all_wait_again();
   suspect_had_turn_ = false;
   TRIREME_CHECK_MSG(blocks_.n_running() == 0, "a KV block leaked");
   TRIREME_CHECK_MSG(free_slots_.size() == static_cast<size_t>(config_.max_slots), "a slot leaked");
@@ -136,7 +136,8 @@ void Scheduler::remove(Sequence& sequence) {
   n_suspects_ -= sequence.suspect ? 1 : 0;
   if (sequence.kv.slot >= 0) wait_again(sequence);
   forget_kv(sequence);
-  waiting_.erase(sequence.order());
+  waiting_.erase(sequence);
+  waiting_.leave(sequence);
   leave_generation(sequence);
   sequences_.erase(sequence.id);
 }

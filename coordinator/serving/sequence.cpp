@@ -126,12 +126,16 @@ PrefixDomain Sequence::domain() const {
           .cache_salt = log.request.cache_salt};
 }
 
-PrefixKey next_prefix(const Sequence& sequence) {
-  PrefixKey key{.parent = sequence.kv.prefix, .tokens = {}, .domain = sequence.domain()};
-  const int32_t begin = sequence.kv.n_prefix_blocks * kBlockSize;
+PrefixKey prefix_after(const Sequence& sequence, PrefixId parent, int32_t n_blocks) {
+  PrefixKey key{.parent = parent, .tokens = {}, .domain = sequence.domain()};
+  const int32_t begin = n_blocks * kBlockSize;
   for (int32_t i = 0; i < kBlockSize; ++i)
     key.tokens[static_cast<size_t>(i)] = sequence.log.token(begin + i);
   return key;
+}
+
+PrefixKey next_prefix(const Sequence& sequence) {
+  return prefix_after(sequence, sequence.kv.prefix, sequence.kv.n_prefix_blocks);
 }
 
 std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request) {

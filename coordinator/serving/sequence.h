@@ -51,10 +51,16 @@ struct KvState {
   PrefixId prefix = kEmptyPrefix;
 };
 
+struct Tenant;
+
 struct Sequence {
   RequestId id = 0;  // grows with arrival
   TokenLog log;
   KvState kv;
+  Tenant* tenant = nullptr;  // the scheduler's that it is in (FairQueue)
+  int32_t n_charged = 0;     // tokens that a tenant was charged for
+  uint64_t turn = 0;         // grows with each time that a sequence begins to run
+  bool resumes = false;      // ran when its group was lost or handed over, and waits to go on
   // Nothing more is told of it, and it is forgotten when its plans in flight were answered.
   bool ended = false;
   bool yields = false;  // in this round of planning: an older one waits for its blocks
@@ -68,8 +74,9 @@ struct Sequence {
   std::shared_ptr<Drafter> drafter;
   std::optional<GuessPace> pace;
 
-  // Who is served first: the one with the lower priority, else the one that came first.
-  std::pair<int32_t, RequestId> order() const { return {log.request.priority, id}; }
+  // Among those that run, who is served first: the one with the lower priority, else the one that
+  // began first. It did so by FairQueue's order.
+  std::pair<int32_t, uint64_t> order() const { return {log.request.priority, turn}; }
   // Of the weights that all of it is computed with.
   uint64_t generation() const { return log.request.weights ? log.request.weights->generation : 0; }
   bool in_flight() const { return kv.n_plans > 0; }
@@ -106,7 +113,10 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
 // The same for a sequence that has ended: nothing is heard.
 void drop_result(Sequence& sequence, int32_t n);
 
-// The prefix that is longer by one block than the cached one it holds. Its tokens are known.
+// The prefix of its tokens that is longer by one block than `parent`, which has n_blocks. They are
+// known.
+PrefixKey prefix_after(const Sequence& sequence, PrefixId parent, int32_t n_blocks);
+// Longer by one block than the cached one it holds.
 PrefixKey next_prefix(const Sequence& sequence);
 
 bool event_is_empty(const GenerateEvent& event);

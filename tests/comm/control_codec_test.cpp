@@ -179,7 +179,8 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
                                                .loaded_bytes = 10,
                                                .total_bytes = 20,
                                                .busy_us = 30,
-                                               .comm_us = 40});
+                                               .comm_us = 40,
+                                               .stage_wait_us = 25});
   EXPECT_EQ(state.tick, 99U);
   EXPECT_EQ(state.activity, RankActivity::kWaiting);
   EXPECT_EQ(state.waiting_op, 3);
@@ -188,6 +189,7 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_EQ(state.total_bytes, 20U);
   EXPECT_EQ(state.busy_us, 30U);
   EXPECT_EQ(state.comm_us, 40U);
+  EXPECT_EQ(state.stage_wait_us, 25U);
 
   const RankReady ready = round_trip(RankReady{.kv_blocks = 12,
                                                .kv_kept = 11,

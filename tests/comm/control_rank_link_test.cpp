@@ -176,6 +176,7 @@ void go_from_hello_to_drain(bool tls) {
     EXPECT_EQ(state.total_bytes, 4U);
     EXPECT_EQ(state.busy_us, 10U);
     EXPECT_EQ(state.comm_us, 20U);
+    EXPECT_EQ(state.stage_wait_us, 5U);
     side.send(ControlDrain{});
     // What is sent last arrives although pings lie unread at the other end.
     for (int i = 0; i < 100; ++i) side.send(ControlPing{});
@@ -201,7 +202,8 @@ void go_from_hello_to_drain(bool tls) {
       if (plan.step_id < 50) continue;
       link->set_loaded(3, 4);
       link->add_busy_us(10);
-      link->add_comm_us(20);
+      link->add_comm_us(15, /*with_stage=*/false);
+      link->add_comm_us(5, /*with_stage=*/true);
       link->set_activity(RankActivity::kWaiting, 5, -1);
       link->tick();
       link->tick();

@@ -8,6 +8,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <string>
 
 #include "coordinator/serving/scheduler.h"
 #include "tests/coordinator/serving_fake_drafter.h"
@@ -107,6 +108,7 @@ class RandomRun {
       request.want_last_logits = chance(0.3);
       if (chance(0.4)) request.rules = fake::some_rules(random_());
       if (chance(0.3)) request.priority = pick(-2, 2);
+      if (chance(0.7)) request.tenant = std::string(1, static_cast<char>('a' + pick(0, 3)));
     }
   }
 
@@ -142,6 +144,7 @@ class RandomRun {
       const auto id = static_cast<RequestId>(next_++);
       scheduler_.add(make_sequence(id, requests_[id]), events_);
     }
+    if (chance(0.01)) scheduler_.limit_prompts(pick(1, 48));
     if (chance(0.6)) plan();
     if (chance(0.5) && !results_.empty()) answer();
     if (chance(0.002) && next_ > 1) cancel(static_cast<RequestId>(pick(1, next_ - 1)));
