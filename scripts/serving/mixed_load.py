@@ -6,6 +6,7 @@ import time
 import figures
 import servers
 from load import apply_load, completion
+from rpc_servers import resident_bytes
 from scenarios import DEADLINE_S, DEMO_VOCABULARY
 
 N_CLIENTS = 16
@@ -51,14 +52,15 @@ class MemorySamples(threading.Thread):
 
     def __init__(self, server):
         super().__init__(daemon=True)
-        self.server = server
+        self.coordinator, self.ranks = server.process.pid, server.children()
         self.samples = []
         self.done = threading.Event()
 
     def run(self):
         begin = time.monotonic()
         while not self.done.wait(SAMPLE_S):
-            self.samples.append((time.monotonic() - begin, *self.server.resident_bytes()))
+            self.samples.append((time.monotonic() - begin, resident_bytes(self.coordinator),
+                                 sum(map(resident_bytes, self.ranks))))
 
     def stop(self):
         self.done.set()

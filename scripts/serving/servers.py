@@ -26,17 +26,8 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def children(pid):
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that ended meanwhile
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
 class Server:
-    """A process that serves a model. `trireme`: whether it is ours: a coordinator, and its ranks as
-    its children."""
+    """A process that serves a model. `trireme`: whether it is ours, a coordinator."""
 
     def __init__(self, process, port, model, vocab_size, trireme):
         self.process, self.port, self.model = process, port, model
@@ -63,13 +54,13 @@ class Server:
                 total += float(value)
         return total
 
-    def ranks(self):
-        return children(self.process.pid)
-
-    def resident_bytes(self):
-        """(of the process itself, of its children together)"""
-        return (rpc_servers.resident_bytes(self.process.pid),
-                sum(rpc_servers.resident_bytes(pid) for pid in self.ranks()))
+    def children(self):
+        """Of ours, the ranks; while it answers, short-lived helpers too."""
+        found = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that ended meanwhile
+                found += map(int, (task / "children").read_text().split())
+        return found
 
 
 def wait_until_ready(server, path, log):
