@@ -3,15 +3,17 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import rpc_servers
-from servers import cpu_seconds
+from servers import MODEL_NAME, cpu_seconds
 from shell import Failed, last_line
 
 CLIENT = Path(__file__).resolve().parent / "load_client.py"
+SAMPLE_S = 1.0
 
 
 def completion(prompt_tokens, max_tokens, **more):
@@ -24,13 +26,29 @@ def looping(template, first=None):
     return {"first": first, "requests": [template], "loop": True}
 
 
-def usage_of(server):
-    """What the server has used so far; of ours also what its first stage has done."""
-    usage = {"at": time.monotonic(), "cpu_s": cpu_seconds(server.process.pid)}
-    if server.trireme:
-        usage["busy_s"] = server.metric("trireme_stage_busy_seconds_total", stage="0")
-        usage["steps"] = server.metric("vllm:iteration_tokens_total_count")
-    return usage
+class Samples(threading.Thread):
+    """What look() gives, each second of a with-block: (moment, *values) in `taken`."""
+
+    def __init__(self, look):
+        super().__init__(daemon=True)
+        self.look = look
+        self.taken = []
+        self.done = threading.Event()
+
+    def run(self):
+        while not self.done.wait(SAMPLE_S):
+            self.taken.append((time.monotonic(), *self.look()))
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.join()
+
+    def between(self, begin, end):
+        return [sample for sample in self.taken if begin <= sample[0] <= end]
 
 
 @dataclass(frozen=True)
@@ -38,35 +56,32 @@ class Measured:
     begin: float  # of what counts, on CLOCK_MONOTONIC
     end: float
     requests: list  # the records of load_client.py
-    used: dict  # of usage_of(): the differences between begin and end
+    cpu_percent: float  # of a core, that the server's process took of its time
 
 
 def apply_load(server, clients, begin, end, deadline_s, late=None, keep_times=True, seed=1):
     """The arguments are members of load_client.py's specification."""
-    spec = {"port": server.port, "vocab_size": server.vocab_size, "seed": seed, "begin": begin,
-            "end": end, "late": late, "keep_times": keep_times, "deadline_s": deadline_s,
-            "clients": [client | {"requests": [named(server, one) for one in client["requests"]],
-                                  "first": named(server, client["first"])} for client in clients]}
-    spec["late"] = named(server, late)
-    usages, result = [], None
+    spec = {"port": server.port, "vocab_size": server.vocab_size, "model": MODEL_NAME, "seed": seed,
+            "clients": clients, "begin": begin, "end": end, "late": late, "keep_times": keep_times,
+            "deadline_s": deadline_s}
+    uses, result = [], None
     with subprocess.Popen([sys.executable, CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, preexec_fn=rpc_servers.end_with_parent) as client:
-        client.stdin.write(json.dumps(spec).encode())
-        client.stdin.close()
-        for line in client.stdout:
-            told = json.loads(line)
-            if told["event"] == "result":
-                result = told
-            else:
-                usages.append(usage_of(server))
-        errors = client.stderr.read()
+        try:
+            client.stdin.write(json.dumps(spec).encode())
+            client.stdin.close()
+            for line in client.stdout:
+                told = json.loads(line)
+                if told["event"] == "result":
+                    result = told
+                else:
+                    uses.append((time.monotonic(), cpu_seconds(server.process.pid)))
+            errors = client.stderr.read()
+        except BaseException:
+            client.kill()
+            raise
     if result is None:
         raise Failed(f"load: {last_line(errors)}")
-    first, last = usages
-    used = {name: last[name] - first[name] for name in first}
-    return Measured(result["begin"], result["end"], result["requests"], used)
-
-
-def named(server, template):
-    """With the model's name in the body."""
-    return template and template | {"body": template["body"] | {"model": server.model}}
+    (begin_at, cpu_before), (end_at, cpu_after) = uses
+    return Measured(result["begin"], result["end"], result["requests"],
+                    100 * (cpu_after - cpu_before) / (end_at - begin_at))

@@ -1,7 +1,7 @@
 """The clients' side of a measurement, in a process of its own: one thread that waits for all
 sockets. Reads a specification as JSON from standard input:
 
-  port, vocab_size, seed
+  port, model, vocab_size, seed
   clients: a list of {"first": template or null, "requests": [template, ...], "loop": bool}: each
     sends its templates in order, the next when one has ended; those of `requests` over and over if
     it loops
@@ -13,8 +13,8 @@ sockets. Reads a specification as JSON from standard input:
   keep_times: whether the moments of all tokens are told, or the first and the last only
   deadline_s: of the whole
 
-A template is {"kind", "path", "body", "prompt_tokens", "prefix", "cancel"}: prompt_tokens random ids
-(a number, or [least, most]) are put behind the ids of `prefix` as the body's prompt; a body's
+A template is {"kind", "path", "body", "prompt_tokens", "prefix", "cancel"}: prompt_tokens random
+ids (a number, or [least, most]) are put behind the ids of `prefix` as the body's prompt; a body's
 max_tokens may be [least, most], too; `cancel` is the probability of hanging up in mid-answer.
 
 Prints {"event": "begin"} and {"event": "end"} as lines of JSON at those moments, then the result:
@@ -45,11 +45,12 @@ def chosen(value, dice):
     return dice.randint(*value) if isinstance(value, list) else value
 
 
-def made(template, vocab_size, dice):
+def made(template, spec, dice):
     """(bytes to send, tokens that must come or None) of a template."""
-    body = dict(template["body"], stream=True, stream_options={"include_usage": True})
+    body = dict(template["body"], model=spec["model"], stream=True,
+                stream_options={"include_usage": True})
     if template.get("prompt_tokens") is not None:
-        more = random_ids(chosen(template["prompt_tokens"], dice), vocab_size, dice)
+        more = random_ids(chosen(template["prompt_tokens"], dice), spec["vocab_size"], dice)
         body["prompt"] = template.get("prefix", []) + more
     body["max_tokens"] = chosen(body["max_tokens"], dice)
     wanted = body["max_tokens"] * body.get("n", 1) if body.get("ignore_eos") else None
@@ -63,7 +64,7 @@ class Request:
     """One request from sending to the end of its answer."""
 
     def __init__(self, client, template, spec, dice):
-        data, self.wanted = made(template, spec["vocab_size"], dice)
+        data, self.wanted = made(template, spec, dice)
         self.client, self.kind = client, template.get("kind", "")
         self.cut_after = None
         if dice.random() < template.get("cancel", 0):

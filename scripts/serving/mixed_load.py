@@ -1,18 +1,14 @@
 """Requests of every kind with clients that hang up, and the memory that the server keeps."""
 
-import threading
-import time
-
 import figures
 import servers
-from load import apply_load, completion
+from load import Samples, apply_load, completion
 from rpc_servers import resident_bytes
 from scenarios import DEADLINE_S, DEMO_VOCABULARY
 
 N_CLIENTS = 16
 CANCELLED = 0.25  # of the requests
 WARM_UP = 0.25  # of the time: caches fill, threads are started
-SAMPLE_S = 1.0
 N_KEPT = 200  # samples in the results
 MIB = 1 << 20
 
@@ -47,27 +43,6 @@ KINDS = [
 ]
 
 
-class MemorySamples(threading.Thread):
-    """(seconds since the start, bytes of the coordinator, bytes of the ranks), each second."""
-
-    def __init__(self, server):
-        super().__init__(daemon=True)
-        self.coordinator, self.ranks = server.process.pid, server.children()
-        self.samples = []
-        self.done = threading.Event()
-
-    def run(self):
-        begin = time.monotonic()
-        while not self.done.wait(SAMPLE_S):
-            self.samples.append((time.monotonic() - begin, resident_bytes(self.coordinator),
-                                 sum(map(resident_bytes, self.ranks))))
-
-    def stop(self):
-        self.done.set()
-        self.join()
-        return self.samples
-
-
 def growth(samples, which):
     """(MiB an hour, MiB at the end of the fitted line) after the warm-up."""
     counted = samples[int(len(samples) * WARM_UP):]
@@ -82,16 +57,14 @@ def memory(bench, _contestant, _dtype):
                 "loop": True} for i in range(N_CLIENTS)]
     with servers.trireme(bench.cache, "demo", DEMO_VOCABULARY, N_CLIENTS, 1024,
                          ("--tool-call-parser", "hermes")) as server:
-        sampler = MemorySamples(server)
-        sampler.start()
-        try:
+        coordinator, ranks = server.process.pid, server.children()
+        with Samples(lambda: (resident_bytes(coordinator),
+                              sum(map(resident_bytes, ranks)))) as samples:
             seen = apply_load(server, clients, "first_token", {"seconds": seconds},
                               seconds + DEADLINE_S, keep_times=False)
-        finally:
-            samples = sampler.stop()
+    taken = samples.between(seen.begin, seen.end)
     found = {"n_requests": len(seen.requests), "minutes": bench.minutes,
              "n_cancelled": sum(one["cancelled"] for one in seen.requests)}
     for which, name in ((1, "coordinator"), (2, "ranks")):
-        found[f"{name}_mib_h"], found[f"{name}_mib"] = growth(samples, which)
-    step = max(1, len(samples) // N_KEPT)
-    return found | {"samples": samples[::step]}
+        found[f"{name}_mib_h"], found[f"{name}_mib"] = growth(taken, which)
+    return found | {"samples": taken[::max(1, len(taken) // N_KEPT)]}

@@ -124,8 +124,8 @@ SECTIONS = {
         "A shared prefix", "Two requests one after the other whose first 1024 tokens are the same, "
         "three times.", SHARED_ROWS),
     "coordinator": (
-        "The coordinator", "8 streams decode. What the rank does not compute of a step is the "
-        "time of all steps less what the rank tells it was busy, over their number.",
+        "The coordinator", "8 streams decode. How long the rank computes, and the steps, are told "
+        "by lines through a sample each second.",
         COORDINATOR_ROWS),
     "memory": (
         "Memory", "The demo model under requests of every kind, a quarter of which the client "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import figures
 import servers
 from bench_common import REPO
-from load import apply_load, completion, looping
+from load import Samples, apply_load, completion, looping
 from runner import random_ids
 
 N_PROMPT = N_ANSWER = 128
@@ -77,9 +77,7 @@ def events_per_token(requests):
 
 def cost_of(seen, contestant):
     """Of our coordinator; llama-server computes in the process that serves."""
-    if contestant != "trireme":
-        return {}
-    return {"coordinator_percent": 100 * seen.used["cpu_s"] / seen.used["at"]}
+    return {"coordinator_percent": seen.cpu_percent} if contestant == "trireme" else {}
 
 
 def decoding_streams():
@@ -121,13 +119,16 @@ def shared_prefix(bench, contestant, dtype):
 
 def coordinator(bench, contestant, dtype):
     """What our coordinator costs beside streams that only decode: processor time, and the time of
-    a step in which the rank does not compute."""
+    a step in which the rank does not compute. The rank tells how long it was busy with heartbeats,
+    some time after each step: a line through many samples does not mind."""
     with bench.serve(contestant, dtype, DECODING, MAX_CONTEXT) as server:
-        seen = apply_load(server, decoding_streams(), "first_token", {"seconds": bench.seconds},
-                          DEADLINE_S)
-    idle_s = seen.used["at"] - seen.used["busy_s"]
-    return cost_of(seen, contestant) | {
-        "added_s": idle_s / seen.used["steps"], "steps_s": seen.used["steps"] / seen.used["at"]}
+        with Samples(server.busy_and_steps) as samples:
+            seen = apply_load(server, decoding_streams(), "first_token",
+                              {"seconds": bench.seconds}, DEADLINE_S)
+    taken = samples.between(seen.begin, seen.end)
+    busy_share, _ = figures.linear_fit([(moment, busy_s) for moment, busy_s, _ in taken])
+    steps_s, _ = figures.linear_fit([(moment, n_steps) for moment, _, n_steps in taken])
+    return cost_of(seen, contestant) | {"added_s": (1 - busy_share) / steps_s, "steps_s": steps_s}
 
 
 DEMO_VOCABULARY = json.loads((REPO / "demo/model/config.json").read_text())["vocab_size"]
@@ -153,8 +154,9 @@ def cost_per_token(bench, n_streams, options):
         idle = idle_percent(server)
         seen = apply_load(server, clients, "first_token", {"seconds": bench.seconds}, DEADLINE_S)
     tokens = figures.n_tokens(seen.requests, seen.begin, seen.end)
-    return {"us_per_token": 1e6 * seen.used["cpu_s"] / tokens,
-            "tokens_s": tokens / (seen.end - seen.begin), "idle_percent": idle}
+    tokens_s = tokens / (seen.end - seen.begin)
+    return {"us_per_token": 1e4 * seen.cpu_percent / tokens_s, "tokens_s": tokens_s,
+            "idle_percent": idle}
 
 
 def growth_streams(bench, _contestant, _dtype):

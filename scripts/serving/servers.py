@@ -17,6 +17,7 @@ from shell import Failed, last_line
 
 READY_DEADLINE_S = 600  # a model may be packed first
 STOP_DEADLINE_S = 60
+MODEL_NAME = "served"  # in requests; llama-server takes any
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -26,12 +27,22 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-class Server:
-    """A process that serves a model. `trireme`: whether it is ours, a coordinator."""
+def metric_of(text, name, **labels):
+    """The sum of a metric's samples with these labels, in Prometheus's text format."""
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    total = 0.0
+    for line in text.splitlines():
+        series, _, value = line.rpartition(" ")
+        if series.partition("{")[0] == name and all(word in series for word in wanted):
+            total += float(value)
+    return total
 
-    def __init__(self, process, port, model, vocab_size, trireme):
-        self.process, self.port, self.model = process, port, model
-        self.vocab_size, self.trireme = vocab_size, trireme
+
+class Server:
+    """A process that serves a model; of ours, the coordinator."""
+
+    def __init__(self, process, port, vocab_size):
+        self.process, self.port, self.vocab_size = process, port, vocab_size
 
     def get(self, path):
         """(status, text)"""
@@ -44,15 +55,11 @@ class Server:
         except (OSError, http.client.HTTPException):
             return 0, ""
 
-    def metric(self, name, **labels):
-        """The sum of a metric's samples with these labels."""
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        total = 0.0
-        for line in self.get("/metrics")[1].splitlines():
-            series, _, value = line.rpartition(" ")
-            if series.partition("{")[0] == name and all(word in series for word in wanted):
-                total += float(value)
-        return total
+    def busy_and_steps(self):
+        """Seconds that the first stage has computed, and steps: of ours."""
+        text = self.get("/metrics")[1]
+        return (metric_of(text, "trireme_stage_busy_seconds_total", stage="0"),
+                metric_of(text, "vllm:iteration_tokens_total_count"))
 
     def children(self):
         """Of ours, the ranks; while it answers, short-lived helpers too."""
@@ -75,7 +82,7 @@ def wait_until_ready(server, path, log):
 
 
 @contextlib.contextmanager
-def running(command, log, path, environment=None, **about):
+def running(command, log, path, vocab_size, environment=None):
     """Starts `command` with a port behind it, waits until `path` answers, and stops it."""
     port = rpc_servers.free_ports(1)[0]
     command = [str(word) for word in (*command, "--port", port)]
@@ -87,7 +94,7 @@ def running(command, log, path, environment=None, **about):
             env={**os.environ, **(environment or {})}, start_new_session=True,
             preexec_fn=rpc_servers.end_with_parent)
     try:
-        server = Server(process, port, **about)
+        server = Server(process, port, vocab_size)
         wait_until_ready(server, path, log)
         yield server
     finally:
@@ -101,10 +108,9 @@ def running(command, log, path, environment=None, **about):
 
 def trireme(cache, model, vocab_size, n_streams, context, options=()):
     """For so many requests at once of so many tokens, prompt and answer."""
-    command = [TRIREME, "serve", model, "--served-model-name", "served", "--max-sequences",
+    command = [TRIREME, "serve", model, "--served-model-name", MODEL_NAME, "--max-sequences",
                n_streams, "--context-length", context, *options]
-    return running(command, cache.log, "/ready", model="served", vocab_size=vocab_size,
-                   trireme=True)
+    return running(command, cache.log, "/ready", vocab_size)
 
 
 def llama_cpp(cache, dtype, vocab_size, n_streams, context, n_threads):
@@ -114,5 +120,5 @@ def llama_cpp(cache, dtype, vocab_size, n_streams, context, n_threads):
                cache.models / engines.ENGINES["llama.cpp"].models[dtype], "--parallel", n_streams,
                "--ctx-size", n_streams * context, "--threads", n_threads, "--threads-batch",
                n_threads]
-    return running(command, cache.log, "/health", {"LD_LIBRARY_PATH": str(installed / "lib")},
-                   model="served", vocab_size=vocab_size, trireme=False)
+    return running(command, cache.log, "/health", vocab_size,
+                   {"LD_LIBRARY_PATH": str(installed / "lib")})

@@ -109,9 +109,9 @@ def test_first_tokens_count_for_requests_that_were_sent_in_the_time():
 class StubServer:
     """Streams as many events as max_tokens asks for, less `missing`; usage behind them."""
 
-    def __init__(self, missing=0, trireme=False):
-        self.missing, self.trireme = missing, trireme
-        self.model, self.vocab_size = "stub", 512
+    def __init__(self, missing=0):
+        self.missing = missing
+        self.vocab_size = 512
         self.bodies = []
         self.process = type("Process", (), {"pid": os.getpid()})
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -145,9 +145,6 @@ class StubServer:
             except OSError:
                 pass  # the client hung up
 
-    def metric(self, _name, **_labels):
-        return 1.0
-
 
 @pytest.fixture
 def stub():
@@ -165,9 +162,9 @@ def test_closed_loop_until_each_client_has_its_requests(stub):
     assert all(one["begin"] < one["times"][0] <= one["end"] for one in counted)
     assert counted[0]["cached_tokens"] == 3
     assert {len(body["prompt"]) for body in stub.bodies} == {2, 5}
-    assert all(body["model"] == "stub" and body["stream_options"] == {"include_usage": True}
+    assert all(body["model"] == "served" and body["stream_options"] == {"include_usage": True}
                for body in stub.bodies)
-    assert seen.used["at"] > 0 and seen.used["cpu_s"] >= 0
+    assert seen.cpu_percent >= 0
 
 
 def test_requests_in_order_until_all_are_done(stub):
@@ -203,12 +200,23 @@ def test_an_answer_with_too_few_tokens_ends_the_measurement():
     server.listener.close()
 
 
-def test_our_coordinators_use_is_taken_at_both_ends():
-    server = StubServer(trireme=True)
-    seen = load.apply_load(server, [load.looping(load.completion(2, 3))], "first_end",
-                           {"requests_each": 1}, 60)
-    assert seen.used["busy_s"] == seen.used["steps"] == 0
-    server.listener.close()
+def test_metrics_are_told_apart_by_name_and_labels():
+    text = ('# TYPE busy_seconds_total counter\nbusy_seconds_total{model="m",stage="0"} 1.5\n'
+            'busy_seconds_total{model="m",stage="1"} 4\nbusy_seconds_total_more 9\nsteps 7\n')
+    assert servers.metric_of(text, "busy_seconds_total", stage="0") == 1.5
+    assert servers.metric_of(text, "busy_seconds_total") == 5.5
+    assert servers.metric_of(text, "steps") == 7 and servers.metric_of(text, "none") == 0
+
+
+def test_samples_are_taken_until_the_end(monkeypatch):
+    monkeypatch.setattr(load, "SAMPLE_S", 0.001)
+    with load.Samples(lambda: (3, 4)) as samples:
+        while len(samples.taken) < 3:
+            pass
+    n_taken = len(samples.taken)
+    assert all(sample[1:] == (3, 4) for sample in samples.taken)
+    second = samples.taken[1][0]
+    assert len(samples.between(second, second)) == 1 and len(samples.taken) == n_taken
 
 
 def test_processor_time_is_that_of_the_process():
