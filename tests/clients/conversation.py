@@ -52,6 +52,6 @@ def plain_answers(url, spec):
     for text, echo in zip(spec["texts"], echoes):
         assert echo["text"].startswith(text)
     return {"chat": chat["choices"][0]["message"]["content"],
-            "usage": [chat["usage"]["prompt_tokens"], most["chat"]],
+            "usage": [chat["usage"]["prompt_tokens"], chat["usage"]["completion_tokens"]],
             "tool": [call["name"], call["arguments"]],
             "texts": spec["texts"], "echoes": [echo["text"] for echo in echoes]}
