@@ -5,14 +5,14 @@
 namespace trireme {
 
 void KeyAccounts::set_keys(const ApiKeys& keys) {
-  const std::lock_guard lock(mutex_);
-  terms_ = keys.terms();
+  const std::lock_guard lock(state_->mutex);
+  state_->terms = keys.terms();
 }
 
 KeyTerms KeyAccounts::terms(const std::string& name) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = terms_.find(name);
-  return found == terms_.end() ? KeyTerms{} : found->second;
+  const std::lock_guard lock(state_->mutex);
+  const auto found = state_->terms.find(name);
+  return found == state_->terms.end() ? KeyTerms{} : found->second;
 }
 
 KeyAccounts::Lease KeyAccounts::enter(const std::string& name) {
@@ -25,14 +25,14 @@ KeyAccounts::Lease KeyAccounts::go_on(const std::string& name) {
 }
 
 KeyAccounts::Lease KeyAccounts::enter(const std::string& name, int32_t limit) {
-  const std::lock_guard lock(mutex_);
-  int32_t& n = n_requests_[name];
+  const std::lock_guard lock(state_->mutex);
+  int32_t& n = state_->n_requests[name];
   if (n >= limit) return nullptr;
   ++n;
-  return {this, [name](KeyAccounts* accounts) {
-            const std::lock_guard leave(accounts->mutex_);
-            const auto found = accounts->n_requests_.find(name);
-            if (--found->second == 0) accounts->n_requests_.erase(found);
+  return {state_.get(), [name, state = state_](State*) {
+            const std::lock_guard leave(state->mutex);
+            const auto found = state->n_requests.find(name);
+            if (--found->second == 0) state->n_requests.erase(found);
           }};
 }
 

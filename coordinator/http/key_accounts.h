@@ -10,8 +10,7 @@
 namespace trireme {
 
 // What each API key may have, by its name, and how many of its requests are being answered.
-// Thread-safe; lives longer than its leases. The name "" stands for everybody on a server without
-// keys.
+// Thread-safe; leases may outlive it. The name "" stands for everybody on a server without keys.
 class KeyAccounts {
  public:
   // While it lives, a request counts.
@@ -28,11 +27,14 @@ class KeyAccounts {
   Lease go_on(const std::string& name);
 
  private:
+  struct State {
+    std::mutex mutex;
+    std::map<std::string, KeyTerms> terms;
+    std::map<std::string, int32_t> n_requests;  // of keys that have some
+  };
   Lease enter(const std::string& name, int32_t limit);
 
-  mutable std::mutex mutex_;
-  std::map<std::string, KeyTerms> terms_;
-  std::map<std::string, int32_t> n_requests_;  // of keys that have some
+  const std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
 }  // namespace trireme
