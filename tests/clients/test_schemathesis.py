@@ -8,8 +8,8 @@ SEED = 1
 EXAMPLES = 25  # of each operation in each phase
 
 
-def test_no_request_is_answered_with_5xx(run, server):
+def test_no_request_is_answered_with_5xx(run, server, tmp_path):
     print(run(TOOLS / "schemathesis", "run", server.url + "/openapi.yaml", "--url", server.url,
               "--checks", "not_a_server_error", "--max-examples", EXAMPLES, "--seed", SEED,
-              "--request-timeout", "120", "--no-color"))
+              "--request-timeout", "120", "--no-color", cwd=tmp_path))  # it leaves its notes there
     assert http_get(server.url + "/ready")[0] == 200
