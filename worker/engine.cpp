@@ -187,38 +187,23 @@ void Engine::answer_row(const StepPlan& step, const HeadRow& row, std::span<cons
   const size_t n_guessed = input + 1 - n_certain;  // behind which this row is
   if (n_guessed == 0 && plan.want_logits) result.logits.assign(logits.begin(), logits.end());
   if (!plan.sample) return;
-  if (n_guessed == 0) {
-    DrawnToken first = draw(step.step_id, plan, plan.output_index, logits, log_sum_exp);
-    sampled_.push_back(first.token_id);
-    result.token_id = first.token_id;
-    result.logprob = first.logprob;
-    result.top_logprobs = std::move(first.top_logprobs);
-    return;
-  }
-  if (result.further.size() + 1 < n_guessed) return;  // an earlier guess was wrong
-  const int32_t last = result.further.empty() ? result.token_id : result.further.back().token_id;
-  if (last != plan.input_ids[input]) return;
+  std::vector<DrawnToken>& drawn = result.drawn;
+  if (drawn.size() < n_guessed) return;  // an earlier guess was wrong
+  if (n_guessed > 0 && drawn.back().token_id != plan.input_ids[input]) return;
   const int32_t output_index = plan.output_index + static_cast<int32_t>(n_guessed);
-  result.further.push_back(draw(step.step_id, plan, output_index, logits, log_sum_exp));
-}
-
-// Token -1: the sequence has ended meanwhile.
-DrawnToken Engine::draw(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
-                        std::span<const float> logits, float log_sum_exp) {
-  DrawnToken drawn{.token_id = draw_id(step_id, plan, output_index, logits),
-                   .logprob = 0.0F,
-                   .top_logprobs = {}};
-  if (drawn.token_id < 0) return drawn;
-  processor_.add(plan.slot, drawn.token_id);
+  const int32_t id = draw(step.step_id, plan, output_index, logits);
+  if (n_guessed == 0) sampled_.push_back(id);
+  if (id < 0) return;
+  processor_.add(plan.slot, id);
   // Of the model's own distribution, before mask, temperature and cuts.
-  drawn.logprob = logits[static_cast<size_t>(drawn.token_id)] - log_sum_exp;
+  drawn.push_back({id, logits[static_cast<size_t>(id)] - log_sum_exp, {}});
   if (plan.n_logprobs > 0)
-    sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, drawn.top_logprobs);
-  return drawn;
+    sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, drawn.back().top_logprobs);
 }
 
-int32_t Engine::draw_id(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
-                        std::span<const float> logits) {
+// -1: the sequence has ended meanwhile.
+int32_t Engine::draw(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
+                     std::span<const float> logits) {
   const auto index = static_cast<uint32_t>(output_index);
   const std::span<const float> ruled = processor_.apply(plan.slot, output_index, logits);
   if (!plan.masked) return sampler_.sample(ruled, plan.sampling, plan.choice, index);

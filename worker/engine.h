@@ -92,10 +92,8 @@ class Engine {
   void run_head(const StepPlan& plan, StepResult& result, TraceSink* trace);
   void answer_row(const StepPlan& step, const HeadRow& row, std::span<const float> logits,
                   float log_sum_exp, SequenceResult& result);
-  DrawnToken draw(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
-                  std::span<const float> logits, float log_sum_exp);
-  int32_t draw_id(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
-                  std::span<const float> logits);
+  int32_t draw(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
+               std::span<const float> logits);
 
   StageForward& forward_of(uint64_t generation) const;
   EngineParts parts_;

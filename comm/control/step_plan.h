@@ -97,14 +97,13 @@ struct DrawnToken {
 struct SequenceResult {
   uint64_t request_id = 0;
   int32_t slot = 0;
-  int32_t token_id = -1;                   // the sampled token, -1 when none was drawn
-  float logprob = 0.0F;                    // log p of token_id before temperature and cuts
-  std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
-  std::vector<float> logits;               // [vocab_size] when want_logits
-  std::vector<float> target_logprobs;      // as long as logprob_targets
+  // Behind the last certain input token, then one behind each right guess; none without `sample`,
+  // or where the sequence has ended meanwhile.
+  std::vector<DrawnToken> drawn;
+  std::vector<float> logits;           // [vocab_size] when want_logits
+  std::vector<float> target_logprobs;  // as long as logprob_targets
   // With n_target_logprobs as long as logprob_targets, most likely first; empty without a target.
   std::vector<std::vector<TokenLogprob>> target_top_logprobs;
-  std::vector<DrawnToken> further;  // drawn after right guesses, one after each
 };
 
 // A hash of one unit (head, leaf, or whole row set) of one operator's output on one rank. Equal

@@ -107,15 +107,22 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   return nullptr;
 }
 
-void to_wire(const SequenceResult& in, wire::Outcome& out) {
-  out.set_request_id(in.request_id);
-  out.set_slot(in.slot);
+template <typename Wire>
+void drawn_to_wire(const DrawnToken& in, Wire& out) {
   out.set_token_id(in.token_id);
   out.set_logprob(in.logprob);
   for (const TokenLogprob& top : in.top_logprobs) {
     out.add_top_ids(top.token_id);
     out.add_top_logprobs(top.logprob);
   }
+}
+
+void to_wire(const SequenceResult& in, wire::Outcome& out) {
+  out.set_request_id(in.request_id);
+  out.set_slot(in.slot);
+  if (in.drawn.empty()) out.set_token_id(-1);
+  for (size_t i = 0; i < in.drawn.size(); ++i)
+    i == 0 ? drawn_to_wire(in.drawn[i], out) : drawn_to_wire(in.drawn[i], *out.add_further());
   out.mutable_logits()->Add(in.logits.begin(), in.logits.end());
   out.mutable_target_logprobs()->Add(in.target_logprobs.begin(), in.target_logprobs.end());
   for (const std::vector<TokenLogprob>& row : in.target_top_logprobs) {
@@ -125,33 +132,20 @@ void to_wire(const SequenceResult& in, wire::Outcome& out) {
       out.add_target_top_logprobs(top.logprob);
     }
   }
-  for (const DrawnToken& drawn : in.further) {
-    wire::Drawn& further = *out.add_further();
-    further.set_token_id(drawn.token_id);
-    further.set_logprob(drawn.logprob);
-    for (const TokenLogprob& top : drawn.top_logprobs) {
-      further.add_top_ids(top.token_id);
-      further.add_top_logprobs(top.logprob);
-    }
-  }
 }
 
 template <typename Wire>
-const char* tops_from_wire(const Wire& in, std::vector<TokenLogprob>& out) {
+const char* drawn_from_wire(const Wire& in, DrawnToken& out) {
+  if (in.token_id() < 0) return "token_id";
   if (!all_at_least(in.top_ids(), 0)) return "top_ids";
   if (in.top_ids_size() != in.top_logprobs_size()) return "top_logprobs";
-  out.resize(static_cast<size_t>(in.top_ids_size()));
-  for (int i = 0; i < in.top_ids_size(); ++i) {
-    out[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
-  }
-  return nullptr;
-}
-
-const char* from_wire(const wire::Drawn& in, DrawnToken& out) {
-  if (in.token_id() < 0) return "further";
   out.token_id = in.token_id();
   out.logprob = in.logprob();
-  return tops_from_wire(in, out.top_logprobs);
+  out.top_logprobs.resize(static_cast<size_t>(in.top_ids_size()));
+  for (int i = 0; i < in.top_ids_size(); ++i) {
+    out.top_logprobs[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
+  }
+  return nullptr;
 }
 
 const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) {
@@ -172,16 +166,15 @@ const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) 
 const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
   if (in.slot() < 0) return "slot";
   if (in.token_id() < -1) return "token_id";
-  if (const char* wrong = tops_from_wire(in, out.top_logprobs)) return wrong;
-  out.further.resize(static_cast<size_t>(in.further_size()));
-  for (int i = 0; i < in.further_size(); ++i) {
-    const char* wrong = from_wire(in.further(i), out.further[static_cast<size_t>(i)]);
+  if (in.token_id() < 0 && in.further_size() > 0) return "further";
+  out.drawn.resize(in.token_id() < 0 ? 0 : 1 + static_cast<size_t>(in.further_size()));
+  for (size_t i = 0; i < out.drawn.size(); ++i) {
+    const char* wrong = i == 0 ? drawn_from_wire(in, out.drawn[i])
+                               : drawn_from_wire(in.further(static_cast<int>(i) - 1), out.drawn[i]);
     if (wrong != nullptr) return wrong;
   }
   out.request_id = in.request_id();
   out.slot = in.slot();
-  out.token_id = in.token_id();
-  out.logprob = in.logprob();
   out.logits.assign(in.logits().begin(), in.logits().end());
   out.target_logprobs.assign(in.target_logprobs().begin(), in.target_logprobs().end());
   return target_tops_from_wire(in, out);

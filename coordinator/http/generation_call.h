@@ -45,7 +45,7 @@ struct GenerationCall {
   std::string request_id;               // the client's; "": none
   std::string tenant;                   // GenerateRequest::tenant
   std::string cache_salt;               // GenerateRequest::cache_salt
-  bool tell_cached = true;  // the usage has cached tokens: they depend on what ran before
+  bool tell_cached = true;  // the usage has cached and guessed tokens: what ran before decides them
   // What the output obeys, and the field that says so.
   Grammar grammar;
   std::string grammar_field;

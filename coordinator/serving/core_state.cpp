@@ -3,11 +3,22 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <functional>
 #include <utility>
 
 #include "kernels/check.h"
 
 namespace trireme {
+namespace {
+
+// What was counted since `told`.
+template <typename Counts>
+void tell_more(const Counts& now, Counts& told, const std::function<void(const Counts&)>& tell) {
+  const Counts last = std::exchange(told, now);
+  if (now != last && tell) tell(now - last);
+}
+
+}  // namespace
 
 InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
                           ReplicaListener replica_listener)
@@ -170,20 +181,9 @@ void InferenceCore::Impl::tell_counts(Replica& replica) {
        ++replica.n_preemptions_told) {
     if (observer.on_preemption) observer.on_preemption();
   }
-  const PrefixCacheCounts now = replica.scheduler.prefix_cache_counts();
-  const PrefixCacheCounts last = std::exchange(replica.prefix_counts_told, now);
-  if (now.n_queried != last.n_queried && observer.on_prefix_cache) {
-    observer.on_prefix_cache({.n_queried = now.n_queried - last.n_queried,
-                              .n_hit = now.n_hit - last.n_hit,
-                              .n_cached_prompt = now.n_cached_prompt - last.n_cached_prompt});
-  }
-  const GuessCounts guessed = replica.scheduler.guess_counts();
-  const GuessCounts before = std::exchange(replica.guess_counts_told, guessed);
-  if (guessed.n_plans != before.n_plans && observer.on_guesses) {
-    observer.on_guesses({.n_plans = guessed.n_plans - before.n_plans,
-                         .n_guessed = guessed.n_guessed - before.n_guessed,
-                         .n_right = guessed.n_right - before.n_right});
-  }
+  tell_more(replica.scheduler.prefix_cache_counts(), replica.prefix_counts_told,
+            observer.on_prefix_cache);
+  tell_more(replica.scheduler.guess_counts(), replica.guess_counts_told, observer.on_guesses);
 }
 
 // Before the plan is sent, which may end the group that its sequences are in.

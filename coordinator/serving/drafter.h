@@ -39,6 +39,11 @@ struct GuessCounts {
   uint64_t n_plans = 0;  // of a sequence, with guesses
   uint64_t n_guessed = 0;
   uint64_t n_right = 0;
+
+  GuessCounts operator-(const GuessCounts& earlier) const {
+    return {n_plans - earlier.n_plans, n_guessed - earlier.n_guessed, n_right - earlier.n_right};
+  }
+  bool operator==(const GuessCounts&) const = default;
 };
 
 }  // namespace trireme

@@ -187,7 +187,6 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n, const std::vector<int32_
   plan.sampling = log.request.sampling;
   plan.want_logits = wants_logits(log, end);
   plan.logprob_targets = logprob_targets(log, begin, n);
-  if (!plan.logprob_targets.empty()) plan.logprob_targets.resize(plan.input_ids.size(), -1);
   plan.n_logprobs = plan.sample ? log.request.n_logprobs : 0;
   plan.n_target_logprobs = plan.logprob_targets.empty() ? 0 : log.request.n_prompt_logprobs;
   plan.masked = plan.sample && sequence.has_grammar();
@@ -215,7 +214,7 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
   KvState& kv = sequence.kv;
   TokenLog& log = sequence.log;
   const int32_t n_guesses = kv.n_guesses;
-  const auto n_right = static_cast<int32_t>(result.further.size());
+  const int32_t n_right = std::max(0, static_cast<int32_t>(result.drawn.size()) - 1);
   TRIREME_CHECK_MSG(n_right <= n_guesses, "a result has more tokens than were guessed");
   const int32_t begin = kv.n_computed;
   const int32_t end = begin + n - n_guesses;
@@ -233,17 +232,14 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
     log.last_logits_given = true;
   }
   if (drawn) {
-    TRIREME_CHECK_MSG(result.token_id >= 0, "a result lacks the token asked for");
-    const auto take = [&](DrawnToken&& token) {
+    TRIREME_CHECK_MSG(!result.drawn.empty(), "a result lacks the token asked for");
+    for (DrawnToken& token : result.drawn) {
       log.output_ids.push_back(token.token_id);
       event.token_ids.push_back(token.token_id);
       event.logprobs.push_back(token.logprob);
       event.top_logprobs.push_back(std::move(token.top_logprobs));
       event.finish = reason_to_stop(log, eos_token_ids);
-    };
-    take({result.token_id, result.logprob, std::move(result.top_logprobs)});
-    for (DrawnToken& token : result.further) {
-      if (event.finish == FinishReason::kNone) take(std::move(token));
+      if (event.finish != FinishReason::kNone) break;
     }
   }
   const bool prompt_only = log.request.max_new_tokens == 0 && end == log.n_prompt();
@@ -259,29 +255,6 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
 bool event_is_empty(const GenerateEvent& event) {
   return event.token_ids.empty() && event.prompt_logprobs.empty() && event.last_logits.empty() &&
          event.traces.empty() && event.finish == FinishReason::kNone;
-}
-
-std::vector<GenerateEvent> by_token(GenerateEvent&& event) {
-  const size_t n = std::max<size_t>(1, event.token_ids.size());
-  std::vector<GenerateEvent> events(n);
-  for (size_t i = 1; i < n; ++i) {
-    GenerateEvent& later = events[i];
-    later.token_ids = {event.token_ids[i]};
-    later.logprobs = {event.logprobs[i]};
-    later.top_logprobs = {std::move(event.top_logprobs[i])};
-    later.n_prompt_tokens = event.n_prompt_tokens;
-    later.n_output_tokens = event.n_output_tokens - static_cast<int32_t>(n - 1 - i);
-    later.n_cached_tokens = event.n_cached_tokens;
-  }
-  if (n > 1) {
-    event.token_ids.resize(1);
-    event.logprobs.resize(1);
-    event.top_logprobs.resize(1);
-    event.n_output_tokens -= static_cast<int32_t>(n - 1);
-    events.back().finish = std::exchange(event.finish, FinishReason::kNone);
-  }
-  events.front() = std::move(event);
-  return events;
 }
 
 GenerateEvent final_event(const Sequence& sequence, FinishReason reason, std::string error) {

@@ -70,7 +70,7 @@ struct Sequence {
   bool struck = false;         // was a suspect already when it was in flight at the last loss
   int32_t proof_length = 0;    // output length that clears a suspect
   std::string numerics_id;     // of the groups that gave its output: the rest must come from such
-  // Of this scheduler alone; nothing is lost with them.
+  // They go where the sequence goes inside this process. Nothing is lost with them.
   std::shared_ptr<Drafter> drafter;
   std::optional<GuessPace> pace;
 
@@ -120,9 +120,6 @@ PrefixKey prefix_after(const Sequence& sequence, PrefixId parent, int32_t n_bloc
 PrefixKey next_prefix(const Sequence& sequence);
 
 bool event_is_empty(const GenerateEvent& event);
-
-// An event with several tokens as events of one token each.
-std::vector<GenerateEvent> by_token(GenerateEvent&& event);
 
 // The event that ends a request.
 GenerateEvent final_event(const Sequence& sequence, FinishReason reason, std::string error);

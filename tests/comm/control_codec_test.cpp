@@ -268,13 +268,12 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   StepResult in{.epoch = 1, .step_id = 2, .world_rank = 3, .sequences = {}, .trace = {}};
   in.sequences.push_back({.request_id = 8,
                           .slot = 1,
-                          .token_id = 42,
-                          .logprob = -0.25F,
-                          .top_logprobs = {{42, -0.25F}, {7, -1.5F}},
+                          .drawn = {{42, -0.25F, {{42, -0.25F}, {7, -1.5F}}},
+                                    {8, -1.5F, {{8, -1.5F}, {9, -2.5F}}},
+                                    {10, -0.5F, {}}},
                           .logits = {1.0F, -0.0F, std::numeric_limits<float>::denorm_min(), 3e38F},
                           .target_logprobs = {-1.0F},
-                          .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}},
-                          .further = {{8, -1.5F, {{8, -1.5F}, {9, -2.5F}}}, {10, -0.5F, {}}}});
+                          .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}}});
   in.sequences.push_back({});
   in.trace = {{.layer = -1, .op = 2, .unit = 3, .hash = ~0ULL}, {}};
   const StepResult out = round_trip(in);
@@ -282,11 +281,18 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   ASSERT_EQ(out.sequences.size(), 2U);
   EXPECT_EQ(out.sequences[0].request_id, 8U);
   EXPECT_EQ(out.sequences[0].slot, 1);
-  EXPECT_EQ(out.sequences[0].token_id, 42);
-  EXPECT_EQ(out.sequences[0].logprob, -0.25F);
-  ASSERT_EQ(out.sequences[0].top_logprobs.size(), 2U);
-  EXPECT_EQ(out.sequences[0].top_logprobs[1].token_id, 7);
-  EXPECT_EQ(out.sequences[0].top_logprobs[1].logprob, -1.5F);
+  const std::vector<DrawnToken>& drawn = out.sequences[0].drawn;
+  ASSERT_EQ(drawn.size(), 3U);
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    const DrawnToken& sent = in.sequences[0].drawn[i];
+    EXPECT_EQ(drawn[i].token_id, sent.token_id);
+    EXPECT_EQ(drawn[i].logprob, sent.logprob);
+    ASSERT_EQ(drawn[i].top_logprobs.size(), sent.top_logprobs.size());
+    for (size_t k = 0; k < sent.top_logprobs.size(); ++k) {
+      EXPECT_EQ(drawn[i].top_logprobs[k].token_id, sent.top_logprobs[k].token_id);
+      EXPECT_EQ(drawn[i].top_logprobs[k].logprob, sent.top_logprobs[k].logprob);
+    }
+  }
   EXPECT_EQ(out.sequences[0].logits, in.sequences[0].logits);
   EXPECT_TRUE(std::signbit(out.sequences[0].logits[1]));
   EXPECT_EQ(out.sequences[0].target_logprobs, in.sequences[0].target_logprobs);
@@ -295,13 +301,7 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   ASSERT_EQ(out.sequences[0].target_top_logprobs[1].size(), 2U);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[1][1].token_id, 6);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[2][0].logprob, -3.0F);
-  ASSERT_EQ(out.sequences[0].further.size(), 2U);
-  EXPECT_EQ(out.sequences[0].further[0].token_id, 8);
-  EXPECT_EQ(out.sequences[0].further[0].logprob, -1.5F);
-  ASSERT_EQ(out.sequences[0].further[0].top_logprobs.size(), 2U);
-  EXPECT_EQ(out.sequences[0].further[0].top_logprobs[1].token_id, 9);
-  EXPECT_EQ(out.sequences[0].further[1].token_id, 10);
-  EXPECT_EQ(out.sequences[1].token_id, -1);
+  EXPECT_TRUE(out.sequences[1].drawn.empty());
   ASSERT_EQ(out.trace.size(), 2U);
   EXPECT_EQ(out.trace[0].layer, -1);
   EXPECT_EQ(out.trace[0].op, 2);

@@ -217,8 +217,10 @@ void answer(Scheduler& scheduler, const StepPlan& plan, int32_t token,
   result.epoch = plan.epoch;
   result.step_id = plan.step_id;
   for (const SequencePlan& part : plan.sequences) {
-    result.sequences.push_back(
-        {.request_id = part.request_id, .slot = part.slot, .token_id = part.sample ? token : -1});
+    SequenceResult& one = result.sequences.emplace_back();
+    one.request_id = part.request_id;
+    one.slot = part.slot;
+    if (part.sample) one.drawn = {{.token_id = token}};
   }
   scheduler.apply(std::move(result), events);
 }

@@ -310,11 +310,9 @@ class Ranks {
       int32_t token =
           draw(slot.rules.applied(state), part.sampling, part.choice, part.output_index + i);
       if (part.masked) token = take_mask(part.request_id, token);
-      if (i == 0) result.token_id = token;
       if (token < 0) return;
       slot.rules.add(token);
-      if (i == 0) result.logprob = logprob(state, token);
-      if (i > 0) result.further.push_back({token, logprob(state, token), {}});
+      result.drawn.push_back({token, logprob(state, token), {}});
       if (feed) slot.last_token = token;
       slot.n_tokens = n_known + i;
       const size_t guess = part.input_ids.size() - static_cast<size_t>(part.n_guesses - i);

@@ -220,7 +220,7 @@ class RandomRun {
       if (!scheduler_.serving() || result.epoch != scheduler_.epoch()) continue;
       ++n_plans;
       for (const SequenceResult& part : result.sequences)
-        n_draws[part.request_id] += part.token_id >= 0 ? 1 : 0;
+        n_draws[part.request_id] += part.drawn.empty() ? 0 : 1;
     }
     for (const auto& [id, n] : n_draws) {
       EXPECT_LE(n, 1 + config_.n_plans_ahead) << "request " << id << " is too far ahead";

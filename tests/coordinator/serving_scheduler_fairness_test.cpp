@@ -10,6 +10,7 @@
 #include "coordinator/handover/serving_state.h"
 #include "coordinator/serving/scheduler.h"
 #include "tests/coordinator/serving_bench.h"
+#include "tests/coordinator/serving_fake_drafter.h"
 
 namespace trireme {
 namespace {
@@ -105,6 +106,37 @@ TEST(SchedulerFairness, TenantsThatAlwaysWaitAreServedAlike) {
     ASSERT_LE(most - least, 4 * 140) << "a request in each slot, and the next one";
   }
   EXPECT_GT(bench.served["short"], 500);
+}
+
+// Guesses right for one tenant, and none for others.
+class PartialDrafter final : public Drafter {
+ public:
+  std::vector<int32_t> guess(const TokenLog& log, int32_t n) override {
+    if (log.request.tenant != "guessed") return {};
+    return oracle_.guess(log, n);
+  }
+
+ private:
+  fake::OracleDrafter oracle_{3, 0.0};
+};
+
+// A token that was guessed is a token served: it cost its tenant no less than one that was not.
+TEST(SchedulerFairness, GuessedTokensCountAsMuchAsOthers) {
+  SchedulerConfig config = small_config();
+  config.max_slots = 1;
+  config.max_guesses = 4;
+  config.make_drafter = [] { return std::make_unique<PartialDrafter>(); };
+  Shares bench(config);
+  bench.add(of_tenant("guessed", 4, 60, 1));
+  bench.add(of_tenant("other", 4, 30, 2));
+  bench.add(of_tenant("guessed", 4, 60, 3));
+  bench.add(of_tenant("other", 4, 30, 4));
+  while (bench.step()) {
+  }
+  EXPECT_GT(bench.scheduler.guess_counts().n_right, 60U);
+  const std::vector<std::string> by_share = {"guessed", "other", "other", "guessed"};
+  EXPECT_EQ(bench.turns, by_share);
+  bench.run_to_the_end();
 }
 
 // Though it came later: who is let in before others stays before them.

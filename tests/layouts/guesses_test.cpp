@@ -76,9 +76,8 @@ TEST_P(GuessesTest, GuessedOrNotGivesTheSameBits) {
   const std::vector<GenerateRequest> asked = requests();
   ScheduledRun plain{.file = file, .layout = {1, 1}, .limits = limits_};
   const Answers expected = plain.answer(asked);
-  for (const Layout& layout : {Layout{1, 1}, Layout{2, 1}, Layout{1, 2}, Layout{2, 2}}) {
-    const std::string where =
-        "tp " + std::to_string(layout.tp) + " pp " + std::to_string(layout.pp);
+  for (const Layout& layout : kSmallLayouts) {
+    const std::string where = name_of(layout);
     ScheduledRun run{.file = file, .layout = layout, .limits = limits_};
     run.max_guesses = kMostGuesses;
     run.make_drafter = [&] {

@@ -7,6 +7,10 @@
 
 namespace trireme::test {
 
+std::string name_of(Layout layout) {
+  return "tp " + std::to_string(layout.tp) + " pp " + std::to_string(layout.pp);
+}
+
 bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id) {
   uint32_t hash = 7;
   for (const int32_t token : output_ids) hash = hash * 31 + static_cast<uint32_t>(token);

@@ -10,6 +10,12 @@
 
 namespace trireme::test {
 
+// One rank, both ways of cutting in two, and both at once.
+inline constexpr Layout kSmallLayouts[] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}};
+
+// "tp 2 pp 1"
+std::string name_of(Layout layout);
+
 // Everything a request was answered with.
 struct Answer {
   std::vector<int32_t> tokens;
