@@ -16,6 +16,9 @@ from test_counts import Counts, counts_of_cargo, counts_of_closing_line, counts_
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "test-results"
 VENV_PYTHON = ROOT / "build" / "venv" / "bin" / "python"
+CLIENTS_PYTHON = ROOT / "build" / "venv-clients" / "bin" / "python"
+REQUIREMENTS = {VENV_PYTHON: ROOT / "tests" / "requirements.txt",
+                CLIENTS_PYTHON: ROOT / "tests" / "clients" / "requirements.txt"}
 BINARY = ROOT / "build" / "release" / "trireme"
 
 SANITIZER_OPTIONS = {
@@ -105,24 +108,24 @@ def source_files():
     yield ROOT / "main.cpp"
 
 
-def make_venv(runner):
-    """Makes build/venv again when tests/requirements.txt has changed."""
-    requirements = ROOT / "tests" / "requirements.txt"
-    stamp = VENV_PYTHON.parent.parent / "requirements.sha256"
+def make_venv(runner, python=VENV_PYTHON):
+    """Makes a virtual environment again when its requirements have changed."""
+    requirements = REQUIREMENTS[python]
+    stamp = python.parent.parent / "requirements.sha256"
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
-    runner.run("python3", "-m", "venv", "--clear", VENV_PYTHON.parent.parent)
-    runner.run(VENV_PYTHON, "-m", "pip", "install", "--quiet", "-r", requirements)
+    runner.run("python3", "-m", "venv", "--clear", python.parent.parent)
+    runner.run(python, "-m", "pip", "install", "--quiet", "-r", requirements)
     stamp.write_text(digest)
 
 
-def pytest(runner, folder, *options):
-    make_venv(runner)
+def pytest(runner, folder, python=VENV_PYTHON):
+    make_venv(runner, python)
     junit = OUT / f"{runner.name}.xml"
     return runner.run_with_junit(
-        VENV_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--durations=5",
-        f"--junitxml={junit}", *options, folder, junit=junit)
+        python, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--durations=5",
+        f"--junitxml={junit}", folder, junit=junit)
 
 
 def ctest(runner, preset):
@@ -177,6 +180,10 @@ def part_layouts(runner):
 
 def part_e2e(runner):
     return pytest(runner, "tests/e2e")
+
+
+def part_clients(runner):
+    return pytest(runner, "tests/clients", CLIENTS_PYTHON)
 
 
 def part_asan(runner):
@@ -234,6 +241,7 @@ PARTS = {
     "golden": (part_golden, 600, True, False),
     "layouts": (part_layouts, 900, True, False),
     "e2e": (part_e2e, 1200, True, False),
+    "clients": (part_clients, 2400, True, True),
     "soak": (part_soak, 1500, True, True),
     "asan": (part_asan, 2400, False, True),
     "tsan": (part_tsan, 2400, False, True),

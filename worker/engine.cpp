@@ -123,7 +123,8 @@ void Engine::collect_head_rows(const StepPlan& plan) {
     TRIREME_CHECK(sequence.logprob_targets.empty() ||
                   sequence.logprob_targets.size() == sequence.input_ids.size());
     for (int32_t i = 0; i < n; ++i) {
-      const bool last = i + 1 == n && (sequence.sample || sequence.want_logits);
+      const bool last =
+          i + 1 + sequence.n_guesses >= n && (sequence.sample || sequence.want_logits);
       const bool target = !sequence.logprob_targets.empty() &&
                           sequence.logprob_targets[static_cast<size_t>(i)] >= 0;
       if (last || target) {
@@ -192,24 +193,30 @@ void Engine::answer_row(const StepPlan& step, const HeadRow& row, std::span<cons
                           result.target_top_logprobs[input]);
     }
   }
-  if (input + 1 != plan.input_ids.size()) return;
-  if (plan.want_logits) result.logits.assign(logits.begin(), logits.end());
+  const size_t n_certain = plan.input_ids.size() - static_cast<size_t>(plan.n_guesses);
+  if (input + 1 < n_certain) return;
+  const size_t n_guessed = input + 1 - n_certain;  // behind which this row is
+  if (n_guessed == 0 && plan.want_logits) result.logits.assign(logits.begin(), logits.end());
   if (!plan.sample) return;
-  result.token_id = draw(step.step_id, plan, logits);
-  sampled_.push_back(result.token_id);
-  if (result.token_id < 0) return;
-  processor_.add(plan.slot, result.token_id);
+  std::vector<DrawnToken>& drawn = result.drawn;
+  if (drawn.size() < n_guessed) return;  // an earlier guess was wrong
+  if (n_guessed > 0 && drawn.back().token_id != plan.input_ids[input]) return;
+  const int32_t output_index = plan.output_index + static_cast<int32_t>(n_guessed);
+  const int32_t id = draw(step.step_id, plan, output_index, logits);
+  if (n_guessed == 0) sampled_.push_back(id);
+  if (id < 0) return;
+  processor_.add(plan.slot, id);
   // Of the model's own distribution, before mask, temperature and cuts.
-  result.logprob = logits[static_cast<size_t>(result.token_id)] - log_sum_exp;
-  if (plan.n_logprobs > 0) {
-    sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, result.top_logprobs);
-  }
+  drawn.push_back({id, logits[static_cast<size_t>(id)] - log_sum_exp, {}});
+  if (plan.n_logprobs > 0)
+    sampler_.top_tokens(logits, log_sum_exp, plan.n_logprobs, drawn.back().top_logprobs);
 }
 
 // -1: the sequence has ended meanwhile.
-int32_t Engine::draw(uint64_t step_id, const SequencePlan& plan, std::span<const float> logits) {
-  const auto index = static_cast<uint32_t>(plan.output_index);
-  const std::span<const float> ruled = processor_.apply(plan.slot, plan.output_index, logits);
+int32_t Engine::draw(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
+                     std::span<const float> logits) {
+  const auto index = static_cast<uint32_t>(output_index);
+  const std::span<const float> ruled = processor_.apply(plan.slot, output_index, logits);
   if (!plan.masked) return sampler_.sample(ruled, plan.sampling, plan.choice, index);
   const TokenMask mask = parts_.wait_mask(step_id, plan.request_id);
   if (mask.words.empty()) return -1;

@@ -93,7 +93,8 @@ class Engine {
   void answer_row(const StepPlan& step, const HeadRow& row, std::span<const float> logits,
                   float log_sum_exp, SequenceResult& result);
   void answer_hidden(const StepPlan& plan, StepResult& result);
-  int32_t draw(uint64_t step_id, const SequencePlan& plan, std::span<const float> logits);
+  int32_t draw(uint64_t step_id, const SequencePlan& plan, int32_t output_index,
+               std::span<const float> logits);
 
   StageForward& forward_of(uint64_t generation) const;
   EngineParts parts_;

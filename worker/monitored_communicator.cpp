@@ -38,12 +38,16 @@ class MonitoredCommunicator final : public Communicator {
   // The time of one call. After an exception the rank ends, so what this says then is not read.
   class Wait {
    public:
-    Wait(RankLink& link, WaitOp op, int peer) : link_(link), since_(Clock::now()) {
+    // Only stages send to each other and receive.
+    Wait(RankLink& link, WaitOp op, int peer)
+        : link_(link),
+          with_stage_(op == WaitOp::kSend || op == WaitOp::kRecv),
+          since_(Clock::now()) {
       link_.set_activity(RankActivity::kWaiting, static_cast<int32_t>(op), peer);
     }
     ~Wait() {
       const auto us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since_);
-      link_.add_comm_us(static_cast<uint64_t>(us.count()));
+      link_.add_comm_us(static_cast<uint64_t>(us.count()), with_stage_);
       link_.set_activity(RankActivity::kComputing);
       link_.tick();
     }
@@ -52,6 +56,7 @@ class MonitoredCommunicator final : public Communicator {
 
    private:
     RankLink& link_;
+    const bool with_stage_;
     Clock::time_point since_;
   };
 

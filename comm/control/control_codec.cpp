@@ -107,9 +107,9 @@ std::string encode_frame(const ControlDrain&) {
   return with_header(frame);
 }
 
-std::string encode_frame(const ControlPing&) {
+std::string encode_frame(const ControlPing& ping) {
   wire::Frame frame;
-  frame.mutable_ping();
+  frame.mutable_ping()->set_quiet_ms(ping.quiet_ms);
   return with_header(frame);
 }
 
@@ -146,7 +146,9 @@ Result<ControlFrame> decode_frame(std::span<const char> payload) {
       return ControlFrame(
           ControlFailure{.message = frame.failure().message().substr(0, kMaxFailureBytes)});
     case wire::Frame::kDrain: return ControlFrame(ControlDrain{});
-    case wire::Frame::kPing: return ControlFrame(ControlPing{});
+    case wire::Frame::kPing:
+      if (frame.ping().quiet_ms() < 0) return Error{"ping.quiet_ms is out of range", "quiet_ms"};
+      return ControlFrame(ControlPing{.quiet_ms = frame.ping().quiet_ms()});
     case wire::Frame::kRenew: return ControlFrame(ControlRenew{});
     case wire::Frame::BODY_NOT_SET: break;
   }

@@ -21,7 +21,9 @@ struct ControlFailure {
 struct ControlDrain {};
 
 // Coordinator to rank: still here.
-struct ControlPing {};
+struct ControlPing {
+  int32_t quiet_ms = 0;  // until the next one nothing may come for so long: no network is cut
+};
 
 // Either way, under TLS: the last frame of this session. The coordinator asks for it, the rank says
 // it too and then sends nothing until one byte in clear tells that it may begin a new session on

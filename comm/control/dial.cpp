@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -52,6 +53,19 @@ void make_blocking_and_prompt(int fd) {
 void resend_steadily(int fd) {
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, &on, sizeof(on));
+}
+
+bool has_one_address(int fd) {
+  const auto ip = [fd](auto get_name) -> std::string {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    if (get_name(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return "";
+    std::array<char, NI_MAXHOST> text{};
+    const int failed = getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, text.data(),
+                                   text.size(), nullptr, 0, NI_NUMERICHOST);
+    return failed == 0 ? text.data() : "";
+  };
+  return ip(getsockname) == ip(getpeername);
 }
 
 Result<HostPort> parse_host_port(std::string_view address) {

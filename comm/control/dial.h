@@ -24,6 +24,10 @@ Result<HostPort> parse_host_port(std::string_view address);
 // The error says what the last try came to.
 Result<UniqueFd> dial(const HostPort& to, std::chrono::steady_clock::time_point deadline);
 
+// Whether both ends of a connection have the same address: they are on one host. (On one host with
+// different addresses, as in containers, they need not.)
+bool has_one_address(int fd);
+
 // For a connection of small messages: what is lost goes out again at regular intervals, not each
 // time after twice as long, as long as little is on its way (Linux: three packets).
 void resend_steadily(int fd);

@@ -33,7 +33,7 @@ void HeartbeatLine::beat(const RankState& state, Time last_bytes) {
   Heartbeat heartbeat{.world_rank = world_rank_, .number = ++number_, .state = state};
   if (answered_ > 0) {
     const auto unheard = std::chrono::duration_cast<std::chrono::milliseconds>(
-        std::chrono::steady_clock::now() - std::max(last_bytes, last_answer_));
+        std::chrono::steady_clock::now() - std::max(last_bytes, last_answer()));
     heartbeat.unheard_ms = static_cast<int32_t>(
         std::clamp<int64_t>(unheard.count(), 0, std::numeric_limits<int32_t>::max()));
   }
@@ -52,7 +52,7 @@ void HeartbeatLine::take_answers() {
     if (!answer || answer->world_rank != world_rank_) continue;
     if (answer->number <= answered_ || answer->number > number_) continue;
     answered_ = answer->number;
-    last_answer_ = std::chrono::steady_clock::now();
+    last_answer_.store(std::chrono::steady_clock::now(), std::memory_order_relaxed);
   }
 }
 

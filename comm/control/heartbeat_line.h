@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 
@@ -23,6 +24,9 @@ class HeartbeatLine {
   // connection last brought any. Never waits.
   void beat(const RankState& state, Time last_bytes);
 
+  // When an answer last came; long ago if none ever did. For any thread.
+  Time last_answer() const { return last_answer_.load(std::memory_order_relaxed); }
+
  private:
   void take_answers();
 
@@ -31,7 +35,7 @@ class HeartbeatLine {
   const int32_t world_rank_;
   uint64_t number_ = 0;    // of the last heartbeat
   uint64_t answered_ = 0;  // number of the last that was answered
-  Time last_answer_;
+  std::atomic<Time> last_answer_{Time()};
 };
 
 }  // namespace trireme

@@ -63,6 +63,7 @@ struct RankLink::State {
   std::atomic<uint64_t> total_bytes{0};
   std::atomic<uint64_t> busy_us{0};
   std::atomic<uint64_t> comm_us{0};
+  std::atomic<uint64_t> stage_wait_us{0};
   std::atomic<Clock::time_point> last_bytes{Clock::now()};  // on the connection
 
   std::mutex mutex;                 // everything below
@@ -78,6 +79,10 @@ struct RankLink::State {
   // The heartbeat thread's.
   std::optional<HeartbeatLine> line;
   int n_in_doubt = 0;  // heartbeats on the connection since all was confirmed
+
+  // The reader thread's.
+  milliseconds cut_off{0};  // 0: no network is between this rank and the coordinator
+  bool quiet = false;       // the coordinator said that it would be
   std::thread reader_thread;
   std::thread heartbeat_thread;
 
@@ -93,6 +98,7 @@ struct RankLink::State {
   void send_heartbeat();
   void heartbeat_loop();
   void read_loop();
+  milliseconds unheard(Clock::time_point now) const;
   void read_ended(std::string_view why);
   void take_frames();
   void take(ControlFrame&& frame);
@@ -127,6 +133,7 @@ RankState RankLink::State::snapshot() const {
   state.total_bytes = total_bytes.load(std::memory_order_relaxed);
   state.busy_us = busy_us.load(std::memory_order_relaxed);
   state.comm_us = comm_us.load(std::memory_order_relaxed);
+  state.stage_wait_us = stage_wait_us.load(std::memory_order_relaxed);
   return state;
 }
 
@@ -175,7 +182,18 @@ void RankLink::State::read_loop() {
       return read_ended(
           fmt::format("nothing heard from the coordinator for {} ms", silence.count()));
     }
+    if (cut_off.count() > 0 && !quiet && unheard(now) >= cut_off) {
+      return read_ended(fmt::format("cut off: nothing heard from the coordinator's host for {} ms",
+                                    cut_off.count()));
+    }
   }
+}
+
+// In any way.
+milliseconds RankLink::State::unheard(Clock::time_point now) const {
+  const Clock::time_point bytes = last_bytes.load(std::memory_order_relaxed);
+  const Clock::time_point heard = line ? std::max(bytes, line->last_answer()) : bytes;
+  return std::chrono::duration_cast<milliseconds>(now - heard);
 }
 
 // Returns only when the process is to end in its own way.
@@ -206,7 +224,10 @@ void RankLink::State::take(ControlFrame&& frame) {
   if (auto* plan = std::get_if<StepPlan>(&frame)) return take_task(std::move(*plan));
   if (auto* order = std::get_if<WeightsOrder>(&frame)) return take_task(std::move(*order));
   if (auto* mask = std::get_if<TokenMask>(&frame)) return take_mask(std::move(*mask));
-  if (std::holds_alternative<ControlPing>(frame)) return;
+  if (const auto* ping = std::get_if<ControlPing>(&frame)) {
+    quiet = ping->quiet_ms > 0;
+    return;
+  }
   if (std::holds_alternative<ControlRenew>(frame)) return renew();
   const std::lock_guard lock(mutex);
   if (const auto* told = std::get_if<GroupStart>(&frame)) {
@@ -304,6 +325,7 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
       if (!s.job.heartbeat_salt.empty()) {
         s.line.emplace(s.stream->fd(), heartbeat_key(s.job.heartbeat_salt, s.secret), s.world_rank);
       }
+      if (!has_one_address(s.stream->fd())) s.cut_off = milliseconds(s.job.cut_off_ms);
       s.last_bytes = Clock::now();
       s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });
       s.reader_thread = std::thread([&s] { s.read_loop(); });
@@ -343,8 +365,9 @@ void RankLink::add_busy_us(uint64_t us) {
   state_->busy_us.fetch_add(us, std::memory_order_relaxed);
 }
 
-void RankLink::add_comm_us(uint64_t us) {
+void RankLink::add_comm_us(uint64_t us, bool with_stage) {
   state_->comm_us.fetch_add(us, std::memory_order_relaxed);
+  if (with_stage) state_->stage_wait_us.fetch_add(us, std::memory_order_relaxed);
 }
 
 GroupStart RankLink::ready_and_wait_start(const RankReady& ready) {

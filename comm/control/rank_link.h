@@ -15,9 +15,9 @@ namespace trireme {
 using RankTask = std::variant<StepPlan, WeightsOrder>;
 
 // A rank's side of the control connection. Owns a reader thread, which queues plans, and a thread
-// that sends heartbeats, on the connection and in datagrams beside it. When the connection brings
-// nothing for JobSpec::silence_ms, the coordinator closes it or fences the epoch, the process exits
-// at once with status kExitOrphaned (its peers and the supervisor see that).
+// that sends heartbeats, on the connection and in datagrams beside it. When nothing is heard for
+// JobSpec::silence_ms or cut_off_ms, the coordinator closes the connection or fences the epoch, the
+// process exits at once with status kExitOrphaned (its peers and the supervisor see that).
 class RankLink {
  public:
   struct Options {
@@ -38,7 +38,8 @@ class RankLink {
   void tick();
   void set_loaded(uint64_t loaded_bytes, uint64_t total_bytes);
   void add_busy_us(uint64_t us);
-  void add_comm_us(uint64_t us);
+  // with_stage: with another stage of the pipeline.
+  void add_comm_us(uint64_t us, bool with_stage);
 
   // Says ready, then waits for the other ranks. Throws EnvironmentError when the group is given up.
   GroupStart ready_and_wait_start(const RankReady& ready);

@@ -21,8 +21,9 @@ struct RankState {
   int32_t waiting_peer = -1;  // world rank, -1: any
   uint64_t loaded_bytes = 0;
   uint64_t total_bytes = 0;
-  uint64_t busy_us = 0;  // time spent computing since start
-  uint64_t comm_us = 0;  // time spent in collectives since start
+  uint64_t busy_us = 0;        // time spent computing since start
+  uint64_t comm_us = 0;        // time spent in collectives since start
+  uint64_t stage_wait_us = 0;  // of that, with other stages: for what they send, or to be rid of it
 };
 
 // First words of a rank to the coordinator.
@@ -86,7 +87,10 @@ struct JobSpec {
   std::string kv_host;
   int32_t max_plans_in_flight = 1;
   int32_t heartbeat_ms = 50;
-  int32_t silence_ms = 3000;  // a rank that hears nothing for this long exits
+  int32_t silence_ms = 3000;  // a rank whose connection brings nothing for this long exits
+  // So does one on another host than the coordinator that hears nothing in any way for this long:
+  // the network is cut, and the coordinator has given it up. 0: it does not.
+  int32_t cut_off_ms = 0;
   int32_t comm_timeout_ms = 30000;
   std::string
       heartbeat_salt;  // of this launch (comm/control/heartbeat_datagram); empty: no datagrams

@@ -49,6 +49,9 @@ struct SequencePlan {
   // With `sample`: drawn only from the tokens of a TokenMask, which follows the plan.
   bool masked = false;
   bool want_hidden = false;  // return the last position's hidden state, after the final norm
+  // With `sample`: so many of the last input tokens, not all of them, are guesses of what will be
+  // drawn after those before. A token is drawn after each as long as the guesses are right.
+  int32_t n_guesses = 0;
 };
 
 // What all ranks of a group do in one step. Ranks get the same plan.
@@ -85,15 +88,21 @@ struct TokenLogprob {
   float logprob = 0.0F;
 };
 
+struct DrawnToken {
+  int32_t token_id = 0;
+  float logprob = 0.0F;                    // log p of token_id before temperature and cuts
+  std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
+};
+
 // What the last stage's first rank says of one SequencePlan.
 struct SequenceResult {
   uint64_t request_id = 0;
   int32_t slot = 0;
-  int32_t token_id = -1;                   // the sampled token, -1 when none was drawn
-  float logprob = 0.0F;                    // log p of token_id before temperature and cuts
-  std::vector<TokenLogprob> top_logprobs;  // [n_logprobs], most likely first
-  std::vector<float> logits;               // [vocab_size] when want_logits
-  std::vector<float> target_logprobs;      // as long as logprob_targets
+  // Behind the last certain input token, then one behind each right guess; none without `sample`,
+  // or where the sequence has ended meanwhile.
+  std::vector<DrawnToken> drawn;
+  std::vector<float> logits;           // [vocab_size] when want_logits
+  std::vector<float> target_logprobs;  // as long as logprob_targets
   // With n_target_logprobs as long as logprob_targets, most likely first; empty without a target.
   std::vector<std::vector<TokenLogprob>> target_top_logprobs;
   std::vector<float> hidden;  // [hidden_size] when want_hidden

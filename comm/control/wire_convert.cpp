@@ -56,6 +56,7 @@ void to_wire(const SequencePlan& in, wire::Sequence& out) {
   if (in.slot_rules != nullptr) detail::to_wire(*in.slot_rules, *out.mutable_slot_rules());
   out.set_masked(in.masked);
   out.set_want_hidden(in.want_hidden);
+  out.set_n_guesses(in.n_guesses);
 }
 
 const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
@@ -73,6 +74,9 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   if (in.n_logprobs() < 0) return "n_logprobs";
   if (!(in.min_p() >= 0 && in.min_p() <= 1)) return "min_p";
   if (in.n_target_logprobs() < 0) return "n_target_logprobs";
+  const bool may_guess = in.sample() && !in.masked();
+  if (in.n_guesses() < 0 || in.n_guesses() > (may_guess ? in.input_ids_size() - 1 : 0))
+    return "n_guesses";
   out.slot_rules = nullptr;
   if (in.has_slot_rules()) {
     if (!in.reset_slot()) return "slot_rules";
@@ -101,18 +105,26 @@ const char* from_wire(const wire::Sequence& in, SequencePlan& out) {
   out.n_target_logprobs = in.n_target_logprobs();
   out.masked = in.masked();
   out.want_hidden = in.want_hidden();
+  out.n_guesses = in.n_guesses();
   return nullptr;
 }
 
-void to_wire(const SequenceResult& in, wire::Outcome& out) {
-  out.set_request_id(in.request_id);
-  out.set_slot(in.slot);
+template <typename Wire>
+void drawn_to_wire(const DrawnToken& in, Wire& out) {
   out.set_token_id(in.token_id);
   out.set_logprob(in.logprob);
   for (const TokenLogprob& top : in.top_logprobs) {
     out.add_top_ids(top.token_id);
     out.add_top_logprobs(top.logprob);
   }
+}
+
+void to_wire(const SequenceResult& in, wire::Outcome& out) {
+  out.set_request_id(in.request_id);
+  out.set_slot(in.slot);
+  if (in.drawn.empty()) out.set_token_id(-1);
+  for (size_t i = 0; i < in.drawn.size(); ++i)
+    i == 0 ? drawn_to_wire(in.drawn[i], out) : drawn_to_wire(in.drawn[i], *out.add_further());
   out.mutable_logits()->Add(in.logits.begin(), in.logits.end());
   out.mutable_target_logprobs()->Add(in.target_logprobs.begin(), in.target_logprobs.end());
   out.mutable_hidden()->Add(in.hidden.begin(), in.hidden.end());
@@ -123,6 +135,20 @@ void to_wire(const SequenceResult& in, wire::Outcome& out) {
       out.add_target_top_logprobs(top.logprob);
     }
   }
+}
+
+template <typename Wire>
+const char* drawn_from_wire(const Wire& in, DrawnToken& out) {
+  if (in.token_id() < 0) return "token_id";
+  if (!all_at_least(in.top_ids(), 0)) return "top_ids";
+  if (in.top_ids_size() != in.top_logprobs_size()) return "top_logprobs";
+  out.token_id = in.token_id();
+  out.logprob = in.logprob();
+  out.top_logprobs.resize(static_cast<size_t>(in.top_ids_size()));
+  for (int i = 0; i < in.top_ids_size(); ++i) {
+    out.top_logprobs[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
+  }
+  return nullptr;
 }
 
 const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) {
@@ -143,16 +169,15 @@ const char* target_tops_from_wire(const wire::Outcome& in, SequenceResult& out) 
 const char* from_wire(const wire::Outcome& in, SequenceResult& out) {
   if (in.slot() < 0) return "slot";
   if (in.token_id() < -1) return "token_id";
-  if (!all_at_least(in.top_ids(), 0)) return "top_ids";
-  if (in.top_ids_size() != in.top_logprobs_size()) return "top_logprobs";
+  if (in.token_id() < 0 && in.further_size() > 0) return "further";
+  out.drawn.resize(in.token_id() < 0 ? 0 : 1 + static_cast<size_t>(in.further_size()));
+  for (size_t i = 0; i < out.drawn.size(); ++i) {
+    const char* wrong = i == 0 ? drawn_from_wire(in, out.drawn[i])
+                               : drawn_from_wire(in.further(static_cast<int>(i) - 1), out.drawn[i]);
+    if (wrong != nullptr) return wrong;
+  }
   out.request_id = in.request_id();
   out.slot = in.slot();
-  out.token_id = in.token_id();
-  out.logprob = in.logprob();
-  out.top_logprobs.resize(static_cast<size_t>(in.top_ids_size()));
-  for (int i = 0; i < in.top_ids_size(); ++i) {
-    out.top_logprobs[static_cast<size_t>(i)] = {in.top_ids(i), in.top_logprobs(i)};
-  }
   out.logits.assign(in.logits().begin(), in.logits().end());
   out.target_logprobs.assign(in.target_logprobs().begin(), in.target_logprobs().end());
   out.hidden.assign(in.hidden().begin(), in.hidden().end());
@@ -206,6 +231,7 @@ void to_wire(const JobSpec& in, wire::Job& out) {
   out.set_max_plans_in_flight(in.max_plans_in_flight);
   out.set_heartbeat_ms(in.heartbeat_ms);
   out.set_silence_ms(in.silence_ms);
+  out.set_cut_off_ms(in.cut_off_ms);
   out.set_comm_timeout_ms(in.comm_timeout_ms);
   out.set_kv_host(in.kv_host);
   out.set_heartbeat_salt(in.heartbeat_salt);
@@ -231,6 +257,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   if (in.max_plans_in_flight() < 1) return "max_plans_in_flight";
   if (in.heartbeat_ms() < 1) return "heartbeat_ms";
   if (in.silence_ms() < 1) return "silence_ms";
+  if (in.cut_off_ms() < 0) return "cut_off_ms";
   if (in.comm_timeout_ms() < 1) return "comm_timeout_ms";
   if (in.kv_host().size() > kMaxNameBytes) return "kv_host";
   const size_t n_salt = in.heartbeat_salt().size();
@@ -258,6 +285,7 @@ const char* from_wire(const wire::Job& in, JobSpec& out) {
   out.max_plans_in_flight = in.max_plans_in_flight();
   out.heartbeat_ms = in.heartbeat_ms();
   out.silence_ms = in.silence_ms();
+  out.cut_off_ms = in.cut_off_ms();
   out.comm_timeout_ms = in.comm_timeout_ms();
   out.kv_host = in.kv_host();
   out.heartbeat_salt = in.heartbeat_salt();
@@ -275,6 +303,7 @@ void to_wire(const RankState& in, wire::State& out) {
   out.set_total_bytes(in.total_bytes);
   out.set_busy_us(in.busy_us);
   out.set_comm_us(in.comm_us);
+  out.set_stage_wait_us(in.stage_wait_us);
 }
 
 const char* from_wire(const wire::State& in, RankState& out) {
@@ -289,6 +318,7 @@ const char* from_wire(const wire::State& in, RankState& out) {
   out.total_bytes = in.total_bytes();
   out.busy_us = in.busy_us();
   out.comm_us = in.comm_us();
+  out.stage_wait_us = in.stage_wait_us();
   return nullptr;
 }
 

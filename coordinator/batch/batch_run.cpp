@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "coordinator/batch/batch_line.h"
-#include "coordinator/http/cache_fields.h"
+#include "coordinator/http/key_fields.h"
 #include "coordinator/http/reply_fields.h"
 #include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
@@ -216,7 +216,7 @@ void BatchRun::start(Held& held) {
   const auto* guides = context_->guides.get();
   if (auto error = check_grammar(guides, generation, context_->model.vocab_size))
     return refuse(*error);
-  keep_cache_apart(&generation.cache_salt, options_.key_name);
+  give_to_key(&generation.tenant, &generation.cache_salt, options_.key_name);
   generation.tell_cached = false;      // the same bytes, whatever ran before
   generation.priority = kMaxPriority;  // after whoever waits for an answer
   held.n_sequences = generation.n_choices();

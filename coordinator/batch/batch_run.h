@@ -29,7 +29,7 @@ struct BatchRunOptions {
   std::filesystem::path output;
   BatchKey key;
   std::string endpoint;    // the only one; empty: any
-  std::string key_name;    // whose cached prefixes are used; empty: nobody's
+  std::string key_name;    // whose requests the lines are; empty: nobody's
   int64_t created = 0;     // of the answers
   int64_t expires = 0;     // seconds since 1970; 0: never
   int32_t max_lines = 64;  // held at once, answered or not

@@ -206,7 +206,7 @@ std::string ApiSession::push(const std::string& model, const WeightsPush::Tell& 
   }
 }
 
-// A stage's time is that of its first rank in the first replica.
+// A stage's time is that of its first rank; of the first replica alone where stages are told apart.
 void ApiSession::update_metrics() {
   int n_alive = 0;
   uint64_t loaded = 0;
@@ -217,15 +217,24 @@ void ApiSession::update_metrics() {
     loaded += replica.loaded_bytes;
     total += replica.total_bytes;
     const Layout& layout = replica.layout;
+    uint64_t computed_us = 0;
     for (const RankInfo& rank : replica.ranks) {
-      comm_us += rank.last_state.comm_us;
-      if (replica.replica != 0 || layout.tp_rank(rank.world_rank) != 0) continue;
+      const RankState& state = rank.last_state;
+      comm_us += state.comm_us;
+      if (layout.tp_rank(rank.world_rank) != 0) continue;
       if (rank.world_rank >= layout.n_ranks()) continue;  // of a launch that does not serve yet
-      const uint64_t waited = std::min(rank.last_state.busy_us, rank.last_state.comm_us);
+      computed_us += state.busy_us - std::min(state.busy_us, state.stage_wait_us);
+      if (replica.replica != 0) continue;
+      const uint64_t waited = std::min(state.busy_us, state.comm_us);
       metrics_.set_stage_busy(layout.pp_rank(rank.world_rank),
-                              static_cast<double>(rank.last_state.busy_us - waited) * 1e-6);
+                              static_cast<double>(state.busy_us - waited) * 1e-6);
     }
+    bubble_.observe(replica.replica, {.epoch = replica.epoch,
+                                      .n_stages = layout.pp,
+                                      .computed_us = computed_us,
+                                      .working_us = replica.working_us});
   }
+  metrics_.set_bubble_ratio(bubble_.ratio());
   metrics_.set_ranks_alive(n_alive);
   metrics_.set_comm(static_cast<double>(comm_us) * 1e-6);
   if (total > 0) {

@@ -10,6 +10,7 @@
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/text_codec.h"
 #include "coordinator/journal/journal.h"
+#include "coordinator/serving/pipeline_bubble.h"
 #include "model/packed_folder.h"
 
 namespace trireme {
@@ -61,6 +62,7 @@ class ApiSession {
   std::unique_ptr<BatchStore> batches_;  // the same
   std::unique_ptr<Session> session_;
   std::unique_ptr<ApiServer> api_;
+  PipelineBubble bubble_;
 };
 
 }  // namespace trireme

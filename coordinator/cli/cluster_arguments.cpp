@@ -36,7 +36,8 @@ void add_batch_options(CLI::App& serve, BatchSettings& o) {
 void add_access_options(CLI::App& serve, ClusterOptions& o) {
   serve.add_option("--api-keys", o.api_keys,
                    "file with the keys that clients must show: a line name:key or name:sha256:HEX "
-                   "for each (also one key from TRIREME_API_KEY)");
+                   "for each, perhaps with max_requests=N and priority=N behind it (also one key "
+                   "from TRIREME_API_KEY)");
   serve.add_flag("--protect-metrics", o.protect_metrics, "/metrics and /load need a key too");
   serve.add_option("--tls-cert", o.tls_cert, "serve HTTPS: PEM file with the certificate chain");
   serve.add_option("--tls-key", o.tls_key, "PEM file with its private key");
@@ -71,6 +72,11 @@ void add_cluster_options(CLI::App& app, ClusterArguments& a) {
   app.add_flag_callback(
       "--no-prefix-cache", [&o] { o.prefix_cache = false; },
       "compute every prompt as a whole: the same output, slower where prompts begin alike");
+  app.add_option("--speculative-tokens", o.max_guesses,
+                 "guess so many tokens of each answer from what came before, and draw them in one "
+                 "step where the guesses are right: the same output, sooner where text repeats (0: "
+                 "none)")
+      ->capture_default_str();
   app.add_option("--context-length", o.context_length,
                  "longest prompt and output together, in tokens (0: the model's, at most 8192)")
       ->capture_default_str();
@@ -113,6 +119,11 @@ void add_serve_options(CLI::App& serve, ClusterArguments& a) {
   serve
       .add_option("--max-waiting", o.max_waiting,
                   "requests that may wait beyond those being computed; more are refused with 429")
+      ->capture_default_str();
+  serve
+      .add_option("--itl-target-ms", o.itl_target_ms,
+                  "from one token of a stream to its next while prompts are computed beside it: "
+                  "they are cut into chunks as small as that needs (0: --max-batch-tokens)")
       ->capture_default_str();
   add_access_options(serve, o);
   serve

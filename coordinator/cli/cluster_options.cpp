@@ -178,8 +178,12 @@ constexpr std::array kFileKeys = {
             [](const YAML::Node& n, ClusterOptions& o) { o.write_timeout_ms = n.as<int>(); }},
     FileKey{"max_waiting", "--max-waiting",
             [](const YAML::Node& n, ClusterOptions& o) { o.max_waiting = n.as<int>(); }},
+    FileKey{"itl_target_ms", "--itl-target-ms",
+            [](const YAML::Node& n, ClusterOptions& o) { o.itl_target_ms = n.as<int>(); }},
     FileKey{"prefix_cache", "--no-prefix-cache",
             [](const YAML::Node& n, ClusterOptions& o) { o.prefix_cache = n.as<bool>(); }},
+    FileKey{"speculative_tokens", "--speculative-tokens",
+            [](const YAML::Node& n, ClusterOptions& o) { o.max_guesses = n.as<int>(); }},
     FileKey{
         "tool_call_parser", "--tool-call-parser",
         [](const YAML::Node& n, ClusterOptions& o) { o.tool_call_parser = n.as<std::string>(); }},

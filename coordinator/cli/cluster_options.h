@@ -73,8 +73,10 @@ struct ClusterOptions {
   int32_t write_timeout_ms = 30000;       // for a client to take a byte of its answer
   int32_t max_waiting = 256;              // requests beyond those being computed; more are refused
   bool prefix_cache = true;               // KV of prompts that begin alike is computed once
+  int32_t max_guesses = 0;                // tokens of a sequence guessed for one step
   std::string tool_call_parser = "auto";  // hermes, llama3_json, mistral, none
   std::string reasoning_parser = "auto";  // think, none
+  int32_t itl_target_ms = 0;              // from token to token beside long prompts; 0: none
   bool operator==(const ClusterOptions&) const = default;
 };
 
@@ -84,7 +86,8 @@ struct ClusterOptions {
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
 //   journal, journal_retention, journal_grace, journal_mib, batches, batches_gib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
-//   request_timeout_ms, write_timeout_ms, prefix_cache, tool_call_parser, reasoning_parser,
+//   itl_target_ms, request_timeout_ms, write_timeout_ms, prefix_cache, speculative_tokens,
+//   tool_call_parser, reasoning_parser,
 //   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
 //   deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.

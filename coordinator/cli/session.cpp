@@ -9,6 +9,7 @@
 #include "coordinator/cli/say.h"
 #include "coordinator/cluster/formation.h"
 #include "coordinator/handover/handover_state.h"
+#include "coordinator/serving/ngram_drafter.h"
 #include "kernels/int_math.h"
 #include "kernels/result.h"
 #include "model/kv_pool.h"
@@ -128,6 +129,7 @@ void Session::resolve_model_and_limits() {
   check_range("--request-timeout-ms", options_.request_timeout_ms, 100, 86400000);
   check_range("--write-timeout-ms", options_.write_timeout_ms, 100, 86400000);
   check_range("--max-waiting", options_.max_waiting, 0, 100000);
+  check_range("--itl-target-ms", options_.itl_target_ms, 0, 60000);
   check_range("--max-batch-tokens", options_.max_batch_tokens, options_.max_sequences, 65536);
   resolve_model();
   const auto shard = make_shard_plan(config_, options_.layout, 0);
@@ -137,6 +139,7 @@ void Session::resolve_model_and_limits() {
   if (options_.context_length == 0) {
     options_.context_length = std::min(longest, kDefaultContext);
   }
+  check_range("--speculative-tokens", options_.max_guesses, 0, kMostRowsWithGuesses - 1);
   check_range("--context-length", options_.context_length, 1, longest);
   if (options_.control_address.empty()) {
     options_.control_address = options_.hosts.empty() ? "127.0.0.1" : first_address();
@@ -152,6 +155,7 @@ void Session::resolve_model_and_limits() {
   job_.max_plans_in_flight = options_.layout.pp + kPlansAhead;
   job_.fuse = options_.fuse;
   job_.silence_ms = options_.deadlines.silence_ms;
+  job_.cut_off_ms = 2 * options_.deadlines.heartbeat_ms;
   job_.comm_timeout_ms = options_.deadlines.comm_ms;
   job_.kv_dtype = options_.kv_dtype.value_or(KvPool::default_dtype(options_.format));
   job_.kv_bytes = kv_bytes(options_, config_, job_, job_.layout);
@@ -273,9 +277,13 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.scheduler.vocab_size = config_.vocab_size;
   core.scheduler.eos_token_ids = config_.eos_token_ids;
   core.scheduler.prefix_cache = options_.prefix_cache;
+  core.scheduler.max_guesses = options_.max_guesses;
+  if (options_.max_guesses > 0)
+    core.scheduler.make_drafter = [] { return std::make_unique<NgramDrafter>(); };
   core.n_replicas = options_.n_replicas;
   core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;
+  core.itl_target_ms = options_.itl_target_ms;
   core.guides = guides_;
   core.n_mask_threads = guides_ ? kMaskThreads : 0;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;

@@ -20,7 +20,7 @@ std::string ProcessGroup::handover_problem() const {
 void ProcessGroup::hold() {
   holding_ = true;
   if (supervisor_.status() != GroupStatus::kServing) return;
-  send_to_all(ControlPing{});
+  send_to_all(ControlPing{.quiet_ms = launched_.job.silence_ms});
   server_->hold();
 }
 

@@ -22,7 +22,7 @@ namespace trireme {
 #define TRIREME_FIELDS NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE
 
 TRIREME_FIELDS(RankState, tick, activity, waiting_op, waiting_peer, loaded_bytes, total_bytes,
-               busy_us, comm_us)
+               busy_us, comm_us, stage_wait_us)
 TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, last_state)
 TRIREME_FIELDS(SupervisedRank, info, kv_blocks, numerics_id)
 TRIREME_FIELDS(SupervisorState, ranks, losses_ms, hung)
@@ -39,13 +39,14 @@ TRIREME_FIELDS(LogitRules, presence_penalty, frequency_penalty, repetition_penal
 TRIREME_FIELDS(Grammar, tag, text)
 TRIREME_FIELDS(GenerateRequest, prompt_ids, sampling, max_new_tokens, stop_token_ids, ignore_eos,
                model_id, adapter_id, choice, want_prompt_logprobs, want_last_logits, trace,
-               n_logprobs, output_ids, numerics_id, rules, n_prompt_logprobs, priority, cache_salt,
-               grammar, want_embedding)
+               n_logprobs, output_ids, numerics_id, rules, n_prompt_logprobs, priority, tenant,
+               cache_salt, grammar, want_embedding)
 TRIREME_FIELDS(TokenLogprob, token_id, logprob)
 TRIREME_FIELDS(TokenLog, request, output_ids, prompt_logprobs, n_prompt_logprobs, last_logits_given,
                prompt_top_logprobs, n_cached_prompt)
 TRIREME_FIELDS(KvState, blocks, n_computed)
-TRIREME_FIELDS(Sequence, id, log, kv, suspect, newly_suspect, struck, proof_length, numerics_id)
+TRIREME_FIELDS(Sequence, id, log, kv, resumes, suspect, newly_suspect, struck, proof_length,
+               numerics_id)
 TRIREME_FIELDS(PrefixDomain, model_id, adapter_id, generation, cache_salt)
 TRIREME_FIELDS(CachedBlock, block, parent, tokens, domain)
 TRIREME_FIELDS(CachedBlocks, prefixes, unheld)
@@ -65,10 +66,10 @@ TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
                text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
                n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
-               length_penalty, search_end_ids, request_id, cache_salt, tell_cached, grammar,
+               length_penalty, search_end_ids, request_id, tenant, cache_salt, tell_cached, grammar,
                grammar_field, message)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
-               n_cached_tokens, finish, prompt_top_logprobs)
+               n_cached_tokens, finish, prompt_top_logprobs, n_guessed, n_guessed_right)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
 TRIREME_FIELDS(StreamPosition, choices, usage)
 TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts, created, seed,

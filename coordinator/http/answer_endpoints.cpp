@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
 #include "coordinator/http/kept_answer.h"
+#include "coordinator/http/key_fields.h"
 
 namespace trireme {
 namespace {
@@ -65,7 +65,8 @@ ParsedCall parse_again(const ApiContext& context, const JournaledRequest& reques
                           "other_form");
     call->sampling.seed = request.seed;
     call->max_new_tokens = request.max_new_tokens;
-    keep_cache_apart(&call->cache_salt, request.key_name);
+    give_to_key(&call->tenant, &call->cache_salt, request.key_name);
+    set_key_priority(&call->priority, *body, context.keys.terms(request.key_name));
     for (size_t i = 0; i < call->prompts.size(); ++i) call->prompts[i].ids = request.prompts[i];
   }
   return parsed;
@@ -95,7 +96,8 @@ void resume_answer(const std::shared_ptr<ApiContext>& context, const Journal::En
   if (const auto* error = std::get_if<ApiError>(&parsed)) return end(*error);
   auto& call = std::get<GenerationCall>(parsed);
   make_job(context, {.endpoint = request.endpoint, .id = request.id, .created = request.created},
-           std::move(call), weights, nullptr, GenerationJob::Kept{context->keeper, entry})
+           std::move(call), weights, nullptr, GenerationJob::Kept{context->keeper, entry},
+           context->keys.go_on(request.key_name))
       ->start();
 }
 

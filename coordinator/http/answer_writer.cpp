@@ -59,6 +59,10 @@ AnswerWriter::Added AnswerWriter::add(int index, const GenerateEvent& event) {
   // What the first choice of a prompt found; the others find what that computed, too.
   if (call_.tell_cached && !choice.opened && index % call_.n == 0)
     usage_.n_cached_tokens += event.n_cached_tokens;
+  if (call_.tell_cached) {
+    usage_.n_guessed += event.n_guessed;
+    usage_.n_guessed_right += event.n_guessed_right;
+  }
   ChoiceText part = open_part(index);
   const bool by_stop_string = add_tokens(index, event, &part);
   choice.done = part.finish != FinishReason::kNone;

@@ -5,8 +5,10 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 
+#include "coordinator/http/reply_fields.h"
 #include "coordinator/http/secret_file.h"
 #include "kernels/check.h"
 #include "kernels/result.h"
@@ -19,7 +21,9 @@ constexpr size_t kMaxNameBytes = 64;
 constexpr size_t kMinKeyBytes = 16;
 constexpr size_t kMaxKeyBytes = 512;
 constexpr size_t kMaxFileBytes = size_t{1} << 20;
+constexpr int32_t kMostRequests = 100000;
 constexpr std::string_view kHashed = "sha256:";
+constexpr std::string_view kSpaces = " \t\r";
 
 using Sha256 = std::array<unsigned char, 32>;
 
@@ -61,10 +65,44 @@ bool is_key(std::string_view key) {
          std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < '\x7f'; });
 }
 
+// The first word of `rest`, which is left with what is behind it; empty: there is none.
+std::string_view take_word(std::string_view& rest) {
+  rest.remove_prefix(std::min(rest.find_first_not_of(kSpaces), rest.size()));
+  const std::string_view word = rest.substr(0, rest.find_first_of(kSpaces));
+  rest.remove_prefix(word.size());
+  return word;
+}
+
+int32_t number_of(std::string_view name, std::string_view text, int32_t low, int32_t high) {
+  int32_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, problem] = std::from_chars(text.data(), end, number);
+  if (problem != std::errc() || stop != end || number < low || number > high)
+    throw EnvironmentError(fmt::format("{} must be a number from {} to {}", name, low, high));
+  return number;
+}
+
+// Never says what it was given: that may be the rest of a key with spaces in it.
+KeyTerms read_terms(std::string_view rest) {
+  KeyTerms terms;
+  for (std::string_view word = take_word(rest); !word.empty(); word = take_word(rest)) {
+    const std::string_view name = word.substr(0, word.find('='));
+    const std::string_view value = word.substr(std::min(name.size() + 1, word.size()));
+    if (name == "max_requests" && terms.max_requests == 0) {
+      terms.max_requests = number_of(name, value, 1, kMostRequests);
+    } else if (name == "priority" && !terms.priority) {
+      terms.priority = number_of(name, value, -kMaxPriority, kMaxPriority);
+    } else {
+      throw EnvironmentError("behind a key there may be max_requests=N and priority=N, each once");
+    }
+  }
+  return terms;
+}
+
 }  // namespace
 
 void ApiKeys::add(std::string_view name, std::string_view value) {
-  Entry entry{.name = std::string(name), .sha256 = {}};
+  Entry entry{.name = std::string(name), .sha256 = {}, .terms = {}};
   if (value.starts_with(kHashed)) {
     entry.sha256 = from_hex(value.substr(kHashed.size()));
   } else if (is_key(value)) {
@@ -88,7 +126,6 @@ void ApiKeys::add(std::string_view name, std::string_view value) {
 }
 
 void ApiKeys::add_line(std::string_view line) {
-  constexpr std::string_view kSpaces = " \t\r";
   const size_t begin = line.find_first_not_of(kSpaces);
   if (begin == std::string_view::npos || line[begin] == '#') return;
   line = line.substr(begin, line.find_last_not_of(kSpaces) + 1 - begin);
@@ -98,7 +135,10 @@ void ApiKeys::add_line(std::string_view line) {
         "it must be name:key or name:sha256:HEX, the name of letters, digits, "
         "'_', '.' and '-'");
   }
-  add(line.substr(0, colon), line.substr(colon + 1));
+  const std::string_view value = line.substr(colon + 1);
+  const size_t end = std::min(value.find_first_of(kSpaces), value.size());
+  add(line.substr(0, colon), value.substr(0, end));
+  entries_.back().terms = read_terms(value.substr(end));
 }
 
 ApiKeys ApiKeys::read(const std::filesystem::path& file, std::string_view from_environment) {
@@ -149,6 +189,12 @@ std::optional<std::string> ApiKeys::find(std::string_view key) const {
   }
   if (found == nullptr) return std::nullopt;
   return found->name;
+}
+
+std::map<std::string, KeyTerms> ApiKeys::terms() const {
+  std::map<std::string, KeyTerms> terms;
+  for (const Entry& entry : entries_) terms[entry.name] = entry.terms;
+  return terms;
 }
 
 }  // namespace trireme

@@ -57,7 +57,9 @@ class ApiServer::State {
              .on_request = options.on_request,
              .on_response = [&metrics](const std::string& route,
                                        int status) { metrics.count_http_response(route, status); }},
-            all_routes(context_), pool_) {}
+            all_routes(context_), pool_) {
+    context_->keys.set_keys(options.access.keys);
+  }
 
   void start() {
     resume_answers(context_);
@@ -65,7 +67,10 @@ class ApiServer::State {
     if (batches_) batches_->start();
   }
   uint16_t port() const { return server_.port(); }
-  void set_access(HttpAccess access) { server_.set_access(std::move(access)); }
+  void set_access(HttpAccess access) {
+    context_->keys.set_keys(access.keys);
+    server_.set_access(std::move(access));
+  }
   void begin_drain() {
     context_->draining = true;
     if (batches_) batches_->stop();  // what is left goes on with the next server

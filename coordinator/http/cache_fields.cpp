@@ -16,10 +16,4 @@ void read_cache_fields(JsonFields& fields, std::string* cache_salt) {
   }
 }
 
-// No name of a key has a line end in it.
-void keep_cache_apart(std::string* cache_salt, const std::string& key_name) {
-  if (key_name.empty() && cache_salt->empty()) return;
-  *cache_salt = key_name + "\n" + *cache_salt;
-}
-
 }  // namespace trireme

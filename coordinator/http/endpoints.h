@@ -4,12 +4,15 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
+#include <variant>
 #include <vector>
 
 #include "coordinator/http/answer_keeper.h"
 #include "coordinator/http/api_error.h"
 #include "coordinator/http/generation_job.h"
 #include "coordinator/http/http_message.h"
+#include "coordinator/http/key_accounts.h"
 #include "coordinator/http/live_jobs.h"
 #include "coordinator/http/metrics.h"
 #include "coordinator/http/model_info.h"
@@ -35,6 +38,7 @@ struct ApiContext {
   const std::shared_ptr<AnswerKeeper> keeper;  // null: no journal
   const std::shared_ptr<const GuideMaker> guides;
   LiveJobs<GenerationJob> jobs;
+  KeyAccounts keys;
   std::atomic<bool> draining{false};
   std::atomic<bool> was_ready{false};  // a group has served since the start
   BatchService* batches = nullptr;     // null: no files and batches
@@ -45,8 +49,9 @@ struct ApiContext {
   ServiceStatus status();
 };
 
-// Why no generation can be taken now, or nothing.
-std::optional<ApiError> check_available(ApiContext& context);
+// Lets a request in that came with an API key: it counts while the lease lives. Or says why none
+// can be taken now.
+std::variant<KeyAccounts::Lease, ApiError> let_in(ApiContext& context, const std::string& key_name);
 
 // A refusal of InferenceService::submit in HTTP.
 ApiError submit_refusal(ApiContext& context, const Error& error);

@@ -43,8 +43,9 @@ struct GenerationCall {
   float length_penalty = 1.0F;
   std::vector<int32_t> search_end_ids;  // tokens that end a beam
   std::string request_id;               // the client's; "": none
+  std::string tenant;                   // GenerateRequest::tenant
   std::string cache_salt;               // GenerateRequest::cache_salt
-  bool tell_cached = true;  // the usage has cached tokens: they depend on what ran before
+  bool tell_cached = true;  // the usage has cached and guessed tokens: what ran before decides them
   // What the output obeys, and the field that says so.
   Grammar grammar;
   std::string grammar_field;

@@ -1,10 +1,12 @@
+#include <fmt/format.h>
+
 #include <ctime>
 #include <nlohmann/json.hpp>
 
-#include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/generation_kind.h"
 #include "coordinator/http/json_body.h"
+#include "coordinator/http/key_fields.h"
 #include "coordinator/http/structure_fields.h"
 #include "kernels/check.h"
 
@@ -51,44 +53,7 @@ std::string answer_id(const ApiContext& context, const GenerationKind& kind,
   return is_kept(context, call) ? draw_answer_id(id + "-") : id;
 }
 
-void handle_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
-                       const HttpRequest& request, const ResponderPtr& responder) {
-  const auto refuse = [&](const ApiError& error) {
-    if (error.code == "context_length_exceeded") context->metrics.count_rejection("context_length");
-    responder->reply(api_error_response(error));
-  };
-  Result<nlohmann::ordered_json> body = parse_json_body(request.body);
-  if (!body) return refuse(bad_request(body.error()));
-  if (const auto error = check_available(*context)) return refuse(*error);
-  ParsedCall parsed = kind.parse(*body, context->model, context->codec);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
-
-  auto& call = std::get<GenerationCall>(parsed);
-  if (const auto error = check_grammar(context->guides.get(), call, context->model.vocab_size)) {
-    return refuse(*error);
-  }
-  keep_cache_apart(&call.cache_salt, request.key_name);
-  const std::string id = answer_id(*context, kind, call);
-  const auto created = static_cast<int64_t>(std::time(nullptr));
-  const auto weights = context->service.weights();
-  auto kept = keep_request(*context, kind, call, id, created, weights->id, request);
-  if (!kept) return refuse(submit_refusal(*context, kept.error()));
-  make_job(context, {.endpoint = kind.path, .id = id, .created = created}, std::move(call), weights,
-           responder, *std::move(kept))
-      ->start();
-}
-
-Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
-  return {.method = "POST",
-          .path = kind.path,
-          .cost = HandlerCost::kHeavy,
-          .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
-            handle_generation(context, kind, request, responder);
-          }};
-}
-
-}  // namespace
-
+// Why no request can be taken now, or nothing.
 std::optional<ApiError> check_available(ApiContext& context) {
   const ServiceStatus status = context.status();
   const auto refuse = [&context](const char* reason, std::string message, int seconds) {
@@ -109,6 +74,68 @@ std::optional<ApiError> check_available(ApiContext& context) {
     return refuse("unavailable", "the model is not ready yet: " + status.problem, 2);
   }
   return std::nullopt;
+}
+
+ApiError too_many(const KeyAccounts& keys, const std::string& key_name) {
+  return {.status = 429,
+          .message = fmt::format("{} requests with this API key ({}) are being answered already, "
+                                 "which is its limit; try again when one has ended",
+                                 keys.terms(key_name).max_requests, key_name),
+          .param = "",
+          .code = "rate_limit_exceeded",
+          .retry_after_seconds = 1};
+}
+
+void handle_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
+                       const HttpRequest& request, const ResponderPtr& responder) {
+  KeyAccounts::Lease key_lease;
+  const auto refuse = [&](const ApiError& error) {
+    key_lease.reset();
+    if (error.code == "context_length_exceeded") context->metrics.count_rejection("context_length");
+    responder->reply(api_error_response(error));
+  };
+  Result<nlohmann::ordered_json> body = parse_json_body(request.body);
+  if (!body) return refuse(bad_request(body.error()));
+  auto let = let_in(*context, request.key_name);
+  if (const auto* error = std::get_if<ApiError>(&let)) return refuse(*error);
+  key_lease = std::get<KeyAccounts::Lease>(std::move(let));
+  ParsedCall parsed = kind.parse(*body, context->model, context->codec);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
+
+  auto& call = std::get<GenerationCall>(parsed);
+  if (const auto error = check_grammar(context->guides.get(), call, context->model.vocab_size)) {
+    return refuse(*error);
+  }
+  give_to_key(&call.tenant, &call.cache_salt, request.key_name);
+  set_key_priority(&call.priority, *body, context->keys.terms(request.key_name));
+  const std::string id = answer_id(*context, kind, call);
+  const auto created = static_cast<int64_t>(std::time(nullptr));
+  const auto weights = context->service.weights();
+  auto kept = keep_request(*context, kind, call, id, created, weights->id, request);
+  if (!kept) return refuse(submit_refusal(*context, kept.error()));
+  make_job(context, {.endpoint = kind.path, .id = id, .created = created}, std::move(call), weights,
+           responder, *std::move(kept), std::move(key_lease))
+      ->start();
+}
+
+Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
+  return {.method = "POST",
+          .path = kind.path,
+          .cost = HandlerCost::kHeavy,
+          .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
+            handle_generation(context, kind, request, responder);
+          }};
+}
+
+}  // namespace
+
+std::variant<KeyAccounts::Lease, ApiError> let_in(ApiContext& context,
+                                                  const std::string& key_name) {
+  if (auto error = check_available(context)) return *std::move(error);
+  KeyAccounts::Lease lease = context.keys.enter(key_name);
+  if (lease != nullptr) return lease;
+  context.metrics.count_rejection("key_limit");
+  return too_many(context.keys, key_name);
 }
 
 ApiError submit_refusal(ApiContext& context, const Error& error) {
@@ -158,7 +185,8 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
                                         GenerationCall call,
                                         std::shared_ptr<const ServedWeights> weights,
                                         ResponderPtr responder,
-                                        std::optional<GenerationJob::Kept> kept) {
+                                        std::optional<GenerationJob::Kept> kept,
+                                        KeyAccounts::Lease key_lease) {
   const GenerationKind* kind = kind_of(name.endpoint);
   TRIREME_CHECK(kind != nullptr);
   auto format = make_format(*context, *kind, call, name.id, name.created);
@@ -171,7 +199,8 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
       .name = std::move(name),
       .format = std::move(format),
       .refusal = [context](const Error& error) { return submit_refusal(*context, error); },
-      .kept = std::move(kept)};
+      .kept = std::move(kept),
+      .key_lease = std::move(key_lease)};
   auto job = std::make_shared<GenerationJob>(std::move(call), parts);
   if (parts.kept) parts.kept->keeper->add(parts.kept->entry->request().id, job);
   context->jobs.add(job);

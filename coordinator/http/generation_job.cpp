@@ -38,7 +38,7 @@ GenerationJob::GenerationJob(GenerationCall call, Parts parts)
 }
 
 void GenerationJob::start() {
-  post([self = shared_from_this()] { self->submit_all(); });
+  post([this] { submit_all(); });
 }
 
 // ---- one task at a time ----
@@ -83,6 +83,7 @@ GenerateRequest GenerationJob::make_request(int index) const {
   request.n_prompt_logprobs =
       std::max({0, call_.n_prompt_logprobs, call_.echo ? call_.n_logprobs : 0});
   request.priority = call_.priority;
+  request.tenant = call_.tenant;
   request.n_logprobs = std::max(call_.n_logprobs, 0);
   request.cache_salt = call_.cache_salt;
   request.rules = call_.rules;
@@ -123,8 +124,8 @@ bool GenerationJob::submit(int index, const std::shared_ptr<const ServedWeights>
 
 InferenceService::EventHandler GenerationJob::handler(int index) {
   return [self = shared_from_this(), index](GenerateEvent&& event) {
-    self->post([self, index, event = std::move(event)]() mutable {
-      self->on_event(index, std::move(event));
+    self->post([job = self.get(), index, event = std::move(event)]() mutable {
+      job->on_event(index, std::move(event));
     });
   };
 }
@@ -135,7 +136,7 @@ void GenerationJob::listen_to_client() {
     const auto self = weak.lock();
     if (!self) return;
     if (!self->parts_.kept) self->abandoned_ = true;
-    self->post([self, client] { self->client_went(client); });
+    self->post([job = self.get(), client] { job->client_went(client); });
   });
 }
 
@@ -204,6 +205,7 @@ void GenerationJob::begin_writing(const StreamPosition& from) {
 
 void GenerationJob::finish_answer() {
   ended_ = true;
+  parts_.key_lease.reset();  // first: the client may send its next request when it has the end
   if (parts_.kept) end_kept({});
   if (parts_.responder == nullptr) return;
   if (call_.stream) {
@@ -229,6 +231,7 @@ void GenerationJob::fail(const ApiError& error) {
 
 void GenerationJob::cancel_all() {
   ended_ = true;
+  parts_.key_lease.reset();
   cancel_searches();
   for (Choice& choice : choices_) {
     if (!choice.done && choice.request_id != 0)

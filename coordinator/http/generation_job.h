@@ -14,6 +14,7 @@
 #include "coordinator/http/beam_search.h"
 #include "coordinator/http/generation_call.h"
 #include "coordinator/http/http_message.h"
+#include "coordinator/http/key_accounts.h"
 #include "coordinator/http/reply_format.h"
 #include "coordinator/http/task_pool.h"
 #include "coordinator/serving/inference_service.h"
@@ -57,6 +58,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     // How a refusal of the service is said in HTTP.
     std::function<ApiError(const Error&)> refusal;
     std::optional<Kept> kept;
+    KeyAccounts::Lease key_lease;  // until all is generated; null: it does not count
   };
 
   GenerationJob(GenerationCall call, Parts parts);
@@ -100,6 +102,8 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     std::shared_ptr<const ServedWeights> weights;
   };
 
+  // On the pool, in order; the job lives as long as it has tasks to run. A task that held the job
+  // would keep it, and be kept by it, for ever when the pool stops first.
   void post(std::function<void()> task);
   void run_tasks();
 

@@ -41,6 +41,7 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
                                         GenerationCall call,
                                         std::shared_ptr<const ServedWeights> weights,
                                         ResponderPtr responder,
-                                        std::optional<GenerationJob::Kept> kept);
+                                        std::optional<GenerationJob::Kept> kept,
+                                        KeyAccounts::Lease key_lease = nullptr);
 
 }  // namespace trireme

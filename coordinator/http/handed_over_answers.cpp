@@ -69,7 +69,8 @@ void take_over_answers(const std::shared_ptr<ApiContext>& context,
     const auto responder = responders.find(answer.connection);
     make_job(context, {.endpoint = answer.endpoint, .id = answer.id, .created = answer.created},
              answer.call, /*weights=*/nullptr,
-             responder == responders.end() ? nullptr : responder->second, std::move(kept))
+             responder == responders.end() ? nullptr : responder->second, std::move(kept),
+             context->keys.go_on(answer.call.tenant))
         ->take_over(answer, listen);
   }
   for (const auto& [id, entry] : unfinished) resume_answer(context, entry);

@@ -62,23 +62,23 @@ void GenerationJob::take_over(const AnswerState& answer, const Listen& listen) {
   writer_->take();
 
   listen_to_client();
-  if (call_.beam_search) return post([self = shared_from_this()] { self->start_searches(); });
+  if (call_.beam_search) return post([this] { start_searches(); });
   bool all_known = true;
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
     if (!choices_[i].done) all_known &= listen(choices_[i].request_id, handler(i));
   }
   if (!all_known) {
-    return post([self = shared_from_this()] {
-      self->fail({.status = 500,
-                  .message = "generation failed: it was lost when the server was upgraded",
-                  .param = "",
-                  .code = "generation_failed"});
+    return post([this] {
+      fail({.status = 500,
+            .message = "generation failed: it was lost when the server was upgraded",
+            .param = "",
+            .code = "generation_failed"});
     });
   }
   if (!parts_.kept) return;
   listen_to_journal();
   if (answer.in_grace) parts_.kept->keeper->begin_grace(answer.id);
-  post([self = shared_from_this()] { self->on_written(); });
+  post([this] { on_written(); });
 }
 
 }  // namespace trireme

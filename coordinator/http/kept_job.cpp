@@ -8,7 +8,7 @@ namespace trireme {
 
 void GenerationJob::listen_to_journal() {
   parts_.kept->keeper->journal().on_written(parts_.kept->entry, [weak = weak_from_this()] {
-    if (const auto self = weak.lock()) self->post([self] { self->on_written(); });
+    if (const auto self = weak.lock()) self->post([job = self.get()] { job->on_written(); });
   });
 }
 
@@ -69,8 +69,8 @@ Result<StreamPosition> GenerationJob::parse_position(const std::string& last_eve
 
 void GenerationJob::attach(ResponderPtr responder, StreamPosition from) {
   TRIREME_CHECK(parts_.kept.has_value());
-  post([self = shared_from_this(), responder = std::move(responder), from = std::move(from)] {
-    self->serve_client(responder, from);
+  post([this, responder = std::move(responder), from = std::move(from)] {
+    serve_client(responder, from);
   });
 }
 
@@ -96,12 +96,12 @@ void GenerationJob::serve_client(const ResponderPtr& responder, const StreamPosi
 
 void GenerationJob::reply_whole(ResponderPtr responder) {
   TRIREME_CHECK(parts_.kept.has_value());
-  post([self = shared_from_this(), responder = std::move(responder)] {
-    const Kept& kept = *self->parts_.kept;
-    if (!self->ended_) return responder->reply(not_done_yet(kept.entry->request().id));
-    if (!self->end_.error.empty()) return responder->reply(error_of(self->end_));
-    AnswerWriter writer = self->make_writer({.form = AnswerWriter::Form::kWhole});
-    self->replay(writer, {});
+  post([this, responder = std::move(responder)] {
+    const Kept& kept = *parts_.kept;
+    if (!ended_) return responder->reply(not_done_yet(kept.entry->request().id));
+    if (!end_.error.empty()) return responder->reply(error_of(end_));
+    AnswerWriter writer = make_writer({.form = AnswerWriter::Form::kWhole});
+    replay(writer, {});
     HttpResponse response;
     response.body = writer.whole();
     responder->reply(std::move(response));
@@ -109,8 +109,8 @@ void GenerationJob::reply_whole(ResponderPtr responder) {
 }
 
 void GenerationJob::give_up() {
-  post([self = shared_from_this()] {
-    if (!self->ended_ && self->parts_.responder == nullptr) self->give_up_now();
+  post([this] {
+    if (!ended_ && parts_.responder == nullptr) give_up_now();
   });
 }
 

@@ -129,6 +129,12 @@ struct Metrics::State {
       counter("vllm:prefix_cache_hits_total", "Tokens whose KV was in the prefix cache");
   prometheus::Counter& prompt_tokens_cached =
       counter("vllm:prompt_tokens_cached_total", "Prompt tokens whose KV was in the prefix cache");
+  prometheus::Counter& guesses =
+      counter("vllm:spec_decode_num_drafts_total", "Steps of sequences with guessed tokens");
+  prometheus::Counter& guessed_tokens =
+      counter("vllm:spec_decode_num_draft_tokens_total", "Tokens guessed before they were drawn");
+  prometheus::Counter& right_tokens =
+      counter("vllm:spec_decode_num_accepted_tokens_total", "Of those, the ones that were drawn");
   GaugeFamily& kv_blocks =
       gauges("trireme_kv_blocks",
              "KV blocks, by what they hold: of running requests, what can be used again, nothing");
@@ -175,6 +181,10 @@ struct Metrics::State {
       counter("trireme_replayed_requests_total", "Requests computed again after a lost group");
   CounterFamily& stage_busy = counters("trireme_stage_busy_seconds_total",
                                        "Time a pipeline stage's first rank spent computing");
+  prometheus::Gauge& bubble_ratio =
+      gauge("trireme_pipeline_bubble_ratio",
+            "Part of the stages' time, in the last seconds with work, in which they waited for "
+            "other stages or for plans, 0 to 1");
   prometheus::Counter& comm_time =
       counter("trireme_comm_seconds_total", "Time ranks spent in communication");
   prometheus::Gauge& load_progress =
@@ -243,6 +253,11 @@ ServingObserver Metrics::observer() {
     s.prefix_hits.Increment(static_cast<double>(more.n_hit));
     s.prompt_tokens_cached.Increment(static_cast<double>(more.n_cached_prompt));
   };
+  observer.on_guesses = [&s](const GuessCounts& more) {
+    s.guesses.Increment(static_cast<double>(more.n_plans));
+    s.guessed_tokens.Increment(static_cast<double>(more.n_guessed));
+    s.right_tokens.Increment(static_cast<double>(more.n_right));
+  };
   observer.on_group_lost = [&s](const std::string& cause) {
     s.labelled(s.restarts, "cause", cause).Increment();
   };
@@ -296,6 +311,8 @@ void Metrics::set_stage_busy(int stage, double seconds) {
   const std::string name = std::to_string(stage);
   s.follow_total(s.labelled(s.stage_busy, "stage", name), "stage " + name, seconds);
 }
+
+void Metrics::set_bubble_ratio(double ratio) { state_->bubble_ratio.Set(ratio); }
 
 void Metrics::set_comm(double seconds) { state_->follow_total(state_->comm_time, "comm", seconds); }
 

@@ -39,10 +39,11 @@ class Metrics {
   // relaunched and counts from 0 again.
   void set_stage_busy(int stage, double seconds);
   void set_comm(double seconds);
+  void set_bubble_ratio(double ratio);  // PipelineBubble::ratio
 
   // `route` is one of the route table's paths or "other".
   void count_http_response(const std::string& route, int status);
-  // Why a request was not taken: queue_full, draining, unavailable, context_length.
+  // Why a request was not taken: queue_full, draining, unavailable, context_length, key_limit.
   void count_rejection(const std::string& reason);
 
   // For a handover (coordinator/handover), so that nothing that only grows begins again.

@@ -29,6 +29,7 @@ struct PoolingCall {
   // Classes: the vectors are their probabilities.
   std::shared_ptr<const ClassifierHead> classifier;
   int32_t priority = 0;
+  std::string tenant;      // GenerateRequest::tenant
   std::string cache_salt;  // GenerateRequest::cache_salt
 
   int64_t n_numbers() const { return static_cast<int64_t>(inputs.size()) * dimensions; }

@@ -3,29 +3,30 @@
 #include <nlohmann/json.hpp>
 
 #include "coordinator/handover/api_state.h"
-#include "coordinator/http/cache_fields.h"
 #include "coordinator/http/generation_fields.h"
 #include "coordinator/http/json_body.h"
+#include "coordinator/http/key_fields.h"
 #include "coordinator/http/pooling_job.h"
-#include "kernels/check.h"
 
 namespace trireme {
 namespace {
 
-void handle_pooling(const std::shared_ptr<ApiContext>& context, const PoolingKind& kind,
-                    HttpRequest request, const ResponderPtr& responder) {
+void begin_pooling(const std::shared_ptr<ApiContext>& context, const PoolingKind& kind,
+                   HttpRequest request, const ResponderPtr& responder,
+                   KeyAccounts::Lease key_lease) {
   const auto refuse = [&](const ApiError& error) {
+    key_lease.reset();
     if (error.code == "context_length_exceeded") context->metrics.count_rejection("context_length");
     responder->reply(api_error_response(error));
   };
   const Result<OrderedJson> body = parse_json_body(request.body);
   if (!body) return refuse(bad_request(body.error()));
-  if (const auto error = check_available(*context)) return refuse(*error);
   ParsedPooling parsed = kind.parse(*body, context->model, context->codec);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
 
   auto& call = std::get<PoolingCall>(parsed);
-  keep_cache_apart(&call.cache_salt, request.key_name);
+  give_to_key(&call.tenant, &call.cache_salt, request.key_name);
+  set_key_priority(&call.priority, *body, context->keys.terms(request.key_name));
   auto numbers = context->numbers.take(call.n_numbers());
   if (numbers == nullptr) {
     context->metrics.count_rejection("memory");
@@ -36,14 +37,24 @@ void handle_pooling(const std::shared_ptr<ApiContext>& context, const PoolingKin
          .code = "numbers_full",
          .retry_after_seconds = 1});
   }
-  const auto job = std::make_shared<PoolingJob>(std::move(call),
-                                                PoolingJob::Parts{.context = context,
-                                                                  .kind = &kind,
-                                                                  .request = std::move(request),
-                                                                  .responder = responder,
-                                                                  .numbers = std::move(numbers)});
+  const auto job = std::make_shared<PoolingJob>(
+      std::move(call), PoolingJob::Parts{.context = context,
+                                         .kind = &kind,
+                                         .request = std::move(request),
+                                         .responder = responder,
+                                         .numbers = std::move(numbers),
+                                         .key_lease = std::move(key_lease)});
   context->pooling_jobs.add(job);
   job->start();
+}
+
+void handle_pooling(const std::shared_ptr<ApiContext>& context, const PoolingKind& kind,
+                    HttpRequest request, const ResponderPtr& responder) {
+  auto let = let_in(*context, request.key_name);
+  if (const auto* error = std::get_if<ApiError>(&let))
+    return responder->reply(api_error_response(*error));
+  begin_pooling(context, kind, std::move(request), responder,
+                std::get<KeyAccounts::Lease>(std::move(let)));
 }
 
 }  // namespace
@@ -59,8 +70,9 @@ void take_over_pooling(const std::shared_ptr<ApiContext>& context,
       HttpRequest request;
       request.body = state.body;
       request.key_name = state.key_name;
-      context->pool->post([context, &kind, request, responder = responder->second] {
-        handle_pooling(context, kind, request, responder);
+      context->pool->post([context, &kind, request, responder = responder->second,
+                           lease = context->keys.go_on(state.key_name)]() mutable {
+        begin_pooling(context, kind, std::move(request), responder, std::move(lease));
       });
     }
   }

@@ -68,6 +68,7 @@ bool PoolingJob::submit(size_t index) {
   request.max_new_tokens = 0;
   request.want_embedding = true;
   request.priority = call_.priority;
+  request.tenant = call_.tenant;
   request.cache_salt = call_.cache_salt;
   request.weights = weights_;
   const Result<RequestId> id = parts_.context->service.submit(
@@ -115,6 +116,7 @@ void PoolingJob::finish() {
                                        .model = parts_.context->model.id},
                                       vectors_);
   vectors_ = {};
+  parts_.key_lease.reset();
   if (response.body.size() > kMostAtOnceBytes) {
     response.source =
         std::make_shared<LongAnswer>(std::exchange(response.body, {}), parts_.numbers);
@@ -129,6 +131,7 @@ void PoolingJob::fail(const ApiError& error) {
 
 void PoolingJob::cancel_all() {
   ended_ = true;
+  parts_.key_lease.reset();
   for (RequestId& id : in_flight_) {
     if (id != 0) parts_.context->service.cancel(id, FinishReason::kCancelled);
     id = 0;

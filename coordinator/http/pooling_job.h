@@ -24,6 +24,7 @@ class PoolingJob : public std::enable_shared_from_this<PoolingJob> {
     HttpRequest request;  // as it came, to be begun again after a handover
     ResponderPtr responder;
     std::shared_ptr<void> numbers;  // of ApiContext::numbers
+    KeyAccounts::Lease key_lease;   // until all is computed
   };
 
   PoolingJob(PoolingCall call, Parts parts);
@@ -40,7 +41,7 @@ class PoolingJob : public std::enable_shared_from_this<PoolingJob> {
   void fail(const ApiError& error);
   void cancel_all();
 
-  const Parts parts_;
+  Parts parts_;  // mutex_ guards its key_lease; the rest stays as it is
   const std::shared_ptr<const ServedWeights> weights_;  // of all its vectors
 
   std::mutex mutex_;  // guards all below; held by tasks of the handler threads

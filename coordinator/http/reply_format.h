@@ -42,6 +42,8 @@ struct Usage {
   int64_t n_prompt_tokens = 0;
   int64_t n_output_tokens = 0;
   int64_t n_cached_tokens = 0;  // of the prompts', whose KV was there
+  int64_t n_guessed = 0;        // of the output, before they were drawn
+  int64_t n_guessed_right = 0;
 };
 
 // The JSON of one request's answer: of an endpoint, with this request's id and time.

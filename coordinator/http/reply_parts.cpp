@@ -45,6 +45,11 @@ OrderedJson usage_json(const Usage& usage) {
   json["completion_tokens"] = usage.n_output_tokens;
   json["total_tokens"] = usage.n_prompt_tokens + usage.n_output_tokens;
   json["prompt_tokens_details"] = {{"cached_tokens", usage.n_cached_tokens}};
+  if (usage.n_guessed > 0) {
+    json["completion_tokens_details"] = {
+        {"accepted_prediction_tokens", usage.n_guessed_right},
+        {"rejected_prediction_tokens", usage.n_guessed - usage.n_guessed_right}};
+  }
   return json;
 }
 

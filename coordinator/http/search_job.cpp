@@ -49,8 +49,8 @@ void GenerationJob::submit_beams(size_t prompt) {
     request.weights = search.weights;
     const Result<RequestId> id = parts_.service.submit(
         std::move(request), [self = shared_from_this(), prompt, i](GenerateEvent&& event) {
-          self->post([self, prompt, i, event = std::move(event)]() mutable {
-            self->on_beam(prompt, i, std::move(event));
+          self->post([job = self.get(), prompt, i, event = std::move(event)]() mutable {
+            job->on_beam(prompt, i, std::move(event));
           });
         });
     if (!id) return fail(parts_.refusal(id.error()));

@@ -38,6 +38,8 @@ void append_event(ChoiceLog& log, const GenerateEvent& event, bool with_logprobs
     log.top_logprobs.resize(log.token_ids.size());
   }
   log.finish = event.finish;
+  log.n_guessed += event.n_guessed;
+  log.n_guessed_right += event.n_guessed_right;
 }
 
 ChoiceLog tail_of(const ChoiceLog& log, size_t begin) {
@@ -76,6 +78,8 @@ GenerateEvent event_at(const ChoiceLog& log, size_t i) {
   if (i == 0) {
     event.prompt_logprobs = log.prompt_logprobs;
     event.prompt_top_logprobs = log.prompt_top_logprobs;
+    event.n_guessed = log.n_guessed;
+    event.n_guessed_right = log.n_guessed_right;
   }
   if (i < log.token_ids.size()) event.token_ids.push_back(log.token_ids[i]);
   if (i < log.logprobs.size()) event.logprobs.push_back(log.logprobs[i]);

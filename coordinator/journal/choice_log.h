@@ -22,6 +22,10 @@ struct ChoiceLog {
   // again in the text.
   FinishReason finish = FinishReason::kNone;
   std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;  // as prompt_logprobs, where shown
+  // Of all its events. Not in the journal's file: an answer that a coordinator takes up there
+  // counts from then on.
+  int32_t n_guessed = 0;
+  int32_t n_guessed_right = 0;
 
   size_t n_tokens() const { return token_ids.size(); }
   // Nothing to tell: no token, and no end without one.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <future>
+#include <map>
 #include <thread>
 
 #include "coordinator/handover/serving_state.h"
@@ -103,9 +104,12 @@ void InferenceCore::restore(CoreState&& state) {
   auto weights = std::make_shared<ServedWeights>(*impl_->weights);
   weights->before = std::move(state.weights_before);
   impl_->weights = std::move(weights);
+  std::map<RequestId, std::string> tenants;
   for (ReplicaState& replica : state.replicas) {
-    for (Sequence& sequence : replica.scheduler.sequences)
+    for (Sequence& sequence : replica.scheduler.sequences) {
       sequence.log.request.weights = impl_->weights;
+      tenants[sequence.id] = sequence.log.request.tenant;
+    }
   }
   for (size_t i = 0; i < state.replicas.size(); ++i) {
     impl_->replicas[i]->scheduler.restore(std::move(state.replicas[i].scheduler));
@@ -115,14 +119,18 @@ void InferenceCore::restore(CoreState&& state) {
     Impl::Replica* replica = request.replica < 0
                                  ? nullptr
                                  : impl_->replicas.at(static_cast<size_t>(request.replica)).get();
-    impl_->records.emplace(
-        request.id, std::make_shared<Impl::Record>(Impl::Record{
-                        nullptr, replica, RequestTimes(request.moments), request.numerics_told}));
+    impl_->records.emplace(request.id, std::make_shared<Impl::Record>(
+                                           Impl::Record{.handler = nullptr,
+                                                        .replica = replica,
+                                                        .times = RequestTimes(request.moments),
+                                                        .numerics_told = request.numerics_told,
+                                                        .tenant = tenants[request.id]}));
   }
   const std::lock_guard lock(impl_->gate.mutex);
   impl_->gate.weights = impl_->weights;
   impl_->gate.last_id = state.last_id;
   impl_->gate.n_live = static_cast<int64_t>(state.requests.size());
+  for (const RequestState& request : state.requests) ++impl_->gate.n_live_of[tenants[request.id]];
 }
 
 bool InferenceCore::listen(RequestId id, EventHandler on_event) {

@@ -3,19 +3,19 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
-#include <chrono>
+#include <functional>
 #include <utility>
 
 #include "kernels/check.h"
 
 namespace trireme {
-
 namespace {
 
-std::string other_numerics(const Sequence& sequence) {
-  if (sequence.numerics_id.empty()) return "";
-  return ": its tokens so far are of numerics " + sequence.numerics_id +
-         ", and others would not continue them; send it again";
+// What was counted since `told`.
+template <typename Counts>
+void tell_more(const Counts& now, Counts& told, const std::function<void(const Counts&)>& tell) {
+  const Counts last = std::exchange(told, now);
+  if (now != last && tell) tell(now - last);
 }
 
 }  // namespace
@@ -71,6 +71,12 @@ void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& c
   replica.layout = capacity.layout;
   replica.scheduler.set_layout(capacity.layout);
   replica.scheduler.group_up(replica.group->epoch(), capacity.kv_blocks, capacity.kv_kept, events);
+  if (options.itl_target_ms > 0) {
+    // A stream's next token comes when as many steps have ended as the pipeline has stages.
+    replica.chunks.emplace(static_cast<double>(options.itl_target_ms) / capacity.layout.pp,
+                           options.scheduler.max_prefill_tokens);
+    replica.scheduler.limit_prompts(replica.chunks->n_tokens());
+  }
   if (listener.on_serving) listener.on_serving(replica.index, capacity);
   // Whoever waits for a group that is down can go on here. Those that waited for this one too, if
   // it came back with other numerics and there is one that still has theirs.
@@ -81,8 +87,16 @@ void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& c
 }
 
 void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
+  const uint64_t step_id = result.step_id;
   const StepOutcome outcome = replica.scheduler.apply(std::move(result), events);
-  if (outcome.completed && observer.on_iteration) observer.on_iteration(outcome.n_tokens);
+  if (outcome.completed) {
+    if (observer.on_iteration) observer.on_iteration(outcome.n_tokens);
+    const StepTimes::Step step = replica.times.answered(now(), step_id, replica.layout.pp);
+    if (replica.chunks) {
+      replica.chunks->observe(step.n_prompt_tokens, step.ms);
+      replica.scheduler.limit_prompts(replica.chunks->n_tokens());
+    }
+  }
   settle();
 }
 
@@ -92,6 +106,7 @@ void InferenceCore::Impl::group_lost(Replica& replica, const std::string& cause,
                                     : "the ranks were lost and are being started again: ") +
             detail;
   fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + detail);
+  replica.times.lost(now());
   if (replica.scheduler.serving()) {
     const int32_t n_replayed = replica.scheduler.group_lost(cause == kRegroupCause);
     if (n_replayed > 0 && observer.on_replayed) observer.on_replayed(n_replayed);
@@ -106,64 +121,12 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   problem = error;
   replica.broken = true;
   fail_push("replica " + std::to_string(replica.index) + " was lost meanwhile: " + error);
+  replica.times.lost(now());
   if (replica.scheduler.serving()) replica.scheduler.group_lost();
   if (listener.on_broken) listener.on_broken(replica.index, error);
   publish();  // whose request ends now can see why
   rehome(replica);
   settle();
-}
-
-// Where a sequence goes: it stays where its KV is, if that serves, else to the replica with the
-// least to do among those that serve, else it stays at home, else to one that will serve. Null:
-// none can ever go on with it.
-InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequence, Replica* home) {
-  const bool has_kv = !sequence.kv.blocks.empty();
-  const auto rank = [home, has_kv](const Replica& replica) {
-    const bool at_home = &replica == home;
-    const int distance =
-        replica.scheduler.serving() ? (at_home && has_kv ? 0 : 1) : (at_home ? 2 : 3);
-    return std::pair(distance, replica.load());
-  };
-  Replica* best = nullptr;
-  for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (replica->broken) continue;
-    // Whether it is to blame for two losses shows when its group is back.
-    if (sequence.struck && replica.get() != home) continue;
-    // Tokens given are never contradicted: only the same numerics may add to them. Whether a group
-    // that has not served yet has them is asked again when it serves.
-    const bool known = !sequence.numerics_id.empty() && !replica->numerics_id.empty();
-    if (known && sequence.numerics_id != replica->numerics_id) continue;
-    const int32_t n_blocks = replica->scheduler.n_blocks();
-    if (Scheduler::refuse(options.scheduler, n_blocks, sequence.log.request)) continue;
-    if (best == nullptr || rank(*replica) < rank(*best)) best = replica.get();
-  }
-  return best;
-}
-
-void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* replica) {
-  const RequestId id = sequence->id;
-  records.at(id)->replica = replica;
-  if (replica != nullptr) {
-    replica->scheduler.add(std::move(sequence), events);
-    return;
-  }
-  const bool all_broken =
-      std::all_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->broken; });
-  events.push_back(
-      {id, final_event(*sequence, FinishReason::kError,
-                       all_broken ? problem
-                                  : "no group is left that can go on with this request" +
-                                        other_numerics(*sequence))});
-}
-
-// Gives each of a replica's waiting sequences the best place there is now.
-void InferenceCore::Impl::rehome(Replica& from) {
-  for (Sequence* sequence : from.scheduler.waiting()) {
-    if (sequence->numerics_id.empty() && sequence->log.n_output() > 0)
-      sequence->numerics_id = from.numerics_id;
-    Replica* to = choose(*sequence, &from);
-    if (to != &from) place(from.scheduler.take(sequence->id), to);
-  }
 }
 
 // Makes all the plans that can be made and tells all there is to tell. Handlers and groups may call
@@ -197,9 +160,10 @@ void InferenceCore::Impl::pump(Replica& replica) {
   while (!holding) {
     std::optional<StepPlan> plan = replica.scheduler.plan_step();
     if (!plan) break;
-    const auto now = std::chrono::steady_clock::now();
+    const TimePoint at = now();
+    replica.times.sent(at, *plan);
     for (const SequencePlan& part : plan->sequences) {
-      if (part.reset_slot) records.at(part.request_id)->times.planned(now, observer);
+      if (part.reset_slot) records.at(part.request_id)->times.planned(at, observer);
     }
     std::vector<MaskMaker::Order> orders = order_masks(replica, *plan);
     replica.group->send(std::move(*plan));
@@ -217,12 +181,9 @@ void InferenceCore::Impl::tell_counts(Replica& replica) {
        ++replica.n_preemptions_told) {
     if (observer.on_preemption) observer.on_preemption();
   }
-  const PrefixCacheCounts now = replica.scheduler.prefix_cache_counts();
-  const PrefixCacheCounts last = std::exchange(replica.prefix_counts_told, now);
-  if (now.n_queried == last.n_queried || !observer.on_prefix_cache) return;
-  observer.on_prefix_cache({.n_queried = now.n_queried - last.n_queried,
-                            .n_hit = now.n_hit - last.n_hit,
-                            .n_cached_prompt = now.n_cached_prompt - last.n_cached_prompt});
+  tell_more(replica.scheduler.prefix_cache_counts(), replica.prefix_counts_told,
+            observer.on_prefix_cache);
+  tell_more(replica.scheduler.guess_counts(), replica.guess_counts_told, observer.on_guesses);
 }
 
 // Before the plan is sent, which may end the group that its sequences are in.
@@ -252,21 +213,24 @@ void InferenceCore::Impl::deliver(SequenceEvent&& event) {
   const auto found = records.find(event.id);
   if (found == records.end()) return;  // cancelled by an earlier handler
   const std::shared_ptr<Record> record = found->second;
-  const auto now = std::chrono::steady_clock::now();
-  for (size_t i = 0; i < event.event.token_ids.size(); ++i) record->times.got_token(now, observer);
+  const TimePoint at = now();
+  for (size_t i = 0; i < event.event.token_ids.size(); ++i) record->times.got_token(at, observer);
   if (record->replica != nullptr && !std::exchange(record->numerics_told, true))
     event.event.numerics_id = record->replica->numerics_id;
   if (event.event.finish != FinishReason::kNone) {
-    record->times.finished(now, event.event.finish, observer);
+    record->times.finished(at, event.event.finish, observer);
     forget(event.id);
   }
   record->handler(std::move(event.event));
 }
 
 void InferenceCore::Impl::forget(RequestId id) {
+  const std::string tenant = records.at(id)->tenant;
   records.erase(id);
   const std::lock_guard lock(gate.mutex);
   --gate.n_live;
+  const auto of_tenant = gate.n_live_of.find(tenant);
+  if (--of_tenant->second == 0) gate.n_live_of.erase(of_tenant);
 }
 
 void InferenceCore::Impl::publish() {
@@ -328,6 +292,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.loaded_bytes = replica->loaded_bytes;
     one.total_bytes = replica->total_bytes;
     one.numerics_id = replica->numerics_id;
+    one.working_us = static_cast<uint64_t>(replica->times.working(now()).count());
     all.push_back(std::move(one));
   }
   return all;

@@ -4,6 +4,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,9 +14,11 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/serving/chunk_budget.h"
 #include "coordinator/serving/inference_core.h"
 #include "coordinator/serving/mask_maker.h"
 #include "coordinator/serving/request_times.h"
+#include "coordinator/serving/step_times.h"
 
 namespace trireme {
 
@@ -25,6 +28,7 @@ struct CoreGate {
   ServiceStatus status;  // as of the last change
   RequestId last_id = 0;
   int64_t n_live = 0;                            // accepted and not ended
+  std::map<std::string, int64_t> n_live_of;      // by tenant; none of 0
   int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
   std::shared_ptr<const ServedWeights> weights;  // of new requests
   bool running = false;                          // the service's thread
@@ -35,6 +39,8 @@ struct CoreGate {
 
 // All but the gate is touched by the service's thread alone once it runs.
 struct InferenceCore::Impl {
+  using TimePoint = StepTimes::TimePoint;
+
   struct Replica {
     explicit Replica(const SchedulerConfig& config) : scheduler(config) {}
 
@@ -46,8 +52,11 @@ struct InferenceCore::Impl {
     Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
     PrefixCacheCounts prefix_counts_told;
+    GuessCounts guess_counts_told;
     uint64_t loaded_bytes = 0;
     uint64_t total_bytes = 0;
+    StepTimes times;
+    std::optional<ChunkBudget> chunks;              // of this launch; none without a target
     bool prepared = false;                          // in the push under way
     std::pair<uint64_t, uint64_t> preparing_bytes;  // loaded, of all
 
@@ -58,6 +67,7 @@ struct InferenceCore::Impl {
     Replica* replica = nullptr;
     RequestTimes times;
     bool numerics_told = false;
+    std::string tenant;
     std::shared_ptr<GuidedRequest> guided;  // null before the first mask
   };
 
@@ -73,6 +83,10 @@ struct InferenceCore::Impl {
 
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
        ReplicaListener replica_listener);
+
+  TimePoint now() const {
+    return options.clock ? options.clock() : std::chrono::steady_clock::now();
+  }
 
   bool begin();
   void serve();
@@ -94,13 +108,13 @@ struct InferenceCore::Impl {
   void watch_old_weights();
 
   Result<RequestId> enter(const GenerateRequest& request);
-  void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
-                 RequestTimes::TimePoint now);
+  void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler, TimePoint at);
   void cancelled(RequestId id, FinishReason counted_as);
   void end_all(const std::string& error);
   void end_with_error(RequestId id);
   void stop_groups(std::function<void()> on_stopped);
 
+  bool may_go_on(const Replica& replica, const Sequence& sequence, const Replica* home) const;
   Replica* choose(const Sequence& sequence, Replica* home);
   void place(std::unique_ptr<Sequence> sequence, Replica* replica);
   void rehome(Replica& from);

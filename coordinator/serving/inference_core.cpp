@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/post.hpp>
 #include <chrono>
@@ -16,6 +17,17 @@ namespace {
 
 // Long enough for a busy service thread; past it, the last known state is good enough.
 constexpr auto kSnapshotDeadline = std::chrono::milliseconds(200);
+
+// A full queue is full for those who fill it: a tenant that has nothing here is let in, and one
+// with less than half of an equal share while there are no more than half as many again.
+bool has_room(const CoreGate& gate, const std::string& tenant, int64_t max_live) {
+  if (gate.n_live < max_live) return true;
+  const auto found = gate.n_live_of.find(tenant);
+  const auto n_tenants = static_cast<int64_t>(gate.n_live_of.size());
+  if (found == gate.n_live_of.end()) return n_tenants > 0;
+  return n_tenants > 1 && gate.n_live < max_live + max_live / 2 &&
+         found->second < max_live / (2 * n_tenants);
+}
 
 }  // namespace
 
@@ -64,11 +76,11 @@ void InferenceCore::Impl::serve() {
 Result<RequestId> InferenceCore::submit(GenerateRequest request, EventHandler on_event) {
   Result<RequestId> id = impl_->enter(request);
   if (!id) return id;
-  boost::asio::dispatch(impl_->io,
-                        [impl = impl_.get(), id = *id, now = std::chrono::steady_clock::now(),
-                         request = std::move(request), on_event = std::move(on_event)]() mutable {
-                          impl->submitted(id, std::move(request), std::move(on_event), now);
-                        });
+  boost::asio::dispatch(
+      impl_->io, [impl = impl_.get(), id = *id, at = impl_->now(), request = std::move(request),
+                  on_event = std::move(on_event)]() mutable {
+        impl->submitted(id, std::move(request), std::move(on_event), at);
+      });
   return id;
 }
 
@@ -171,19 +183,23 @@ Result<RequestId> InferenceCore::Impl::enter(const GenerateRequest& request) {
     return *std::move(error);
   const int64_t max_live =
       options.max_waiting + static_cast<int64_t>(options.n_replicas) * options.scheduler.max_slots;
-  if (gate.n_live >= max_live)
+  if (!has_room(gate, request.tenant, max_live))
     return Error{fmt::format("{} requests run or wait already, which is the limit; try again later",
                              gate.n_live),
                  "queue"};
   ++gate.n_live;
+  ++gate.n_live_of[request.tenant];
   return ++gate.last_id;
 }
 
 void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler,
-                                    RequestTimes::TimePoint now) {
+                                    TimePoint at) {
   const auto n_prompt = static_cast<int32_t>(request.prompt_ids.size());
-  records.emplace(id, std::make_shared<Record>(
-                          Record{std::move(handler), nullptr, RequestTimes(now, n_prompt), false}));
+  records.emplace(id, std::make_shared<Record>(Record{.handler = std::move(handler),
+                                                      .replica = nullptr,
+                                                      .times = RequestTimes(at, n_prompt),
+                                                      .numerics_told = false,
+                                                      .tenant = request.tenant}));
   if (request.weights == nullptr) request.weights = weights;
   if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
@@ -202,7 +218,7 @@ void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
   if (found == records.end()) return;
   const std::shared_ptr<Record> record = found->second;
   if (record->replica != nullptr) record->replica->scheduler.cancel(id);
-  record->times.finished(std::chrono::steady_clock::now(), counted_as, observer);
+  record->times.finished(now(), counted_as, observer);
   forget(id);
   settle_soon();
 }

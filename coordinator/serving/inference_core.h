@@ -22,10 +22,15 @@ struct InferenceCoreOptions {
   int32_t n_replicas = 1;
   WeightsFile weights;        // that the groups launch with
   int32_t max_waiting = 256;  // live requests beyond those that the slots of all replicas hold
+  // From token to token of a stream while prompts are computed: their chunks are made as small as
+  // that needs (ChunkBudget). 0: no target.
+  int32_t itl_target_ms = 0;
   int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
   // For requests with a grammar; null: they end with an error.
   std::shared_ptr<const GuideMaker> guides;
   int n_mask_threads = 0;  // that follow them; 0: the service's own
+  // Empty: the steady clock. From any thread.
+  std::function<std::chrono::steady_clock::time_point()> clock;
 };
 
 // What becomes of the replicas, for people. Called on the service's thread; must not block. Members
@@ -62,11 +67,13 @@ struct ReplicaSnapshot {
   uint64_t loaded_bytes = 0;       // of the launch under way
   uint64_t total_bytes = 0;
   std::string numerics_id;  // of the last launch that served
+  uint64_t working_us = 0;  // all time so far with a plan in flight
 };
 
 // The inference service over one or more groups, each with a scheduler of its own, on one thread of
-// its own. A request goes to the replica with the least to do; when that is lost, to another one
-// that serves and computes the same bits, else it waits for the relaunch.
+// its own. A request goes to the replica where it has least to wait for, cached prefixes counted;
+// when that is lost, to another one that serves and computes the same bits, else it waits for the
+// relaunch.
 class InferenceCore final : public InferenceService {
  public:
   using GroupFactory = std::function<std::unique_ptr<Group>(boost::asio::io_context& io,

@@ -52,6 +52,7 @@ struct GenerateRequest {
   std::shared_ptr<const LogitRules> rules;       // null: none; ids of the vocabulary
   int32_t n_prompt_logprobs = 0;  // most likely tokens to tell with each of the prompt's logprobs
   int32_t priority = 0;           // lower ones are served first
+  std::string tenant;             // among equals, tenants share alike (FairQueue)
   std::string cache_salt;         // requests with the same one share the KV of equal prefixes
   // The output obeys it, and ends where it ends, ignore_eos or not. A service without a GuideMaker
   // ends such requests with an error.
@@ -78,6 +79,10 @@ struct GenerateEvent {
   int32_t n_output_tokens = 0;
   // Prompt tokens whose KV was there when the request began: the same in all its events.
   int32_t n_cached_tokens = 0;
+  // How many tokens were guessed before they were drawn, of those that this event tells of and of
+  // wrong guesses beside them.
+  int32_t n_guessed = 0;
+  int32_t n_guessed_right = 0;
   // With want_embedding and finish == kStop: after the model's final norm. [hidden_size]
   std::vector<float> embedding;
 };

@@ -48,6 +48,12 @@ struct PrefixCacheCounts {
   uint64_t n_queried = 0;        // that it was asked for
   uint64_t n_hit = 0;            // whose KV was there
   uint64_t n_cached_prompt = 0;  // of those, prompt tokens
+
+  PrefixCacheCounts operator-(const PrefixCacheCounts& earlier) const {
+    return {n_queried - earlier.n_queried, n_hit - earlier.n_hit,
+            n_cached_prompt - earlier.n_cached_prompt};
+  }
+  bool operator==(const PrefixCacheCounts&) const = default;
 };
 
 // Finds KV blocks by what they were computed from. A hash only says where to look: the key itself

@@ -16,6 +16,9 @@ namespace {
 constexpr int32_t kSmallestPart = 64;
 constexpr int32_t kPartsPerStage = 8;
 
+// Waiting sequences that a plan looks at: those in front may wait for a prefix that is computed.
+constexpr int32_t kMostLookedAt = 64;
+
 // splitmix64 (Steele, Lea, Flood 2014).
 uint64_t next_random(uint64_t& state) {
   uint64_t x = state += 0x9E3779B97F4A7C15U;
@@ -77,7 +80,7 @@ void Scheduler::group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
   TRIREME_CHECK(!serving_ && running_.empty() && in_flight_.empty());
   TRIREME_CHECK(n_kv_blocks > 0);
   if (!kv_kept || n_kv_blocks != n_blocks()) {
-    for (const auto& [id, sequence] : waiting_) forget_kv(*sequence);
+    for (Sequence* sequence : waiting_.all()) forget_kv(*sequence);
     blocks_ = new_blocks(n_kv_blocks);
   }
   judge_suspects(kv_kept, events);
@@ -105,13 +108,8 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence, std::vector<SequenceEven
   const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
   TRIREME_CHECK_MSG(is_new, "request ids are never reused");
   ++n_of_[raw->generation()];
-  waiting_.emplace(raw->order(), raw);
-}
-
-std::vector<Sequence*> Scheduler::waiting() const {
-  std::vector<Sequence*> all;
-  for (const auto& [id, sequence] : waiting_) all.push_back(sequence);
-  return all;
+  waiting_.join(*raw);
+  waiting_.insert(*raw);
 }
 
 std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
@@ -120,7 +118,8 @@ std::unique_ptr<Sequence> Scheduler::take(RequestId id) {
   n_suspects_ -= sequence.suspect ? 1 : 0;
   sequence.newly_suspect = false;  // the return of another group explains nothing
   leave_generation(sequence);
-  TRIREME_CHECK(waiting_.erase(sequence.order()) == 1);
+  waiting_.erase(sequence);
+  waiting_.leave(sequence);
   return std::move(sequences_.extract(id).mapped());
 }
 
@@ -145,7 +144,7 @@ std::optional<StepPlan> Scheduler::plan_step() {
   if (!serving_) return std::nullopt;
   const int32_t limit = n_suspects_ > 0 ? 1 : config_.max_plans_in_flight();
   if (n_plans_in_flight() >= limit) return std::nullopt;
-  if (!waiting_.empty()) attach_cached(*waiting_.begin()->second);
+  if (Sequence* next = next_waiting()) attach_cached(*next);
   const bool pipeline_is_full = n_plans_in_flight() >= config_.n_stages;
   if (pipeline_is_full && prompts_wait()) return std::nullopt;
   if (!in_flight_.empty() && holds_back()) return std::nullopt;
@@ -203,11 +202,20 @@ int32_t Scheduler::n_of(uint64_t generation) const {
   return found == n_of_.end() ? 0 : found->second;
 }
 
+// Null: none could begin.
+Sequence* Scheduler::next_waiting() const {
+  return free_slots_.empty() ? nullptr : waiting_.first();
+}
+
+int32_t Scheduler::n_decoding() const {
+  return static_cast<int32_t>(std::count_if(
+      running_.begin(), running_.end(),
+      [](const auto& entry) { return !entry.second->ended && entry.second->decoding(); }));
+}
+
 bool Scheduler::prompts_wait() const {
-  if (!waiting_.empty()) {
-    const Sequence& oldest = *waiting_.begin()->second;
-    if (can_admit(oldest) && !waits_for_prefix(oldest)) return true;
-  }
+  const Sequence* next = next_waiting();
+  if (next != nullptr && can_admit(*next) && !waits_for_prefix(*next)) return true;
   return std::any_of(running_.begin(), running_.end(), [](const auto& entry) {
     const Sequence& sequence = *entry.second;
     return !sequence.ended && sequence.n_left() > 0 && !sequence.decoding();
@@ -220,10 +228,11 @@ void Scheduler::plan_running(StepPlan& plan) {
 
 // Goes on from the oldest plan in flight.
 void Scheduler::plan_ahead(StepPlan& plan) {
-  if (in_flight_.empty()) return;
+  if (in_flight_.empty() || n_guesses_each(fair_share()) > 0) return;
   std::vector<Sequence*> candidates;
   for (const PlanPart& part : in_flight_.front().parts) {
-    if (part.sequence->has_grammar() && !part.sequence->ended) return;
+    const bool waits = part.sequence->has_grammar() || part.sequence->kv.n_guesses > 0;
+    if (waits && !part.sequence->ended) return;
     if (part.sequence->kv.n_plans <= config_.n_plans_ahead) candidates.push_back(part.sequence);
   }
   plan_one_token(plan, candidates);
@@ -231,11 +240,9 @@ void Scheduler::plan_ahead(StepPlan& plan) {
 
 // One token each of running sequences, no more of them than keeps all pipeline slots equally full.
 void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& candidates) {
-  int32_t n_decoding = 0;
-  for (const auto& [id, sequence] : running_)
-    n_decoding += !sequence->ended && sequence->decoding() ? 1 : 0;
-  const int32_t fair_share = div_ceil(n_decoding, config_.n_stages);
-  int32_t n_places = std::min(perturbed(fair_share) - static_cast<int32_t>(plan.sequences.size()),
+  const int32_t share = fair_share();
+  const int32_t n_each = n_guesses_each(share);
+  int32_t n_places = std::min(perturbed(share) - static_cast<int32_t>(plan.sequences.size()),
                               config_.max_batch_tokens - plan.n_tokens());
   for (Sequence* sequence : candidates) {
     if (n_places <= 0) break;
@@ -243,9 +250,35 @@ void Scheduler::plan_one_token(StepPlan& plan, const std::vector<Sequence*>& can
     if (preempted || !takes(plan, *sequence)) continue;
     if (!sequence->decoding() || sequence->n_left() == 0) continue;
     if (!reserve_next(*sequence)) continue;
-    append(plan, *sequence, 1);
     --n_places;
+    const int32_t n_rows = config_.max_batch_tokens - plan.n_tokens() - n_places - 1;
+    append(plan, *sequence, 1, guess(*sequence, std::min(n_each, n_rows)));
   }
+}
+
+// Of the sequences that are decoding, what one pipeline slot takes.
+int32_t Scheduler::fair_share() const { return div_ceil(n_decoding(), config_.n_stages); }
+
+int32_t Scheduler::n_guesses_each(int32_t n_sequences) const {
+  if (!config_.make_drafter || n_sequences == 0) return 0;
+  return std::min(config_.max_guesses, kMostRowsWithGuesses / n_sequences - 1);
+}
+
+// What may follow, as far as there are blocks for it that nobody else wants.
+std::vector<int32_t> Scheduler::guess(Sequence& sequence, int32_t most) {
+  const TokenLog& log = sequence.log;
+  const int32_t n_to_draw = log.request.max_new_tokens - log.n_output();
+  most = std::min(most, n_to_draw - 1);
+  if (most <= 0 || sequence.in_flight() || sequence.has_grammar() || log.request.trace) return {};
+  if (!sequence.drafter) {
+    sequence.drafter = config_.make_drafter();
+    sequence.pace.emplace(config_.max_guesses);
+  }
+  std::vector<int32_t> guesses =
+      sequence.drafter->guess(log, perturbed(std::min(most, sequence.pace->next())));
+  guesses.resize(
+      static_cast<size_t>(reserve_unused(sequence, static_cast<int32_t>(guesses.size()))));
+  return guesses;
 }
 
 void Scheduler::plan_prompts(StepPlan& plan) {
@@ -260,16 +293,18 @@ void Scheduler::plan_prompts(StepPlan& plan) {
     if (takes(plan, *sequence) && sequence->n_left() > 0 && !sequence->decoding())
       append_chunk(*sequence);
   }
-  for (auto next = waiting_.begin(); next != waiting_.end();) {
+  if (budget == 0 || free_slots_.empty()) return;
+  FairQueue::Walk walk(waiting_);
+  for (int32_t n_looked_at = 0; n_looked_at < kMostLookedAt; ++n_looked_at) {
+    Sequence* next = walk.next();
+    if (next == nullptr || next->suspect) return;
+    if (next->generation() != plan.generation) return;  // its own turn comes
+    attach_cached(*next);
+    if (waits_for_prefix(*next)) continue;
+    if (!can_admit(*next)) return;
+    admit(*next);
+    append_chunk(*next);
     if (budget == 0 || free_slots_.empty()) return;
-    Sequence& oldest = *(next++)->second;                // admit() takes it out
-    if (oldest.generation() != plan.generation) return;  // its own turn comes
-    if (oldest.suspect) return;
-    attach_cached(oldest);
-    if (waits_for_prefix(oldest)) continue;
-    if (!can_admit(oldest)) return;
-    admit(oldest);
-    append_chunk(oldest);
   }
 }
 
@@ -281,13 +316,12 @@ void Scheduler::plan_suspect(StepPlan& plan) {
     suspect = sequence;
     break;
   }
-  if (suspect == nullptr && !waiting_.empty()) {
-    Sequence& oldest = *waiting_.begin()->second;
-    if (!oldest.suspect || !can_admit(oldest)) return;
-    admit(oldest);
-    suspect = &oldest;
+  if (suspect == nullptr) {
+    Sequence* next = next_waiting();
+    if (next == nullptr || !next->suspect || !can_admit(*next)) return;
+    admit(*next);
+    suspect = next;
   }
-  if (suspect == nullptr) return;
   TRIREME_CHECK(!suspect->in_flight());
   if (suspect->decoding() && !reserve_next(*suspect)) return;
   plan.generation = suspect->generation();
@@ -295,28 +329,32 @@ void Scheduler::plan_suspect(StepPlan& plan) {
 }
 
 int32_t Scheduler::prefill_budget(const StepPlan& plan) const {
-  const int32_t budget =
-      std::min(config_.max_batch_tokens - plan.n_tokens(), config_.max_prefill_tokens);
-  return config_.n_stages == 1 ? budget : std::min(budget, pipeline_chunk());
+  int32_t budget = std::min(config_.max_batch_tokens - plan.n_tokens(), config_.max_prefill_tokens);
+  if (config_.n_stages > 1) budget = std::min(budget, pipeline_chunk());
+  // Though they be in other plans in flight: those wait for this one at every stage.
+  return prompt_limit_ < budget && n_decoding() > 0 ? prompt_limit_ : budget;
+}
+
+int64_t Scheduler::n_prompt_tokens_left() const {
+  int64_t n_tokens = waiting_.n_tokens();
+  for (const auto& [id, sequence] : running_)
+    n_tokens += sequence->decoding() ? 0 : sequence->n_left();
+  return n_tokens;
 }
 
 // A small share of what there is to compute, so that all stages are busy for most of it.
 int32_t Scheduler::pipeline_chunk() const {
   const int32_t n_parts = kPartsPerStage * config_.n_stages;
   const int64_t enough = static_cast<int64_t>(n_parts) * config_.max_prefill_tokens;
-  int64_t n_tokens = 0;
-  for (const auto& [id, sequence] : running_)
-    n_tokens += sequence->decoding() ? 0 : sequence->n_left();
-  for (const auto& [id, sequence] : waiting_) {
-    if (n_tokens >= enough) break;
-    n_tokens += sequence->log.n_known();
-  }
-  const auto share = static_cast<int32_t>(std::min(enough, n_tokens) / n_parts);
+  const auto share = static_cast<int32_t>(std::min(enough, n_prompt_tokens_left()) / n_parts);
   return std::max(kSmallestPart, round_up(share, kBlockSize));
 }
 
-void Scheduler::append(StepPlan& plan, Sequence& sequence, int32_t n) {
-  plan.sequences.push_back(plan_tokens(sequence, n));
+void Scheduler::append(StepPlan& plan, Sequence& sequence, int32_t n,
+                       const std::vector<int32_t>& guesses) {
+  plan.sequences.push_back(plan_tokens(sequence, n, guesses));
+  const int32_t begin = plan.sequences.back().start_position;
+  FairQueue::charge(sequence, begin, begin + n);
   plan.trace |= sequence.log.request.trace;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,12 +14,17 @@
 #include "comm/control/step_plan.h"
 #include "comm/layout.h"
 #include "coordinator/serving/block_manager.h"
+#include "coordinator/serving/fair_queue.h"
 #include "coordinator/serving/sequence.h"
 #include "kernels/result.h"
 
 namespace trireme {
 
 struct SchedulerState;
+
+// Decoding reads all weights for any number of rows; up to so many add little to that. A plan with
+// guesses has no more.
+constexpr int32_t kMostRowsWithGuesses = 16;
 
 // Makes the schedule worse on purpose, repeatably, to show that the tokens do not depend on it.
 struct TestPerturbation {
@@ -43,6 +49,10 @@ struct SchedulerConfig {
   int32_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
   bool prefix_cache = true;  // KV blocks are found again by the tokens they were computed from
+  // Speculation: what a sequence draws next is guessed and computed with the token before it, at
+  // most max_guesses of it and a fair share of kMostRowsWithGuesses.
+  DrafterMaker make_drafter;  // null: none
+  int32_t max_guesses = 0;
   TestPerturbation perturbation;
 
   int32_t max_plans_in_flight() const { return n_stages + n_plans_ahead; }
@@ -63,16 +73,18 @@ struct StepOutcome {
 // without clock or socket. Events are appended to `events`; a finish event is a request's last, and
 // the scheduler has forgotten it.
 //
-// Order of service is that of priorities, and of ids among equals. Running sequences with one token
-// to compute come first, then running prompts, then waiting ones as slots and blocks allow. When
-// blocks run out the last running sequence of that order (the "youngest") goes back to the queue
-// and is computed again later.
+// Running sequences with one token to compute come first, then running prompts, then waiting ones
+// as slots and blocks allow, in the order of FairQueue: priority, fair share, id. When blocks run
+// out, the running sequence of the last priority that this order let in last (the "youngest") goes
+// back to the queue and is computed again later. Not the one whose tenant was served most by then:
+// what each was served changes with every plan, and two would take turns to throw each other out.
+// So the first to begin always gets to its end, and who was let in before others stays before them.
 //
 // A pipeline is kept full by plans of different sequences, by parts of one prompt following each
 // other, and by plans ahead: those are of one token a sequence, go on from one plan in flight, and
 // are not made while there is a prompt to compute, which would have to wait for them. Nor from a
-// plan with a grammar's sequence, which cannot go on before the result: the others of that plan
-// wait for it, so that all go on in one plan, not in two that take turns.
+// plan with a grammar's sequence, or with one that may guess, which cannot go on before the result:
+// the others of that plan wait for it, so that all go on in one plan, not in two that take turns.
 //
 // Blocks whose KV a result has confirmed are cached: a sequence that begins with the same tokens
 // goes on behind them, and while another one computes what it begins with, it waits for that.
@@ -96,7 +108,7 @@ class Scheduler {
   void group_up(uint64_t epoch, int32_t n_kv_blocks, bool kv_kept,
                 std::vector<SequenceEvent>& events);
 
-  // Every plan in flight is void. Running sequences wait again, ahead of the rest, with their
+  // Every plan in flight is void. Running sequences wait again, to go on first, with their
   // output kept, and what they have in KV if the next group still has it; returns how many. A
   // sequence in flight becomes a suspect: it is tried again with nothing else in flight until it
   // has proven itself, unless the loss was `wanted`.
@@ -124,18 +136,27 @@ class Scheduler {
   // Of a new scheduler: as another one was that rested, and whose group is still to come up.
   void restore(SchedulerState&& state);
 
+  // From now on a plan takes at most so many tokens of prompts while there are streams, that is
+  // sequences of which a next token is to come.
+  void limit_prompts(int32_t n_tokens) { prompt_limit_ = n_tokens; }
+
+  // So many of its tokens could be had from the prefix cache now. Asking changes nothing.
+  int32_t n_cached(const Sequence& sequence) const;
+  // Known tokens that are to be computed before every sequence decodes.
+  int64_t n_prompt_tokens_left() const;
+
   // No sequence of this generation of weights will come any more.
   void forget_generation(uint64_t generation) { blocks_.forget_generation(generation); }
 
-  // Oldest first.
-  std::vector<Sequence*> waiting() const;
+  // By priority, oldest first.
+  std::vector<Sequence*> waiting() const { return waiting_.all(); }
   // One of them, to be added elsewhere.
   std::unique_ptr<Sequence> take(RequestId id);
 
   bool serving() const { return serving_; }
   uint64_t epoch() const { return epoch_; }
   int32_t n_running() const { return static_cast<int32_t>(running_.size()); }
-  int32_t n_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  int32_t n_waiting() const { return waiting_.size(); }
   int32_t n_plans_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
   // While down: of the last group, 0 before the first.
   int32_t n_blocks() const { return blocks_.n_blocks(); }
@@ -147,6 +168,7 @@ class Scheduler {
   int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }
   const PrefixCacheCounts& prefix_cache_counts() const { return prefix_counts_; }
+  const GuessCounts& guess_counts() const { return guess_counts_; }
   // Of a sequence that is here.
   const TokenLog& log(RequestId id) const { return sequences_.at(id)->log; }
   const SchedulerConfig& config() const { return config_; }
@@ -165,6 +187,8 @@ class Scheduler {
   };
 
   void perturb();
+  Sequence* next_waiting() const;
+  int32_t n_decoding() const;
   bool prompts_wait() const;
   std::vector<uint64_t> generations_in_turn() const;
   void plan_generation(StepPlan& plan, bool pipeline_is_full);
@@ -172,9 +196,13 @@ class Scheduler {
   void plan_running(StepPlan& plan);
   void plan_prompts(StepPlan& plan);
   void plan_ahead(StepPlan& plan);
+  int32_t fair_share() const;
   void plan_one_token(StepPlan& plan, const std::vector<Sequence*>& candidates);
   void plan_suspect(StepPlan& plan);
-  void append(StepPlan& plan, Sequence& sequence, int32_t n);
+  void append(StepPlan& plan, Sequence& sequence, int32_t n,
+              const std::vector<int32_t>& guesses = {});
+  int32_t n_guesses_each(int32_t n_sequences) const;
+  std::vector<int32_t> guess(Sequence& sequence, int32_t most);
   void launch(StepPlan& plan);
   int32_t prefill_budget(const StepPlan& plan) const;
   int32_t pipeline_chunk() const;
@@ -184,9 +212,11 @@ class Scheduler {
   bool can_admit(const Sequence& sequence) const;
   void admit(Sequence& sequence);
   bool reserve_next(Sequence& sequence);
+  int32_t reserve_unused(Sequence& sequence, int32_t n_more);
   bool take_kept_blocks();
   void preempt(Sequence& sequence);
   void wait_again(Sequence& sequence);
+  void all_wait_again();
   void leave_slot(Sequence& sequence);
   void forget_kv(Sequence& sequence);
 
@@ -212,11 +242,13 @@ class Scheduler {
   uint64_t last_step_id_ = 0;
 
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
-  using Order = std::pair<int32_t, RequestId>;  // Sequence::order()
-  std::map<Order, Sequence*> waiting_;
+  using Order = std::pair<int32_t, uint64_t>;  // Sequence::order()
+  FairQueue waiting_;
   std::map<Order, Sequence*> running_;  // has a slot
   std::deque<Sequence*> ready_;         // running and not in flight, longest idle first
   std::deque<PlanInFlight> in_flight_;
+  uint64_t last_turn_ = 0;
+  int32_t prompt_limit_ = std::numeric_limits<int32_t>::max();
 
   std::map<uint64_t, int32_t> n_of_;  // sequences by generation; none without any
   uint64_t last_generation_ = 0;      // of the last plan, suspects' aside
@@ -225,6 +257,7 @@ class Scheduler {
   bool suspect_had_turn_ = false;
   uint64_t n_preemptions_ = 0;
   PrefixCacheCounts prefix_counts_;
+  GuessCounts guess_counts_;
   uint64_t random_state_ = 0;
 };
 

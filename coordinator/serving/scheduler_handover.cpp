@@ -10,7 +10,7 @@ namespace trireme {
 
 void Scheduler::rest() {
   TRIREME_CHECK_MSG(in_flight_.empty(), "a plan is in flight");
-  while (!running_.empty()) wait_again(*running_.begin()->second);
+  all_wait_again();
 }
 
 SchedulerState Scheduler::state() const {
@@ -20,8 +20,10 @@ SchedulerState Scheduler::state() const {
                        .n_blocks = blocks_.n_blocks(),
                        .sequences = {},
                        .cached = blocks_.cached()};
-  for (const auto& [id, sequence] : waiting_) {
-    KvState& kv = state.sequences.emplace_back(*sequence).kv;
+  for (const Sequence* sequence : waiting_.all()) {
+    Sequence& given = state.sequences.emplace_back(*sequence);
+    given.tenant = nullptr;  // the next one counts anew
+    KvState& kv = given.kv;
     kv.n_prefix_blocks = 0;  // the next one's prefix cache gives numbers of its own
     kv.prefix = kEmptyPrefix;
   }
@@ -39,7 +41,8 @@ void Scheduler::restore(SchedulerState&& state) {
     ++n_of_[given.generation()];
     const RequestId id = given.id;
     auto sequence = std::make_unique<Sequence>(std::move(given));
-    waiting_.emplace(sequence->order(), sequence.get());
+    waiting_.join(*sequence);
+    waiting_.insert(*sequence);
     const bool is_new = sequences_.emplace(id, std::move(sequence)).second;
     TRIREME_CHECK_MSG(is_new, "a request is there twice");
   }

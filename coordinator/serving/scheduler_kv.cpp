@@ -33,7 +33,9 @@ bool Scheduler::can_admit(const Sequence& sequence) const {
 
 void Scheduler::admit(Sequence& sequence) {
   count_cached(sequence);
-  waiting_.erase(sequence.order());
+  waiting_.erase(sequence);
+  sequence.resumes = false;
+  sequence.turn = ++last_turn_;
   for (const int32_t block : sequence.kv.blocks)
     blocks_.pass(block, BlockUser::kWaiting, BlockUser::kRunning);
   running_.emplace(sequence.order(), &sequence);
@@ -67,15 +69,23 @@ bool Scheduler::reserve_next(Sequence& sequence) {
   return true;
 }
 
+// Blocks for so many tokens behind the next one, as far as blocks are left over: returns how many
+// tokens have room.
+int32_t Scheduler::reserve_unused(Sequence& sequence, int32_t n_more) {
+  if (n_more == 0) return 0;
+  const int32_t end = sequence.kv.n_computed + sequence.kv.n_planned + 1;
+  while (n_held(sequence) < n_blocks_for(end + n_more) && blocks_.n_unused() > n_running())
+    sequence.kv.blocks.push_back(blocks_.allocate(BlockUser::kRunning));
+  return std::min(n_more, n_held(sequence) * kBlockSize - end);
+}
+
 // Takes from the youngest waiting sequence with blocks; what is not cached is computed again.
 // False: no block is held by waiting sequences alone.
 bool Scheduler::take_kept_blocks() {
   if (blocks_.n_running() + blocks_.n_unused() == blocks_.n_blocks()) return false;
-  const auto youngest = std::find_if(waiting_.rbegin(), waiting_.rend(), [](const auto& entry) {
-    return !entry.second->kv.blocks.empty();
-  });
-  TRIREME_CHECK(youngest != waiting_.rend());
-  forget_kv(*youngest->second);
+  Sequence* youngest = waiting_.last_with_blocks();
+  TRIREME_CHECK(youngest != nullptr);
+  forget_kv(*youngest);
   return true;
 }
 
@@ -101,7 +111,16 @@ void Scheduler::wait_again(Sequence& sequence) {
     blocks.pop_back();
   }
   for (const int32_t block : blocks) blocks_.pass(block, BlockUser::kRunning, BlockUser::kWaiting);
-  waiting_.emplace(sequence.order(), &sequence);
+  waiting_.insert(sequence);
+}
+
+// Through no fault of theirs: they go on before others begin.
+void Scheduler::all_wait_again() {
+  while (!running_.empty()) {
+    Sequence& sequence = *running_.begin()->second;
+    sequence.resumes = true;
+    wait_again(sequence);
+  }
 }
 
 void Scheduler::leave_slot(Sequence& sequence) {

@@ -30,6 +30,17 @@ void Scheduler::attach_cached(Sequence& sequence) {
   }
 }
 
+int32_t Scheduler::n_cached(const Sequence& sequence) const {
+  if (!config_.prefix_cache) return 0;
+  const int32_t n_most = sequence.log.n_reusable() / kBlockSize;
+  PrefixId prefix = kEmptyPrefix;
+  for (int32_t n_blocks = 0; n_blocks < n_most; ++n_blocks) {
+    prefix = blocks_.find(prefix_after(sequence, prefix, n_blocks)).id;
+    if (prefix == kEmptyPrefix) return n_blocks * kBlockSize;
+  }
+  return n_most * kBlockSize;
+}
+
 // Whether a running sequence computes the next block of its prefix: it will be there sooner, and is
 // computed once. Of equal prompts, as those of a request's choices, the first one runs and the
 // others follow.

@@ -23,6 +23,32 @@ std::vector<SequenceResult> take_answers(std::vector<StepResult>& results) {
   return {};
 }
 
+// One event a token, as if each had been drawn by a plan of its own: the first has what else the
+// event tells, the last how the request ended.
+void tell_by_token(RequestId id, GenerateEvent&& event, std::vector<SequenceEvent>& events) {
+  const std::vector<int32_t> token_ids = event.token_ids;
+  const std::vector<float> logprobs = event.logprobs;
+  const auto n_later = static_cast<int32_t>(token_ids.size()) - 1;
+  if (n_later <= 0) {
+    events.push_back({id, std::move(event)});
+    return;
+  }
+  std::vector<std::vector<TokenLogprob>> top_logprobs = std::move(event.top_logprobs);
+  const FinishReason finish = std::exchange(event.finish, FinishReason::kNone);
+  const int32_t n_output_tokens = event.n_output_tokens;
+  for (int32_t i = 0; i <= n_later; ++i) {
+    const auto at = static_cast<size_t>(i);
+    GenerateEvent each = std::exchange(event, {.n_prompt_tokens = event.n_prompt_tokens,
+                                               .n_cached_tokens = event.n_cached_tokens});
+    each.token_ids = {token_ids[at]};
+    each.logprobs = {logprobs[at]};
+    each.top_logprobs = {std::move(top_logprobs[at])};
+    each.n_output_tokens = n_output_tokens - n_later + i;
+    if (i == n_later) each.finish = finish;
+    events.push_back({id, std::move(each)});
+  }
+}
+
 }  // namespace
 
 StepOutcome Scheduler::apply(StepResult&& result, std::vector<SequenceEvent>& events) {
@@ -58,12 +84,19 @@ void Scheduler::complete(PlanInFlight&& step, std::vector<SequenceEvent>& events
     GenerateEvent event =
         take_result(sequence, n_tokens, std::move(answers[i]), config_.eos_token_ids);
     publish(sequence);
+    if (event.n_guessed > 0) {
+      const int32_t n_computed = sequence.kv.n_computed;
+      FairQueue::charge(sequence, n_computed - event.n_guessed_right, n_computed);
+      ++guess_counts_.n_plans;
+      guess_counts_.n_guessed += static_cast<uint64_t>(event.n_guessed);
+      guess_counts_.n_right += static_cast<uint64_t>(event.n_guessed_right);
+    }
     if (sequence.log.request.trace) event.traces = step.results;
     if (!sequence.in_flight()) ready_.push_back(&sequence);
     settle_suspect(sequence);
     const RequestId id = sequence.id;
     if (event.finish != FinishReason::kNone) end(sequence);
-    if (!event_is_empty(event)) events.push_back({id, std::move(event)});
+    if (!event_is_empty(event)) tell_by_token(id, std::move(event), events);
   }
 }
 
@@ -95,7 +128,7 @@ int32_t Scheduler::group_lost(bool wanted) {
     }
   }
   const int32_t n_requeued = n_running();
-  while (!running_.empty()) wait_again(*running_.begin()->second);
+  all_wait_again();
   suspect_had_turn_ = false;
   TRIREME_CHECK_MSG(blocks_.n_running() == 0, "a KV block leaked");
   TRIREME_CHECK_MSG(free_slots_.size() == static_cast<size_t>(config_.max_slots), "a slot leaked");
@@ -130,7 +163,8 @@ void Scheduler::remove(Sequence& sequence) {
   n_suspects_ -= sequence.suspect ? 1 : 0;
   if (sequence.kv.slot >= 0) wait_again(sequence);
   forget_kv(sequence);
-  waiting_.erase(sequence.order());
+  waiting_.erase(sequence);
+  waiting_.leave(sequence);
   leave_generation(sequence);
   sequences_.erase(sequence.id);
 }

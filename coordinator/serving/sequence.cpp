@@ -131,12 +131,16 @@ PrefixDomain Sequence::domain() const {
           .cache_salt = log.request.cache_salt};
 }
 
-PrefixKey next_prefix(const Sequence& sequence) {
-  PrefixKey key{.parent = sequence.kv.prefix, .tokens = {}, .domain = sequence.domain()};
-  const int32_t begin = sequence.kv.n_prefix_blocks * kBlockSize;
+PrefixKey prefix_after(const Sequence& sequence, PrefixId parent, int32_t n_blocks) {
+  PrefixKey key{.parent = parent, .tokens = {}, .domain = sequence.domain()};
+  const int32_t begin = n_blocks * kBlockSize;
   for (int32_t i = 0; i < kBlockSize; ++i)
     key.tokens[static_cast<size_t>(i)] = sequence.log.token(begin + i);
   return key;
+}
+
+PrefixKey next_prefix(const Sequence& sequence) {
+  return prefix_after(sequence, sequence.kv.prefix, sequence.kv.n_prefix_blocks);
 }
 
 std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request) {
@@ -155,14 +159,18 @@ int32_t max_kv_tokens(const GenerateRequest& request) {
   return static_cast<int32_t>(request.prompt_ids.size()) + std::max(0, request.max_new_tokens - 1);
 }
 
-SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
+SequencePlan plan_tokens(Sequence& sequence, int32_t n, const std::vector<int32_t>& guesses) {
   KvState& kv = sequence.kv;
   const TokenLog& log = sequence.log;
   TRIREME_CHECK(!sequence.ended && kv.slot >= 0);
   TRIREME_CHECK(n > 0 && n <= sequence.n_left());
   const int32_t begin = kv.n_computed + kv.n_planned;
   const int32_t end = begin + n;
-  const int32_t n_blocks = div_ceil(end, kBlockSize);
+  const auto n_guesses = static_cast<int32_t>(guesses.size());
+  TRIREME_CHECK(n_guesses == 0 || (end == log.n_known() && kv.n_plans == 0 &&
+                                   log.n_output() + n_guesses < log.request.max_new_tokens));
+  // Guesses that were wrong may have had blocks beyond.
+  const int32_t n_blocks = std::max(kv.n_blocks_sent, div_ceil(end + n_guesses, kBlockSize));
   TRIREME_CHECK(static_cast<size_t>(n_blocks) <= kv.blocks.size());
 
   SequencePlan plan;
@@ -174,9 +182,11 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.reset_slot = std::exchange(kv.fresh, false);
   if (plan.reset_slot) plan.slot_rules = slot_rules(log);
   plan.start_position = begin;
-  plan.input_ids.reserve(static_cast<size_t>(n));
+  plan.input_ids.reserve(static_cast<size_t>(n + n_guesses));
   for (int32_t i = begin; i < end; ++i)
     plan.input_ids.push_back(i < log.n_known() ? log.token(i) : kTokenFromSlot);
+  plan.input_ids.insert(plan.input_ids.end(), guesses.begin(), guesses.end());
+  plan.n_guesses = n_guesses;
   plan.new_blocks.assign(kv.blocks.begin() + kv.n_blocks_sent, kv.blocks.begin() + n_blocks);
   plan.sample = draws_token(log, end - kv.n_drawing);
   plan.output_index = log.n_output() + kv.n_drawing;
@@ -189,7 +199,8 @@ SequencePlan plan_tokens(Sequence& sequence, int32_t n) {
   plan.want_hidden = wants_embedding(log, end);
 
   kv.n_blocks_sent = n_blocks;
-  kv.n_planned += n;
+  kv.n_planned += n + n_guesses;
+  kv.n_guesses = n_guesses;
   kv.n_drawing += plan.sample ? 1 : 0;
   ++kv.n_plans;
   return plan;
@@ -200,6 +211,7 @@ void drop_result(Sequence& sequence, int32_t n) {
   TRIREME_CHECK(sequence.in_flight() && n <= kv.n_planned);
   kv.n_computed += n;
   kv.n_planned -= n;
+  kv.n_guesses = 0;
   --kv.n_plans;
 }
 
@@ -208,11 +220,16 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
   TRIREME_CHECK_MSG(result.request_id == sequence.id, "a result names another request");
   KvState& kv = sequence.kv;
   TokenLog& log = sequence.log;
+  const int32_t n_guesses = kv.n_guesses;
+  const int32_t n_right = std::max(0, static_cast<int32_t>(result.drawn.size()) - 1);
+  TRIREME_CHECK_MSG(n_right <= n_guesses, "a result has more tokens than were guessed");
   const int32_t begin = kv.n_computed;
-  const int32_t end = begin + n;
+  const int32_t end = begin + n - n_guesses;
   const bool drawn = draws_token(log, end);
   drop_result(sequence, n);
+  kv.n_computed -= n_guesses - n_right;
   kv.n_drawing -= drawn ? 1 : 0;
+  if (n_guesses > 0 && sequence.pace) sequence.pace->learn(n_guesses, n_right);
 
   GenerateEvent event;
   gather_prompt_logprobs(log, begin, end, result, event);
@@ -226,14 +243,20 @@ GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result
     event.embedding = std::move(result.hidden);
   }
   if (drawn) {
-    TRIREME_CHECK_MSG(result.token_id >= 0, "a result lacks the token asked for");
-    log.output_ids.push_back(result.token_id);
-    event.token_ids.push_back(result.token_id);
-    event.logprobs.push_back(result.logprob);
-    event.top_logprobs.push_back(std::move(result.top_logprobs));
+    TRIREME_CHECK_MSG(!result.drawn.empty(), "a result lacks the token asked for");
+    for (DrawnToken& token : result.drawn) {
+      log.output_ids.push_back(token.token_id);
+      event.token_ids.push_back(token.token_id);
+      event.logprobs.push_back(token.logprob);
+      event.top_logprobs.push_back(std::move(token.top_logprobs));
+      event.finish = reason_to_stop(log, eos_token_ids);
+      if (event.finish != FinishReason::kNone) break;
+    }
   }
   const bool prompt_only = log.request.max_new_tokens == 0 && end == log.n_prompt();
-  if (drawn || prompt_only) event.finish = reason_to_stop(log, eos_token_ids);
+  if (prompt_only) event.finish = reason_to_stop(log, eos_token_ids);
+  event.n_guessed = n_guesses;
+  event.n_guessed_right = n_right;
   event.n_prompt_tokens = log.n_prompt();
   event.n_output_tokens = log.n_output();
   event.n_cached_tokens = std::max(0, log.n_cached_prompt);

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "coordinator/serving/drafter.h"
 #include "coordinator/serving/inference_service.h"
 #include "coordinator/serving/prefix_cache.h"
 
@@ -43,15 +45,22 @@ struct KvState {
   int32_t n_planned = 0;        // tokens in plans in flight
   int32_t n_plans = 0;          // plans in flight
   int32_t n_drawing = 0;        // tokens that they draw
+  int32_t n_guesses = 0;        // of n_planned, what the plan in flight guesses
   // Of the blocks, so many at the beginning hold a cached prefix, or the same again.
   int32_t n_prefix_blocks = 0;
   PrefixId prefix = kEmptyPrefix;
 };
 
+struct Tenant;
+
 struct Sequence {
   RequestId id = 0;  // grows with arrival
   TokenLog log;
   KvState kv;
+  Tenant* tenant = nullptr;  // the scheduler's that it is in (FairQueue)
+  int32_t n_charged = 0;     // tokens that a tenant was charged for
+  uint64_t turn = 0;         // grows with each time that a sequence begins to run
+  bool resumes = false;      // ran when its group was lost or handed over, and waits to go on
   // Nothing more is told of it, and it is forgotten when its plans in flight were answered.
   bool ended = false;
   bool yields = false;  // in this round of planning: an older one waits for its blocks
@@ -61,9 +70,13 @@ struct Sequence {
   bool struck = false;         // was a suspect already when it was in flight at the last loss
   int32_t proof_length = 0;    // output length that clears a suspect
   std::string numerics_id;     // of the groups that gave its output: the rest must come from such
+  // They go where the sequence goes inside this process. Nothing is lost with them.
+  std::shared_ptr<Drafter> drafter;
+  std::optional<GuessPace> pace;
 
-  // Who is served first: the one with the lower priority, else the one that came first.
-  std::pair<int32_t, RequestId> order() const { return {log.request.priority, id}; }
+  // Among those that run, who is served first: the one with the lower priority, else the one that
+  // began first. It did so by FairQueue's order.
+  std::pair<int32_t, uint64_t> order() const { return {log.request.priority, turn}; }
   // Of the weights that all of it is computed with.
   uint64_t generation() const { return log.request.weights ? log.request.weights->generation : 0; }
   bool in_flight() const { return kv.n_plans > 0; }
@@ -72,9 +85,9 @@ struct Sequence {
   bool has_grammar() const { return !log.request.grammar.empty(); }
   // Tokens whose KV is neither there nor on its way, those that plans in flight draw included. The
   // last token of an answer is not fed back. With a grammar, nothing follows a token before it is
-  // known: the next one's mask is made from it.
+  // known: the next one's mask is made from it. Nor does anything follow guesses.
   int32_t n_left() const {
-    if (kv.n_drawing > 0 && has_grammar()) return 0;
+    if (kv.n_guesses > 0 || (kv.n_drawing > 0 && has_grammar())) return 0;
     if (kv.n_drawing > 0 && log.n_output() + kv.n_drawing >= log.request.max_new_tokens) return 0;
     return log.n_known() + kv.n_drawing - kv.n_computed - kv.n_planned;
   }
@@ -88,18 +101,22 @@ std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request);
 int32_t max_kv_tokens(const GenerateRequest& request);
 
 // Plans the next n tokens (n <= n_left) and marks them in flight. The block table must reach them.
-// A token that a plan in flight draws is named by slot (kTokenFromSlot).
-SequencePlan plan_tokens(Sequence& sequence, int32_t n);
+// A token that a plan in flight draws is named by slot (kTokenFromSlot). `guesses` of what follows
+// may come behind the last known token: fewer than it may still draw.
+SequencePlan plan_tokens(Sequence& sequence, int32_t n, const std::vector<int32_t>& guesses = {});
 
-// The answer to the oldest plan in flight, which was of n tokens: confirms them, logs what was
-// drawn, and says what the client is to hear (may be nothing: event_is_empty).
+// The answer to the oldest plan in flight, which was of n tokens, guesses included: confirms them,
+// logs what was drawn, and says what the client is to hear (may be nothing: event_is_empty).
 GenerateEvent take_result(Sequence& sequence, int32_t n, SequenceResult&& result,
                           const std::vector<int32_t>& eos_token_ids);
 
 // The same for a sequence that has ended: nothing is heard.
 void drop_result(Sequence& sequence, int32_t n);
 
-// The prefix that is longer by one block than the cached one it holds. Its tokens are known.
+// The prefix of its tokens that is longer by one block than `parent`, which has n_blocks. They are
+// known.
+PrefixKey prefix_after(const Sequence& sequence, PrefixId parent, int32_t n_blocks);
+// Longer by one block than the cached one it holds.
 PrefixKey next_prefix(const Sequence& sequence);
 
 bool event_is_empty(const GenerateEvent& event);

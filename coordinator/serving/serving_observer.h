@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "coordinator/serving/drafter.h"
 #include "coordinator/serving/inference_service.h"
 #include "coordinator/serving/prefix_cache.h"
 
@@ -29,6 +30,7 @@ struct ServingObserver {
   std::function<void()> on_preemption;
   // What was added since the last call.
   std::function<void(const PrefixCacheCounts& more)> on_prefix_cache;
+  std::function<void(const GuessCounts& more)> on_guesses;
   std::function<void(const std::string& cause)> on_group_lost;
   // So many requests must be computed again because their group was lost.
   std::function<void(int32_t n_requests)> on_replayed;

@@ -24,9 +24,11 @@ class Packages:
     cmake_args: str = ""  # not empty: the first is built here, with these
 
 
-# llama.cpp is built for this processor, with its RPC backend and without what nobody needs here.
+# llama.cpp is built for this processor, with its RPC backend, with the program llama-server (which
+# would fetch pages for browsers otherwise), and without what nobody needs here.
 LLAMA = Packages("llama.cpp", ("llama-cpp-python==0.3.*", "gguf"),
-                 "-DGGML_NATIVE=ON -DGGML_RPC=ON -DLLAVA_BUILD=OFF")
+                 "-DGGML_NATIVE=ON -DGGML_RPC=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=ON "
+                 "-DLLAMA_BUILD_SERVER=ON -DLLAMA_TOOLS_INSTALL=ON -DLLAMA_USE_PREBUILT_UI=OFF")
 OPENVINO = Packages("openvino", ("openvino-genai", "openvino-tokenizers"))
 CTRANSLATE2 = Packages("ctranslate2", ("ctranslate2", "numpy"))
 TRANSFORMERS = Packages("transformers", ("transformers", "torch", "accelerate"))
@@ -92,6 +94,12 @@ def install(cache, packages, say):
     cache.run([python, "-m", "pip", "install", "--quiet", *options, *packages.names],
               INSTALL_DEADLINE_S)
     stamp.write_text(json.dumps(wanted))
+
+
+def site_packages(cache, packages):
+    """Where the packages' files are; programs are in its folder bin, libraries in lib."""
+    script = "import sysconfig; print(sysconfig.get_path('platlib'))"
+    return Path(cache.run([cache.python(packages), "-c", script], 60).strip())
 
 
 def package_of(requirement):

@@ -58,6 +58,6 @@ def start(command, n_servers):
     return [(process, f"{HOST}:{port}") for process, port in zip(processes, ports)]
 
 
-def resident_bytes(process):
-    n_pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+def resident_bytes(pid):
+    n_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return n_pages * os.sysconf("SC_PAGE_SIZE")

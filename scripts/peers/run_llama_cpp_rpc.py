@@ -36,7 +36,7 @@ def load(args):
     # cores for that.
     state = State(args.model, 1, ALL_LAYERS)
     fair_share = Path(args.model).stat().st_size / N_SERVERS
-    if any(rpc_servers.resident_bytes(process) < fair_share / 2 for process, _ in servers):
+    if any(rpc_servers.resident_bytes(process.pid) < fair_share / 2 for process, _ in servers):
         raise SystemExit("llama.cpp does not spread the model over its RPC servers")
     return state
 

@@ -42,7 +42,7 @@ class Sequence {
       answer.logprobs.insert(answer.logprobs.end(), result.target_logprobs.begin(),
                              result.target_logprobs.end());
       answer.last_logits = result.logits;
-      if (n_done_ == n_prompt) ids_.push_back(result.token_id);
+      if (n_done_ == n_prompt) ids_.push_back(result.drawn.at(0).token_id);
     }
     answer.logprobs.pop_back();  // after the last prompt token nothing is given
     while (static_cast<int32_t>(ids_.size()) < n_prompt + n_new) {

@@ -75,6 +75,7 @@ StepPlan sample_plan() {
   a.sampling.min_p = 0.25F;
   a.want_hidden = true;
   a.slot_rules = std::make_shared<SlotRules>(sample_rules());
+  a.n_guesses = 2;
   plan.sequences = {a, SequencePlan{}};
   return plan;
 }
@@ -113,6 +114,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
                                          .max_plans_in_flight = 3,
                                          .heartbeat_ms = 51,
                                          .silence_ms = 3001,
+                                         .cut_off_ms = 801,
                                          .comm_timeout_ms = 30001,
                                          .heartbeat_salt = std::string(16, '\xfe')});
   EXPECT_THAT(job.weights, testing::ElementsAre(WeightsFile{1, "/p/\xff.packed", ~0ULL},
@@ -135,6 +137,7 @@ TEST(ControlCodec, HelloAndJobComeBack) {
   EXPECT_EQ(job.heartbeat_ms, 51);
   EXPECT_EQ(job.heartbeat_salt, std::string(16, '\xfe'));
   EXPECT_EQ(job.silence_ms, 3001);
+  EXPECT_EQ(job.cut_off_ms, 801);
   EXPECT_EQ(job.comm_timeout_ms, 30001);
 }
 
@@ -177,7 +180,8 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
                                                .loaded_bytes = 10,
                                                .total_bytes = 20,
                                                .busy_us = 30,
-                                               .comm_us = 40});
+                                               .comm_us = 40,
+                                               .stage_wait_us = 25});
   EXPECT_EQ(state.tick, 99U);
   EXPECT_EQ(state.activity, RankActivity::kWaiting);
   EXPECT_EQ(state.waiting_op, 3);
@@ -186,6 +190,7 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_EQ(state.total_bytes, 20U);
   EXPECT_EQ(state.busy_us, 30U);
   EXPECT_EQ(state.comm_us, 40U);
+  EXPECT_EQ(state.stage_wait_us, 25U);
 
   const RankReady ready = round_trip(RankReady{.kv_blocks = 12,
                                                .kv_kept = 11,
@@ -204,7 +209,7 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
   EXPECT_TRUE(start.keep_kv);
   EXPECT_EQ(round_trip(ControlFailure{.message = "no\nroom"}).message, "no\nroom");
   round_trip(ControlDrain{});
-  round_trip(ControlPing{});
+  EXPECT_EQ(round_trip(ControlPing{.quiet_ms = 2999}).quiet_ms, 2999);
   round_trip(ControlRenew{});
 }
 
@@ -240,6 +245,7 @@ TEST(ControlCodec, PlanComesBack) {
   EXPECT_EQ(a.n_target_logprobs, b.n_target_logprobs);
   EXPECT_TRUE(a.want_hidden);
   EXPECT_FALSE(out.sequences[1].want_hidden);
+  EXPECT_EQ(a.n_guesses, b.n_guesses);
   EXPECT_TRUE(out.sequences[1].input_ids.empty());
   EXPECT_EQ(out.sequences[1].slot_rules, nullptr);
 
@@ -265,9 +271,9 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   StepResult in{.epoch = 1, .step_id = 2, .world_rank = 3, .sequences = {}, .trace = {}};
   in.sequences.push_back({.request_id = 8,
                           .slot = 1,
-                          .token_id = 42,
-                          .logprob = -0.25F,
-                          .top_logprobs = {{42, -0.25F}, {7, -1.5F}},
+                          .drawn = {{42, -0.25F, {{42, -0.25F}, {7, -1.5F}}},
+                                    {8, -1.5F, {{8, -1.5F}, {9, -2.5F}}},
+                                    {10, -0.5F, {}}},
                           .logits = {1.0F, -0.0F, std::numeric_limits<float>::denorm_min(), 3e38F},
                           .target_logprobs = {-1.0F},
                           .target_top_logprobs = {{}, {{5, -0.5F}, {6, -2.0F}}, {{7, -3.0F}}}});
@@ -279,11 +285,18 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   ASSERT_EQ(out.sequences.size(), 2U);
   EXPECT_EQ(out.sequences[0].request_id, 8U);
   EXPECT_EQ(out.sequences[0].slot, 1);
-  EXPECT_EQ(out.sequences[0].token_id, 42);
-  EXPECT_EQ(out.sequences[0].logprob, -0.25F);
-  ASSERT_EQ(out.sequences[0].top_logprobs.size(), 2U);
-  EXPECT_EQ(out.sequences[0].top_logprobs[1].token_id, 7);
-  EXPECT_EQ(out.sequences[0].top_logprobs[1].logprob, -1.5F);
+  const std::vector<DrawnToken>& drawn = out.sequences[0].drawn;
+  ASSERT_EQ(drawn.size(), 3U);
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    const DrawnToken& sent = in.sequences[0].drawn[i];
+    EXPECT_EQ(drawn[i].token_id, sent.token_id);
+    EXPECT_EQ(drawn[i].logprob, sent.logprob);
+    ASSERT_EQ(drawn[i].top_logprobs.size(), sent.top_logprobs.size());
+    for (size_t k = 0; k < sent.top_logprobs.size(); ++k) {
+      EXPECT_EQ(drawn[i].top_logprobs[k].token_id, sent.top_logprobs[k].token_id);
+      EXPECT_EQ(drawn[i].top_logprobs[k].logprob, sent.top_logprobs[k].logprob);
+    }
+  }
   EXPECT_EQ(out.sequences[0].logits, in.sequences[0].logits);
   EXPECT_TRUE(std::signbit(out.sequences[0].logits[1]));
   EXPECT_EQ(out.sequences[0].target_logprobs, in.sequences[0].target_logprobs);
@@ -292,10 +305,10 @@ TEST(ControlCodec, ResultComesBackBitForBit) {
   ASSERT_EQ(out.sequences[0].target_top_logprobs[1].size(), 2U);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[1][1].token_id, 6);
   EXPECT_EQ(out.sequences[0].target_top_logprobs[2][0].logprob, -3.0F);
-  EXPECT_EQ(out.sequences[1].token_id, -1);
   EXPECT_TRUE(out.sequences[0].hidden.empty());
   EXPECT_EQ(out.sequences[1].hidden, in.sequences[1].hidden);
   EXPECT_TRUE(std::signbit(out.sequences[1].hidden[1]));
+  EXPECT_TRUE(out.sequences[1].drawn.empty());
   ASSERT_EQ(out.trace.size(), 2U);
   EXPECT_EQ(out.trace[0].layer, -1);
   EXPECT_EQ(out.trace[0].op, 2);
@@ -341,6 +354,10 @@ TEST(ControlCodec, OutOfRangeFieldsAreNamed) {
   EXPECT_EQ(plan([](SequencePlan& s) { s.sampling.min_p = std::nanf(""); }), "min_p");
   EXPECT_EQ(plan([](SequencePlan& s) { s.n_target_logprobs = -1; }), "n_target_logprobs");
   EXPECT_EQ(plan([](SequencePlan& s) { s.reset_slot = false; }), "slot_rules");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.n_guesses = -1; }), "n_guesses");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.n_guesses = 3; }), "n_guesses") << "no token is certain";
+  EXPECT_EQ(plan([](SequencePlan& s) { s.sample = false; }), "n_guesses");
+  EXPECT_EQ(plan([](SequencePlan& s) { s.masked = true; }), "n_guesses");
 
   const auto slot_rules = [&](auto change) {
     return plan([&](SequencePlan& s) {

@@ -55,7 +55,8 @@ TEST(ControlHeartbeat, TheLongestOneFits) {
                   .loaded_bytes = ~0ULL,
                   .total_bytes = ~0ULL,
                   .busy_us = ~0ULL,
-                  .comm_us = ~0ULL};
+                  .comm_us = ~0ULL,
+                  .stage_wait_us = ~0ULL};
   constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
   const SecretKey key = key_of_test();
   EXPECT_TRUE(open_heartbeat(

@@ -2,6 +2,7 @@
 #include "comm/control/rank_link.h"
 
 #include <arpa/inet.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -25,20 +26,24 @@ using testing::HasSubstr;
 
 class Listener {
  public:
-  Listener() : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+  // On 127.0.0.`host`: those that dial in come from 127.0.0.1, as if from another host than 2.
+  explicit Listener(uint32_t host = 1) : host_(host), fd_(socket(AF_INET, SOCK_STREAM, 0)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + host);
     EXPECT_EQ(bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
     EXPECT_EQ(listen(fd_.get(), 8), 0);
     socklen_t size = sizeof(address);
     getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&address), &size);
     port_ = ntohs(address.sin_port);
   }
-  std::string address() const { return "localhost:" + std::to_string(port_); }
+  std::string address() const {
+    return fmt::format("{}:{}", host_ == 1 ? "localhost" : fmt::format("127.0.0.{}", host_), port_);
+  }
   UniqueFd accept_one() const { return UniqueFd(accept(fd_.get(), nullptr, nullptr)); }
 
  private:
+  uint32_t host_;
   UniqueFd fd_;
   uint16_t port_ = 0;
 };
@@ -171,6 +176,7 @@ void go_from_hello_to_drain(bool tls) {
     EXPECT_EQ(state.total_bytes, 4U);
     EXPECT_EQ(state.busy_us, 10U);
     EXPECT_EQ(state.comm_us, 20U);
+    EXPECT_EQ(state.stage_wait_us, 5U);
     side.send(ControlDrain{});
     // What is sent last arrives although pings lie unread at the other end.
     for (int i = 0; i < 100; ++i) side.send(ControlPing{});
@@ -196,7 +202,8 @@ void go_from_hello_to_drain(bool tls) {
       if (plan.step_id < 50) continue;
       link->set_loaded(3, 4);
       link->add_busy_us(10);
-      link->add_comm_us(20);
+      link->add_comm_us(15, /*with_stage=*/false);
+      link->add_comm_us(5, /*with_stage=*/true);
       link->set_activity(RankActivity::kWaiting, 5, -1);
       link->tick();
       link->tick();
@@ -293,13 +300,14 @@ class ControlRankLinkDeathTest : public testing::Test {
  protected:
   // Runs a rank against a coordinator that gives it a job and then does `then`.
   template <typename Then>
-  static void rank_with(int32_t silence_ms, Then then) {
-    const Listener listener;
+  static void rank_with(int32_t silence_ms, Then then, int32_t cut_off_ms = 0, uint32_t host = 1) {
+    const Listener listener(host);
     std::thread coordinator([&] {
       Side side(listener.accept_one());
       side.next<RankHello>();
       JobSpec job = quick_job();
       job.silence_ms = silence_ms;
+      job.cut_off_ms = cut_off_ms;
       side.send(job);
       then(side);
       while (side.next<RankState>()) {
@@ -317,6 +325,29 @@ class ControlRankLinkDeathTest : public testing::Test {
 TEST_F(ControlRankLinkDeathTest, SilenceEndsTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(rank_with(150, [](Side&) {}), orphaned_, "nothing heard from the coordinator");
+}
+
+TEST_F(ControlRankLinkDeathTest, ACutNetworkEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(rank_with(
+                  20000, [](Side&) {}, 150, 2),
+              orphaned_, "cut off: nothing heard");
+}
+
+// Where there is no network, and where the coordinator said that it would be quiet, a pause is one.
+TEST_F(ControlRankLinkDeathTest, APauseOfTheCoordinatorIsNoCut) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto hang_up_late = [](Side& side) {
+    side.send(ControlPing{.quiet_ms = 1});
+    for (int i = 0; i < 100; ++i) side.next<RankState>();  // of one each 5 ms
+    side.hang_up();
+  };
+  EXPECT_EXIT(rank_with(20000, hang_up_late, 150, 2), orphaned_, "closed the connection");
+  const auto say_nothing = [](Side& side) {
+    for (int i = 0; i < 100; ++i) side.next<RankState>();
+    side.hang_up();
+  };
+  EXPECT_EXIT(rank_with(20000, say_nothing, 150, 1), orphaned_, "closed the connection");
 }
 
 TEST_F(ControlRankLinkDeathTest, AHangUpEndsTheProcess) {

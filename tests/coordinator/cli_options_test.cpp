@@ -47,7 +47,8 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "journal: /j\njournal_retention: 7\njournal_grace: 8\njournal_mib: 9\n"
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
       "control_tls: 'on'\napi_keys: /k\nprotect_metrics: true\ntls_cert: /c\ntls_key: /t\n"
-      "log_requests: true\nmax_waiting: 9\nrequest_timeout_ms: 11\nwrite_timeout_ms: 12\n"
+      "log_requests: true\nmax_waiting: 9\nitl_target_ms: 10\nrequest_timeout_ms: "
+      "11\nwrite_timeout_ms: 12\n"
       "tool_call_parser: hermes\nreasoning_parser: think\n"
       "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n"
       "deadlines: {launch_ms: 900, max_crashes: 7}\n");
@@ -78,6 +79,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.tls_key, "/t");
   EXPECT_TRUE(o.log_requests);
   EXPECT_EQ(o.max_waiting, 9);
+  EXPECT_EQ(o.itl_target_ms, 10);
   EXPECT_EQ(o.request_timeout_ms, 11);
   EXPECT_EQ(o.write_timeout_ms, 12);
   EXPECT_EQ(o.tool_call_parser, "hermes");

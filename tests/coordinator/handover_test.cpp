@@ -26,11 +26,13 @@ Sequence some_sequence() {
   sequence.log.output_ids = {8, 9};
   sequence.log.request.cache_salt = "alice\nsalt";
   sequence.log.request.want_embedding = true;
+  sequence.log.request.tenant = "alice";
   sequence.log.n_cached_prompt = 2;
   sequence.log.prompt_logprobs = {-0.125F};
   sequence.log.n_prompt_logprobs = 1;
   sequence.kv.blocks = {11, 4};
   sequence.kv.n_computed = 19;
+  sequence.resumes = true;
   sequence.suspect = true;
   sequence.proof_length = 6;
   sequence.numerics_id = "numerics";
@@ -44,6 +46,7 @@ AnswerState some_answer() {
   answer.created = 1700000000;
   answer.call.prompts = {{.ids = {5, 6, 7}, .text = "a\nb"}};
   answer.call.n = 2;
+  answer.call.tenant = "alice";
   answer.call.text.stop = {"\xC3\xA9nd"};
   answer.call.grammar = {.tag = "lark", .text = "start: \"a\""};
   answer.call.message = {.tools = ToolFormat::kMistral, .reasoning = true};
@@ -128,11 +131,13 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(pooling.key_name, "k");
   EXPECT_EQ(pooling.body, "{\xFF");
   EXPECT_EQ(pooling.connection, 23);
+  EXPECT_EQ(sequence.log.request.tenant, "alice");
   EXPECT_EQ(sequence.log.n_cached_prompt, 2);
   const CachedBlocks& cached = decoded->core.replicas.at(0).scheduler.cached;
   EXPECT_EQ(cached.prefixes.at(1).parent, 11);
   EXPECT_EQ(cached.prefixes.at(0).tokens.at(3), 8);
   EXPECT_EQ(cached.prefixes.at(0).domain.cache_salt, "alice\nsalt");
+  EXPECT_TRUE(sequence.resumes);
   EXPECT_TRUE(sequence.suspect);
   EXPECT_EQ(sequence.log.request.priority, -3);
   ASSERT_NE(sequence.log.request.rules, nullptr);
@@ -143,6 +148,7 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(decoded->api.answers.at(0).call.rules, nullptr);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
+  EXPECT_EQ(answer.call.tenant, "alice");
   EXPECT_EQ(answer.call.grammar.text, "start: \"a\"");
   EXPECT_EQ(answer.call.message.tools, ToolFormat::kMistral);
   EXPECT_TRUE(answer.call.message.reasoning);
@@ -220,8 +226,10 @@ void answer(Scheduler& scheduler, const StepPlan& plan, int32_t token,
   result.epoch = plan.epoch;
   result.step_id = plan.step_id;
   for (const SequencePlan& part : plan.sequences) {
-    result.sequences.push_back(
-        {.request_id = part.request_id, .slot = part.slot, .token_id = part.sample ? token : -1});
+    SequenceResult& one = result.sequences.emplace_back();
+    one.request_id = part.request_id;
+    one.slot = part.slot;
+    if (part.sample) one.drawn = {{.token_id = token}};
   }
   scheduler.apply(std::move(result), events);
 }

@@ -83,6 +83,27 @@ TEST(HttpApiKeys, NamesWhatIsWrongAndNeverAKey) {
   EXPECT_THAT(problem(many), HasSubstr("more than 1000"));
 }
 
+TEST(HttpApiKeys, TermsStandBehindAKey) {
+  const KeyFile file(
+      fmt::format("alice:{}\nbob:{} \t max_requests=3  priority=-7\r\ncarol:{}-3 priority=0\n",
+                  kKey, kStapleHash, kKey));
+  const ApiKeys keys = ApiKeys::read(file.path(), "");
+  EXPECT_EQ(keys.find("staple-of-the-horse"), "bob");
+  const auto terms = keys.terms();
+  EXPECT_EQ(terms.at("alice"), KeyTerms{});
+  EXPECT_EQ(terms.at("bob"), (KeyTerms{.max_requests = 3, .priority = -7}));
+  EXPECT_EQ(terms.at("carol"), (KeyTerms{.priority = 0}));
+  for (const char* wrong :
+       {"max_requests=0", "max_requests=100001", "max_requests=", "max_requests", "max_requests=3x",
+        "max_requests=3 max_requests=3", "priority=1001", "priority=-1001", "priority= 3",
+        "priority=1 priority=2", "prio=3", "battery", "=", "max_requests=3,priority=1"}) {
+    SCOPED_TRACE(wrong);
+    const std::string problem = problem_of(KeyFile(fmt::format("a:{} {}\n", kKey, wrong)).path());
+    EXPECT_THAT(problem, HasSubstr("line 1"));
+    EXPECT_THAT(problem, Not(HasSubstr(kKey)));
+  }
+}
+
 TEST(HttpApiKeys, AFileThatOthersCanReadIsRefused) {
   const KeyFile file(fmt::format("a:{}\n", kKey));
   fs::permissions(file.path(), fs::perms(0644));
@@ -115,6 +136,65 @@ TEST(HttpAccess, KeysDoNotShareCachedKv) {
   EXPECT_EQ(salt_of(kKey, plain), "alice\n");
   EXPECT_EQ(salt_of(kKey + std::string("-2"), plain), "bob\n");
   EXPECT_EQ(salt_of(kKey, R"({"prompt":"x","cache_salt":"s"})"), "alice\ns");
+}
+
+std::string post_with(const std::string& key) {
+  return fmt::format("POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer {}\r\n", key);
+}
+
+TEST(HttpAccess, ARequestIsItsKeysWithItsPriority) {
+  const std::string bob = kKey + std::string("-2");
+  const KeyFile file(fmt::format("alice:{}\nbob:{} priority=5\n", kKey, bob));
+  TestServer server({}, nullptr, 30, {.keys = ApiKeys::read(file.path(), "")});
+  const auto priority_of = [&](const std::string& key, const std::string& asked) {
+    const std::string body = R"({"prompt":"x","max_tokens":2)" + asked + "}";
+    EXPECT_EQ(ask(server, post_with(key), body).status, 200);
+    const GenerateRequest request = server.service.requests().back();
+    EXPECT_EQ(request.tenant, key == bob ? "bob" : "alice");
+    return request.priority;
+  };
+  EXPECT_EQ(priority_of(kKey, ""), 0);
+  EXPECT_EQ(priority_of(kKey, R"(,"priority":-9)"), -9) << "whose key says nothing";
+  EXPECT_EQ(priority_of(bob, ""), 5);
+  EXPECT_EQ(priority_of(bob, R"(,"priority":null)"), 5);
+  EXPECT_EQ(priority_of(bob, R"(,"priority":-9)"), 5);
+  EXPECT_EQ(priority_of(bob, R"(,"priority":9)"), 9);
+}
+
+// A request counts until its answer has ended, whole or as a stream, or its client has gone.
+TEST(HttpAccess, AKeyHasItsLimitOfRequests) {
+  const std::string bob = kKey + std::string("-2");
+  const KeyFile file(fmt::format("alice:{} max_requests=2\nbob:{}\n", kKey, bob));
+  TestServer server({}, nullptr, 30, {.keys = ApiKeys::read(file.path(), "")});
+  server.service.set_mode(FakeService::Mode::kSilent);
+  const auto begin = [&](TestClient& client, const std::string& body) {
+    const size_t n_before = server.service.requests().size();
+    client.send(fmt::format("{}Host: a\r\nContent-Length: {}\r\n\r\n{}", post_with(kKey),
+                            body.size(), body));
+    EXPECT_TRUE(server.service.wait_for_requests(n_before + 1));
+  };
+  const std::string body = R"({"prompt":"x","max_tokens":2})";
+  TestClient whole(server.port());
+  begin(whole, body);
+  {
+    TestClient gone(server.port());
+    begin(gone, R"({"prompt":"x","max_tokens":2,"stream":true,"n":3})");
+    const ClientResponse refused = ask(server, post_with(kKey), body);
+    EXPECT_EQ(refused.status, 429);
+    EXPECT_EQ(refused.headers.at("retry-after"), "1");
+    EXPECT_EQ(refused.json()["error"]["code"], "rate_limit_exceeded");
+    EXPECT_THAT(refused.body, HasSubstr("2 requests with this API key (alice)"));
+  }
+  EXPECT_TRUE(server.service.wait_for_cancels(3));
+  TestClient stream(server.port());
+  begin(stream, R"({"prompt":"x","max_tokens":2,"stream":true})");
+  EXPECT_EQ(ask(server, post_with(kKey), body).status, 429);
+  server.service.release();
+  EXPECT_EQ(whole.read_response().status, 200);
+  EXPECT_EQ(ask(server, post_with(kKey), body).status, 200) << "as soon as it has its answer";
+  EXPECT_EQ(ask(server, post_with(bob), body).status, 200);
+  EXPECT_EQ(ask(server, post_with(kKey), R"({"prompt":7.5})").status, 400);
+  EXPECT_EQ(ask(server, post_with(kKey), body).status, 200) << "a refusal counts no longer";
 }
 
 TEST(HttpAccess, AWrongOrMissingKeyIs401) {

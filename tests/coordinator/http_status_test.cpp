@@ -136,6 +136,7 @@ TEST_F(HttpStatus, Metrics) {
   server_.metrics.set_stage_busy(1, 4.0);
   server_.metrics.set_stage_busy(1, 1.0);  // relaunched: counts from 0 again
   server_.metrics.set_comm(0.5);
+  server_.metrics.set_bubble_ratio(0.25);
   server_.server.begin_drain();
   const ClientResponse response = client_.get("/metrics");
   EXPECT_EQ(response.headers.at("content-type"), "text/plain; version=0.0.4; charset=utf-8");
@@ -163,6 +164,7 @@ TEST_F(HttpStatus, Metrics) {
                                 "trireme_ranks_alive" + labels + "4",
                                 "trireme_replayed_requests_total" + labels + "2",
                                 "trireme_comm_seconds_total" + labels + "0.5",
+                                "trireme_pipeline_bubble_ratio" + labels + "0.25",
                                 "trireme_model_load_progress" + labels + "1",
                                 "trireme_drain_state" + labels + "1"}) {
     EXPECT_THAT(response.body, HasSubstr(line + "\n"));

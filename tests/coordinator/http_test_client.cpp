@@ -87,6 +87,7 @@ ClientResponse TestClient::read_response() {
       if (parser.is_done()) break;
     }
     if (receive()) continue;
+    if (!any) return {};
     parser.put_eof(ec);
     break;
   }

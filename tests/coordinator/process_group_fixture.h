@@ -113,7 +113,7 @@ class ClusterProcessGroup : public testing::Test {
       return -1;
     }
     EXPECT_EQ(results_.back().epoch, group_->epoch());
-    return results_.back().sequences.at(0).token_id;
+    return results_.back().sequences.at(0).drawn.at(0).token_id;
   }
 
   static StepPlan plan_of(int32_t token) {

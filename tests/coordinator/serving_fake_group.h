@@ -24,6 +24,7 @@ struct GroupScript {
   int32_t n_blocks = 64;
   int32_t max_batch_tokens = 64;
   std::string numerics_id = "fake";
+  int n_stages = 1;
   bool serve_at_start = true;  // else the test calls come_up
   bool answer = true;          // false: plans are run, results are kept back
   // Called for every plan before it is run: true kills the group.
@@ -98,6 +99,7 @@ class FakeGroup final : public Group {
     GroupCapacity capacity;
     capacity.kv_blocks = script.n_blocks;
     capacity.numerics_id = script.numerics_id;
+    capacity.layout.pp = script.n_stages;
     events_.on_serving(capacity);
   }
   void lose(const std::string& cause, const std::string& detail) {

@@ -311,18 +311,32 @@ class Ranks {
         result.target_logprobs.push_back(target < 0 ? 0.0F : logprob(state, target));
       }
     }
-    if (part.want_logits) result.logits = all_logits(state);
-    if (part.want_hidden) result.hidden = hidden_of(state);
-    if (part.sample) {
-      result.token_id =
-          draw(slot.rules.applied(state), part.sampling, part.choice, part.output_index);
-      if (part.masked) result.token_id = take_mask(part.request_id, result.token_id);
-      if (result.token_id < 0) return result;
-      slot.rules.add(result.token_id);
-      result.logprob = logprob(state, result.token_id);
-      if (feed) slot.last_token = result.token_id;
+    if (part.want_logits)
+      result.logits = all_logits(cell(slot, slot.n_tokens - part.n_guesses - 1).state);
+    if (part.want_hidden) {
+      EXPECT_EQ(part.n_guesses, 0) << "there is nothing to guess";
+      result.hidden = hidden_of(state);
     }
+    if (part.sample) draw_all(part, feed, slot, result);
     return result;
+  }
+
+  void draw_all(const SequencePlan& part, bool feed, Slot& slot, SequenceResult& result) {
+    EXPECT_LT(part.n_guesses, static_cast<int32_t>(part.input_ids.size()));
+    const int32_t n_known = slot.n_tokens - part.n_guesses;
+    for (int32_t i = 0; i <= part.n_guesses; ++i) {
+      const uint64_t state = cell(slot, n_known + i - 1).state;
+      int32_t token =
+          draw(slot.rules.applied(state), part.sampling, part.choice, part.output_index + i);
+      if (part.masked) token = take_mask(part.request_id, token);
+      if (token < 0) return;
+      slot.rules.add(token);
+      result.drawn.push_back({token, logprob(state, token), {}});
+      if (feed) slot.last_token = token;
+      slot.n_tokens = n_known + i;
+      const size_t guess = part.input_ids.size() - static_cast<size_t>(part.n_guesses - i);
+      if (i == part.n_guesses || part.input_ids[guess] != token) return;
+    }
   }
 
   // The token drawn with the mask of this step; -1 where that has no words.

@@ -146,6 +146,31 @@ TEST(InferenceCore, RefusesAtOnce) {
   EXPECT_EQ(world.submit(request_of(5, 5)).error().param, "queue");
 }
 
+// Those who fill the queue are refused, not those who come beside them.
+TEST(InferenceCore, AFullQueueHasRoomForOtherTenants) {
+  GroupScript mute;
+  mute.answer = false;
+  World world({mute}, {}, /*max_waiting=*/8);
+  world.wait([&] { return world.n_up == 1; });
+  world.settle();
+  const auto submit = [&](const char* tenant) {
+    GenerateRequest request = request_of(5, 5);
+    request.tenant = tenant;
+    return world.submit(request);
+  };
+  RequestId first = 0;
+  for (int i = 0; i < 12; ++i) first = *submit("crowd");
+  EXPECT_EQ(submit("crowd").error().param, "queue");
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(submit("one")) << "half of half of 12";
+  EXPECT_EQ(submit("one").error().param, "queue");
+  EXPECT_TRUE(submit("other"));
+  EXPECT_TRUE(submit("other"));
+  EXPECT_EQ(submit("other").error().param, "queue") << "half of a third";
+  world.core->cancel(first, FinishReason::kCancelled);
+  world.settle();
+  EXPECT_EQ(submit("crowd").error().param, "queue");
+}
+
 TEST(InferenceCore, RefusesWhatNoReplicaHasBlocksFor) {
   GroupScript tiny;
   tiny.n_blocks = 2;

@@ -8,8 +8,10 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <string>
 
 #include "coordinator/serving/scheduler.h"
+#include "tests/coordinator/serving_fake_drafter.h"
 #include "tests/coordinator/serving_fake_ranks.h"
 
 namespace trireme {
@@ -24,6 +26,8 @@ struct Coverage {
   int n_finished = 0;
   int n_late_results = 0;
   uint64_t n_cached = 0;  // tokens that were not computed again
+  uint64_t n_right = 0;   // guessed tokens
+  uint64_t n_wrong = 0;
   size_t most_plans_in_flight = 0;
   int most_draws_in_flight = 0;
 };
@@ -46,6 +50,8 @@ class RandomRun {
     drain_results();
     coverage_.n_preemptions += scheduler_.n_preemptions();
     coverage_.n_cached += scheduler_.prefix_cache_counts().n_hit;
+    coverage_.n_right += scheduler_.guess_counts().n_right;
+    coverage_.n_wrong += scheduler_.guess_counts().n_guessed - scheduler_.guess_counts().n_right;
     EXPECT_EQ(scheduler_.n_running(), 0);
     EXPECT_EQ(scheduler_.n_waiting(), 0);
     if (scheduler_.serving()) {
@@ -71,6 +77,10 @@ class RandomRun {
     config.vocab_size = fake::kVocabSize;
     config.eos_token_ids = {fake::kEos};
     config.prefix_cache = chance(0.8);
+    if (chance(0.4)) {
+      config.make_drafter = fake::oracle_maker(random_(), chance(0.5) ? 0.1 : 0.6);
+      config.max_guesses = pick(1, 8);
+    }
     if (chance(0.7)) {
       config.perturbation.seed = random_();
       config.perturbation.random_chunks = chance(0.7);
@@ -99,6 +109,7 @@ class RandomRun {
       request.want_last_logits = chance(0.3);
       if (chance(0.4)) request.rules = fake::some_rules(random_());
       if (chance(0.3)) request.priority = pick(-2, 2);
+      if (chance(0.7)) request.tenant = std::string(1, static_cast<char>('a' + pick(0, 3)));
     }
   }
 
@@ -134,6 +145,7 @@ class RandomRun {
       const auto id = static_cast<RequestId>(next_++);
       scheduler_.add(make_sequence(id, requests_[id]), events_);
     }
+    if (chance(0.01)) scheduler_.limit_prompts(pick(1, 48));
     if (chance(0.6)) plan();
     if (chance(0.5) && !results_.empty()) answer();
     if (chance(0.002) && next_ > 1) cancel(static_cast<RequestId>(pick(1, next_ - 1)));
@@ -209,7 +221,7 @@ class RandomRun {
       if (!scheduler_.serving() || result.epoch != scheduler_.epoch()) continue;
       ++n_plans;
       for (const SequenceResult& part : result.sequences)
-        n_draws[part.request_id] += part.token_id >= 0 ? 1 : 0;
+        n_draws[part.request_id] += part.drawn.empty() ? 0 : 1;
     }
     for (const auto& [id, n] : n_draws) {
       EXPECT_LE(n, 1 + config_.n_plans_ahead) << "request " << id << " is too far ahead";
@@ -272,6 +284,8 @@ TEST(RandomSchedule, EveryRequestHearsTheUndisturbedTokens) {
   EXPECT_GT(coverage.n_finished, 10000);
   EXPECT_GT(coverage.n_late_results, 100);
   EXPECT_GT(coverage.n_cached, 50000U);
+  EXPECT_GT(coverage.n_right, 10000U);
+  EXPECT_GT(coverage.n_wrong, 10000U);
   EXPECT_EQ(coverage.most_plans_in_flight, 6U);
   EXPECT_EQ(coverage.most_draws_in_flight, 3);
   RecordProperty("preemptions", static_cast<int>(coverage.n_preemptions));

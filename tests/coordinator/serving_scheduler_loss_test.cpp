@@ -175,10 +175,11 @@ TEST(SchedulerLoss, KeptKvIsNotComputedAgain) {
   bench.expect_idle();
 }
 
-TEST(SchedulerLoss, AnOlderSequenceTakesTheBlocksThatYoungerOnesKeep) {
+TEST(SchedulerLoss, ABetterPriorityTakesTheBlocksThatOthersKeep) {
   Bench bench(small_config(), /*n_blocks=*/8);
   const RequestId from_elsewhere = 1;
   bench.requests[from_elsewhere] = request_of(100, 4, 1);
+  bench.requests[from_elsewhere].priority = -1;
   bench.last_id = from_elsewhere;
   bench.add(request_of(60, 12, 2));
   while (bench.heard[2].token_ids.empty()) bench.answer(*bench.scheduler.plan_step());

@@ -27,7 +27,8 @@ constexpr std::chrono::seconds kPatience(60);
 // A core over fake groups, with what every client heard.
 struct World {
   explicit World(std::vector<GroupScript> scripts, ServingObserver observer = {},
-                 int32_t max_waiting = 1000, int n_mask_threads = 0) {
+                 int32_t max_waiting = 1000, int n_mask_threads = 0,
+                 const std::function<void(InferenceCoreOptions&)>& change = {}) {
     InferenceCoreOptions options;
     options.guides = std::make_shared<Guides>();
     options.n_mask_threads = n_mask_threads;
@@ -35,6 +36,7 @@ struct World {
     options.scheduler.max_batch_tokens = 64;
     options.n_replicas = static_cast<int32_t>(scripts.size());
     options.max_waiting = max_waiting;
+    if (change) change(options);
     ReplicaListener listener;
     listener.on_broken = [this](int, const std::string&) { note(n_broken); };
     listener.on_lost = [this](int, const std::string&, const std::string&) { note(n_lost); };

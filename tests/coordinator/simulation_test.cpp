@@ -15,6 +15,7 @@
 
 #include "coordinator/serving/inference_core.h"
 #include "tests/coordinator/serving_bench.h"
+#include "tests/coordinator/serving_fake_drafter.h"
 #include "tests/coordinator/simulated_group.h"
 
 namespace trireme {
@@ -38,8 +39,10 @@ struct Coverage {
   int n_push_failures = 0;
   int n_on_old_weights = 0;  // requests that ended on others than new ones got then
   int64_t n_cached = 0;      // tokens that were not computed again
-  int n_guided = 0;          // that the end of their grammar ended
+  int64_t n_guessed_right = 0;
+  int n_guided = 0;  // that the end of their grammar ended
   int n_failed_grammars = 0;
+  int n_crowded = 0;  // requests whose turn came in spite of another tenant's crowd
   int64_t virtual_ms = 0;
 };
 
@@ -66,15 +69,21 @@ class Simulation {
           groups_.push_back(group.get());
           return group;
         },
-        ServingObserver{.on_prefix_cache =
+        ServingObserver{.on_preemption = [this] { ++n_preemptions_; },
+                        .on_prefix_cache =
                             [this](const PrefixCacheCounts& more) {
                               coverage_.n_cached += static_cast<int64_t>(more.n_hit);
+                            },
+                        .on_guesses =
+                            [this](const GuessCounts& more) {
+                              coverage_.n_guessed_right += static_cast<int64_t>(more.n_right);
                             }},
         ReplicaListener{});
     poison_ = faults.poison;
     for (SimulatedGroup* group : groups_) group->start();
     plan_clients();
     if (chance(0.5)) plan_pushes();
+    if (n_replicas_ == 1 && chance(0.2)) plan_crowd(options.scheduler.max_slots);
   }
 
   void run() {
@@ -97,6 +106,16 @@ class Simulation {
     bool refused = false;
     bool cancelled = false;
     fake::Transcript heard;
+    bool has_token() const { return !heard.token_ids.empty(); }
+  };
+  // One tenant's many requests, and another one's only one, which comes when they wait.
+  struct Crowd {
+    size_t first = 0;  // of its clients
+    Client* other = nullptr;
+    int most_before = 0;    // of the crowd, may get their first token before it does
+    int n_at_submit = -1;   // had theirs when it came
+    uint64_t at_epoch = 0;  // of the group then
+    int n_preemptions = 0;
   };
 
   bool chance(double p) { return std::bernoulli_distribution(p)(random_); }
@@ -115,6 +134,10 @@ class Simulation {
     config.vocab_size = fake::kVocabSize;
     config.eos_token_ids = {fake::kEos};
     config.prefix_cache = chance(0.9);
+    if (chance(0.3)) {
+      config.make_drafter = fake::oracle_maker(random_(), 0.3);
+      config.max_guesses = static_cast<int32_t>(pick(1, 6));
+    }
     return config;
   }
 
@@ -170,7 +193,8 @@ class Simulation {
       request.ignore_eos = chance(0.7);
       request.want_prompt_logprobs = chance(0.2);
       if (chance(0.3)) request.rules = fake::some_rules(random_());
-      if (chance(0.2)) request.priority = static_cast<int32_t>(pick(-1, 1));
+      if (chance(0.4)) request.priority = static_cast<int32_t>(pick(-1, 1));
+      request.tenant = std::array{"", "a", "b", "c"}[static_cast<size_t>(pick(0, 3))];
       if (chance(0.3)) {
         const int64_t length = pick(0, 40);
         request.grammar = {.tag = "fake", .text = std::to_string(length)};
@@ -183,6 +207,42 @@ class Simulation {
         });
       }
     }
+  }
+
+  // They are a tenant's own, all of one priority, worse than that of anybody else here.
+  void plan_crowd(int32_t max_slots) {
+    constexpr int kInCrowd = 25;
+    crowd_.first = clients_.size();
+    for (int i = 0; i <= kInCrowd; ++i) {
+      Client& client = clients_.emplace_back();
+      client.request = fake::request_of(static_cast<int32_t>(pick(1, 30)),
+                                        static_cast<int32_t>(pick(1, 10)), random_());
+      client.request.priority = 2;
+      client.request.tenant = i < kInCrowd ? "crowd" : "other";
+      client.request.cache_salt = client.request.tenant;
+      clock_.after(i < kInCrowd ? 0 : pick(50, 400), [this, &client] { submit(client); });
+    }
+    crowd_.other = &clients_.back();
+    // Those that had a slot when it came, one whose turn is as good, and those that get the slots
+    // of others beside it, before its prompt is computed: at most as many again.
+    crowd_.most_before = 2 * max_slots + 1;
+  }
+
+  int n_of_crowd_with_tokens() const {
+    const auto begin = clients_.begin() + static_cast<std::ptrdiff_t>(crowd_.first);
+    return static_cast<int>(std::count_if(begin, clients_.end(), [this](const Client& client) {
+      return &client != crowd_.other && client.has_token();
+    }));
+  }
+
+  // Unless the group was lost meanwhile: then who waits again goes on first. Or it was preempted
+  // in the midst of its prompt: then those are first that were served less by then.
+  void other_has_its_turn() {
+    if (crowd_.n_at_submit < 0 || groups_[0]->epoch() != crowd_.at_epoch) return;
+    if (n_preemptions_ != crowd_.n_preemptions) return;
+    EXPECT_LE(n_of_crowd_with_tokens() - crowd_.n_at_submit, crowd_.most_before)
+        << "it waited for the crowd";
+    ++coverage_.n_crowded;
   }
 
   void begin_like(GenerateRequest& request, const Client& other) {
@@ -211,11 +271,18 @@ class Simulation {
     GenerateRequest request = client.request;
     request.weights = core_->weights();
     client.generation = request.weights->generation;
+    if (&client == crowd_.other && groups_[0]->status() == GroupStatus::kServing) {
+      crowd_.n_at_submit = n_of_crowd_with_tokens();
+      crowd_.at_epoch = groups_[0]->epoch();
+      crowd_.n_preemptions = n_preemptions_;
+    }
     const Result<RequestId> id = core_->submit(request, [this, &client](GenerateEvent&& event) {
       EXPECT_FALSE(client.cancelled) << "an event after cancel";
       if (event.finish != FinishReason::kNone)
         coverage_.n_on_old_weights += client.generation != core_->weights()->generation ? 1 : 0;
+      const bool waited = !client.has_token();
       client.heard.hear(std::move(event));
+      if (&client == crowd_.other && waited && client.has_token()) other_has_its_turn();
     });
     client.refused = !id;
     if (!id) client.heard.error = id.error().message;
@@ -322,7 +389,9 @@ class Simulation {
   boost::asio::io_context* io_ = nullptr;
   std::vector<SimulatedGroup*> groups_;
   std::deque<Client> clients_;
+  Crowd crowd_;
   int n_pushes_open_ = 0;
+  int n_preemptions_ = 0;
   std::unique_ptr<InferenceCore> core_;
 };
 
@@ -348,8 +417,10 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.n_given_up, 0);
   EXPECT_GT(coverage.n_poisoned, 0);
   EXPECT_GT(coverage.n_cached, static_cast<int64_t>(n_runs * 20));
+  EXPECT_GT(coverage.n_guessed_right, static_cast<int64_t>(n_runs * 2));
   EXPECT_GT(coverage.n_guided, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.n_failed_grammars, static_cast<int>(n_runs / 50));
+  EXPECT_GT(coverage.n_crowded, static_cast<int>(n_runs / 50));
   EXPECT_GT(coverage.n_pushed, static_cast<int>(n_runs / 4));
   EXPECT_GT(coverage.n_push_failures, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.n_on_old_weights, static_cast<int>(n_runs / 10));

@@ -152,10 +152,7 @@ def test_clients_gone_during_replay_free_everything(start_server, surroundings, 
     kill(server.rank_pids()[:1])
     for stream in streams:
         stream.client.close()
-    wait_until(lambda: server.metric("vllm:num_requests_running") == 0
-               and server.metric("vllm:num_requests_waiting") == 0
-               and server.metric("vllm:kv_cache_usage_perc") == 0, READY_DEADLINE_S,
-               "nothing held")
+    server.wait_until_idle()
     wait_until(server.is_ready, READY_DEADLINE_S, "ready again")
     end(server, surroundings)
 

@@ -43,7 +43,7 @@ def wait_for_layout(server, tp, pp, n_ranks, n_times=1):
 @pytest.mark.parametrize("gone", (1, 2))
 def test_a_host_is_cut_off_for_good_and_comes_back(
         start_server, surroundings, subnet, tmp_path, undisturbed, gone):
-    config = cluster_file(tmp_path / "cluster.yaml", subnet, silence_ms=800, comm_ms=2000,
+    config = cluster_file(tmp_path / "cluster.yaml", subnet, comm_ms=2000,
                           return_ms=RETURN_MS)
     server = start_server("--pp", 2, "--min-ranks", 1, "--config", config)
     streams = flowing_streams(server, undisturbed)

@@ -2,6 +2,7 @@
 fails."""
 
 import json
+import signal
 import time
 
 import pytest
@@ -15,7 +16,7 @@ BLIP_S = 0.2
 PAUSE_S = 0.6  # until TCP has caught up
 N_BLIPS = 4
 CUT_S = 3.0
-FAST = dict(launch_ms=6000, silence_ms=800, comm_ms=2000, backoff_max_ms=500, max_crashes=100)
+FAST = dict(launch_ms=6000, comm_ms=2000, backoff_max_ms=500, max_crashes=100)
 
 
 def test_two_hosts_give_the_bytes_of_one_rank(surroundings, subnet, tmp_path):
@@ -93,7 +94,26 @@ def test_a_cut_link(start_disturbed, undisturbed, subnet, surroundings, one_way)
         let_through(subnet, 2, True)
     assert_undisturbed(server, streams, undisturbed)
     watch.stop()
+    print(f"found after {watch.first_503 - cut_at:.3f} s")
     assert watch.first_503 - cut_at < 1.0, "half a second, and this machine's noise"
+    assert server.stop() == 0, server.output()
+    surroundings.assert_nothing_left()
+
+
+def test_ranks_that_are_cut_off_end_by_themselves(start_disturbed, undisturbed, surroundings):
+    """On this machine the coordinator could reach them to kill them; so it is stopped."""
+    server, streams = start_disturbed(**FAST)
+    ranks = set(server.rank_pids())
+    server.process.send_signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    try:
+        wait_until(lambda: not ranks & set(server.rank_pids()), CUT_S, "the end of the ranks")
+        gone_at = time.monotonic()
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    print(f"gone after {gone_at - stopped_at:.3f} s")
+    assert gone_at - stopped_at < 2.0, "one second, and this machine's noise"
+    assert_undisturbed(server, streams, undisturbed)
     assert server.stop() == 0, server.output()
     surroundings.assert_nothing_left()
 

@@ -48,7 +48,7 @@ def wait_until_more(streams):
 def ask(surroundings, **arguments):
     """What the server's admin socket says to an upgrade with these arguments."""
     folder, = surroundings.temporary.glob("trireme-run-*")
-    request = {"handover": 3, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
+    request = {"handover": 4, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ADMIN_DEADLINE_S)
         connection.connect(str(folder / "admin"))
@@ -195,7 +195,7 @@ def test_refused_upgrades_change_nothing(start_upgradable, surroundings, undistu
     streams = start_event_streams(server, undisturbed[0])
     wait_until_more(streams)
     ranks = server.rank_pids()
-    assert "form 3" in ask(surroundings, handover=3)["error"]
+    assert "form 5" in ask(surroundings, handover=5)["error"]
     assert "no program" in ask(surroundings, program="/nowhere/trireme")["error"]
     assert "arguments" in ask(surroundings, program=None)["error"]
     # Found only when everything is held already.

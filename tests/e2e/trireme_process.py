@@ -197,6 +197,13 @@ class Server:
         workers = [pid for pid, words in others.items() if "worker" in words[1:2]]
         return sorted(workers or others)
 
+    def wait_until_idle(self):
+        """No request, and no KV held: gauges may be read a moment after an answer's last byte."""
+        def is_idle():
+            return all(self.metric("vllm:" + name) == 0 for name in (
+                "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"))
+        wait_until(is_idle, READY_DEADLINE_S, "an idle server")
+
     def wait_for_new_ranks(self, before):
         """Until it serves with ranks of which none is in `before`."""
         def serves_with_others():

@@ -109,7 +109,7 @@ TEST_P(LayoutIdentityTest, EveryLayoutChunkingBatchAndPreemption) {
       ThreadGroup::Limits tight = roomy;
       tight.kv_blocks = 20;  // one long request and little else: real preemption
       tight.n_threads = 1 + (tp + pp) % 2;
-      const std::string where = "tp " + std::to_string(tp) + " pp " + std::to_string(pp);
+      const std::string where = name_of({tp, pp});
       expect_same(reference, run(file, {tp, pp}, roomy, {}), where);
       expect_same(reference,
                   run(file, {tp, pp}, tight,

@@ -92,10 +92,9 @@ TEST_P(PrefixCacheIdentityTest, HitOrMissGivesTheSameBits) {
     ScheduledRun off{.file = file, .layout = {1, 1}, .limits = limits_, .prefix_cache = false};
     const Answers expected = off.answer(requests);
     EXPECT_EQ(off.counts.n_hit, 0U);
-    for (const Layout& layout : {Layout{1, 1}, Layout{2, 1}, Layout{1, 2}, Layout{2, 2}}) {
+    for (const Layout& layout : kSmallLayouts) {
       if (layout.tp > max_tp || layout.pp > file->config().n_layers) continue;
-      const std::string where = "round " + std::to_string(round) + ", tp " +
-                                std::to_string(layout.tp) + " pp " + std::to_string(layout.pp);
+      const std::string where = "round " + std::to_string(round) + ", " + name_of(layout);
       ScheduledRun on{.file = file, .layout = layout, .limits = limits_, .n_results_between = 3};
       expect_same(expected, on.answer(requests), where);
       EXPECT_GT(on.counts.n_hit, 200U) << where;

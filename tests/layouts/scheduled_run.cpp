@@ -7,6 +7,10 @@
 
 namespace trireme::test {
 
+std::string name_of(Layout layout) {
+  return "tp " + std::to_string(layout.tp) + " pp " + std::to_string(layout.pp);
+}
+
 bool is_allowed(const std::vector<int32_t>& output_ids, int32_t id) {
   uint32_t hash = 7;
   for (const int32_t token : output_ids) hash = hash * 31 + static_cast<uint32_t>(token);
@@ -66,6 +70,8 @@ Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
   SchedulerConfig config = scheduler_config(*file, layout, limits);
   config.prefix_cache = prefix_cache;
   config.perturbation = perturbation;
+  config.make_drafter = make_drafter;
+  config.max_guesses = max_guesses;
   Scheduler scheduler(config);
   std::vector<SequenceEvent> events;
   scheduler.group_up(1, limits.kv_blocks, false, events);
@@ -95,6 +101,7 @@ Answers ScheduledRun::answer(std::vector<GenerateRequest> requests) {
     events.clear();
   }
   counts = scheduler.prefix_cache_counts();
+  guesses = scheduler.guess_counts();
   return answers;
 }
 

@@ -10,6 +10,12 @@
 
 namespace trireme::test {
 
+// One rank, both ways of cutting in two, and both at once.
+inline constexpr Layout kSmallLayouts[] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}};
+
+// "tp 2 pp 1"
+std::string name_of(Layout layout);
+
 // Everything a request was answered with.
 struct Answer {
   std::vector<int32_t> tokens;
@@ -38,8 +44,11 @@ struct ScheduledRun {
   TestPerturbation perturbation;
   bool prefix_cache = true;
   int n_results_between = 0;  // so many results come before the next request does
+  DrafterMaker make_drafter = {};
+  int32_t max_guesses = 0;
 
   PrefixCacheCounts counts = {};  // of the run
+  GuessCounts guesses = {};       // of the run
 
   Answers answer(std::vector<GenerateRequest> requests);
 };

@@ -55,7 +55,7 @@ std::vector<std::vector<int32_t>> generate(const std::shared_ptr<const PackedMod
   const auto receive = [&] {
     const StepResult result = group.receive();
     const SequenceResult& s = result.sequences.at(0);
-    tokens[static_cast<size_t>(s.slot)].push_back(s.token_id);
+    tokens[static_cast<size_t>(s.slot)].push_back(s.drawn.at(0).token_id);
   };
   for (int i = 0; i < kNewTokens; ++i) {
     for (int32_t slot = 0; slot < kSequences; ++slot) {

@@ -288,7 +288,7 @@ def test_servers_listen_on_ports_of_their_own():
 def test_what_a_server_keeps_in_memory():
     with subprocess.Popen(["sleep", "600"]) as process:
         try:
-            assert 0 < rpc_servers.resident_bytes(process) < 2**30
+            assert 0 < rpc_servers.resident_bytes(process.pid) < 2**30
         finally:
             process.kill()
 

@@ -40,7 +40,7 @@ StepResult answer(const StepPlan& plan, int world_rank) {
     SequenceResult one;
     one.request_id = sequence.request_id;
     one.slot = sequence.slot;
-    one.token_id = sequence.input_ids.empty() ? 0 : sequence.input_ids.back() + 1;
+    one.drawn = {{.token_id = sequence.input_ids.empty() ? 0 : sequence.input_ids.back() + 1}};
     result.sequences.push_back(one);
   }
   return result;
