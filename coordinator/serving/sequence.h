@@ -91,8 +91,10 @@ struct Sequence {
     if (kv.n_drawing > 0 && log.n_output() + kv.n_drawing >= log.request.max_new_tokens) return 0;
     return log.n_known() + kv.n_drawing - kv.n_computed - kv.n_planned;
   }
-  // The next plan, if there is one, is of one token.
-  bool decoding() const { return kv.n_computed + kv.n_planned > 0 && n_left() <= 1; }
+  // The next plan, if there is one, is of one token. Never where none is drawn.
+  bool decoding() const {
+    return log.request.max_new_tokens > 0 && kv.n_computed + kv.n_planned > 0 && n_left() <= 1;
+  }
 };
 
 std::unique_ptr<Sequence> make_sequence(RequestId id, GenerateRequest request);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "coordinator/http/api_keys.h"
 #include "coordinator/http/request_log.h"
@@ -138,8 +139,8 @@ TEST(HttpAccess, KeysDoNotShareCachedKv) {
   EXPECT_EQ(salt_of(kKey, R"({"prompt":"x","cache_salt":"s"})"), "alice\ns");
 }
 
-std::string post_with(const std::string& key) {
-  return fmt::format("POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer {}\r\n", key);
+std::string post_with(const std::string& key, const std::string& path = "/v1/completions") {
+  return fmt::format("POST {} HTTP/1.1\r\nAuthorization: Bearer {}\r\n", path, key);
 }
 
 TEST(HttpAccess, ARequestIsItsKeysWithItsPriority) {
@@ -147,11 +148,17 @@ TEST(HttpAccess, ARequestIsItsKeysWithItsPriority) {
   const KeyFile file(fmt::format("alice:{}\nbob:{} priority=5\n", kKey, bob));
   TestServer server({}, nullptr, 30, {.keys = ApiKeys::read(file.path(), "")});
   const auto priority_of = [&](const std::string& key, const std::string& asked) {
-    const std::string body = R"({"prompt":"x","max_tokens":2)" + asked + "}";
-    EXPECT_EQ(ask(server, post_with(key), body).status, 200);
-    const GenerateRequest request = server.service.requests().back();
-    EXPECT_EQ(request.tenant, key == bob ? "bob" : "alice");
-    return request.priority;
+    const std::string body = R"({"input":"x","prompt":"x","max_tokens":2)" + asked + "}";
+    std::set<int32_t> priorities;
+    for (const char* path : {"/v1/completions", "/v1/embeddings"}) {
+      EXPECT_EQ(ask(server, post_with(key, path), body).status, 200);
+      const GenerateRequest request = server.service.requests().back();
+      EXPECT_EQ(request.tenant, key == bob ? "bob" : "alice") << path;
+      EXPECT_TRUE(request.cache_salt.starts_with(request.tenant + "\n")) << path;
+      priorities.insert(request.priority);
+    }
+    EXPECT_EQ(priorities.size(), 1U);
+    return *priorities.begin();
   };
   EXPECT_EQ(priority_of(kKey, ""), 0);
   EXPECT_EQ(priority_of(kKey, R"(,"priority":-9)"), -9) << "whose key says nothing";
@@ -195,6 +202,32 @@ TEST(HttpAccess, AKeyHasItsLimitOfRequests) {
   EXPECT_EQ(ask(server, post_with(bob), body).status, 200);
   EXPECT_EQ(ask(server, post_with(kKey), R"({"prompt":7.5})").status, 400);
   EXPECT_EQ(ask(server, post_with(kKey), body).status, 200) << "a refusal counts no longer";
+}
+
+TEST(HttpAccess, RequestsForNumbersCountForTheirKey) {
+  const KeyFile file(fmt::format("alice:{} max_requests=1\n", kKey));
+  TestServer server({}, nullptr, 30, {.keys = ApiKeys::read(file.path(), "")});
+  const std::string head = post_with(kKey, "/v1/embeddings");
+  const std::string body = R"({"input":["x","y"]})";
+  server.service.set_mode(FakeService::Mode::kSilent);
+  {
+    TestClient gone(server.port());
+    gone.send(fmt::format("{}Host: a\r\nContent-Length: {}\r\n\r\n{}", head, body.size(), body));
+    ASSERT_TRUE(server.service.wait_for_requests(2));
+    const ClientResponse refused = ask(server, head, body);
+    EXPECT_EQ(refused.status, 429);
+    EXPECT_EQ(refused.json()["error"]["code"], "rate_limit_exceeded");
+    EXPECT_EQ(ask(server, post_with(kKey), R"({"prompt":"x"})").status, 429) << "of any kind";
+  }
+  ASSERT_TRUE(server.service.wait_for_cancels(2));
+  server.service.release();
+  EXPECT_EQ(ask(server, head, body).status, 200) << "its client went";
+  EXPECT_EQ(ask(server, head, body).status, 200) << "as soon as it has its answer";
+  EXPECT_EQ(ask(server, head, R"({"input":7.5})").status, 400);
+  server.service.set_mode(FakeService::Mode::kBreak);
+  EXPECT_EQ(ask(server, head, body).status, 500);
+  server.service.release();
+  EXPECT_EQ(ask(server, head, body).status, 200) << "neither a refusal nor a failure counts";
 }
 
 TEST(HttpAccess, AWrongOrMissingKeyIs401) {

@@ -140,6 +140,27 @@ TEST(SchedulerFairness, GuessedTokensCountAsMuchAsOthers) {
 }
 
 // Though it came later: who is let in before others stays before them.
+TEST(SchedulerFairness, HiddenStatesCountAsMuchAsTokens) {
+  SchedulerConfig config = small_config();
+  config.max_slots = 1;
+  Shares bench(config);
+  const auto embed = [&](const std::string& tenant, uint64_t seed) {
+    GenerateRequest request = of_tenant(tenant, 60, 0, seed);
+    request.want_embedding = true;
+    bench.add(request);
+  };
+  embed("numbers", 1);
+  bench.add(of_tenant("text", 4, 27, 2));
+  embed("numbers", 3);
+  bench.add(of_tenant("text", 4, 27, 4));
+  bench.add(of_tenant("text", 4, 27, 5));
+  while (bench.step()) {
+  }
+  const std::vector<std::string> by_share = {"numbers", "text", "text", "numbers", "text"};
+  EXPECT_EQ(bench.turns, by_share) << "60 tokens, then 30 and 30";
+  bench.run_to_the_end();
+}
+
 TEST(SchedulerFairness, TheLastOneLetInGoesBackWhenBlocksRunOut) {
   SchedulerConfig config = small_config();
   config.max_slots = 3;
@@ -242,6 +263,26 @@ TEST(SchedulerLimit, WithoutStreamsPromptsComeWhole) {
   bench.add(request_of(100, 4, 1));
   EXPECT_EQ(bench.scheduler.plan_step()->n_tokens(), 24);
   EXPECT_EQ(bench.scheduler.n_prompt_tokens_left(), 76);
+}
+
+TEST(SchedulerLimit, WhatDrawsNothingIsNoStream) {
+  SchedulerConfig config = small_config();
+  config.n_stages = 2;
+  Bench bench(config);
+  bench.scheduler.limit_prompts(8);
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    GenerateRequest request = request_of(25, 0, seed);
+    request.want_embedding = true;
+    bench.add(request);
+  }
+  std::vector<int> sizes;
+  for (int i = 0; i < 4; ++i) {
+    bench.plan_all([&](const StepPlan& plan) { sizes.push_back(plan.n_tokens()); });
+    bench.answer_oldest();
+  }
+  EXPECT_EQ(sizes, (std::vector<int>{24, 24, 24, 3}));
+  while (!bench.in_flight.empty()) bench.answer_oldest();
+  bench.run_to_the_end();
 }
 
 }  // namespace

@@ -99,6 +99,25 @@ TEST(SchedulerGuesses, AnAnswerThatEndsAmongRightGuessesEndsThere) {
   }
 }
 
+TEST(SchedulerGuesses, NothingIsGuessedBehindAPromptThatDrawsNothing) {
+  Bench bench(guessing(0.0));
+  GenerateRequest request = request_of(25, 0);
+  request.want_embedding = true;
+  bench.add(request);
+  const std::optional<StepPlan> first = bench.scheduler.plan_step();
+  EXPECT_FALSE(first->sequences[0].want_hidden);
+  EXPECT_FALSE(bench.scheduler.plan_step());
+  bench.answer(*first);
+  const std::optional<StepPlan> second = bench.scheduler.plan_step();
+  EXPECT_EQ(second->sequences[0].input_ids.size(), 1U) << "as a stream's next token would come";
+  EXPECT_EQ(second->sequences[0].n_guesses, 0);
+  EXPECT_TRUE(second->sequences[0].want_hidden);
+  EXPECT_FALSE(second->sequences[0].sample);
+  bench.answer(*second);
+  EXPECT_EQ(bench.heard[1].embedding.size(), 2U);
+  bench.run_to_the_end();
+}
+
 TEST(SchedulerGuesses, EachTokenIsToldByAnEventOfItsOwn) {
   SchedulerConfig config = guessing(0.0);
   Bench bench(config);
