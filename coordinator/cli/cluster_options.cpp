@@ -77,6 +77,7 @@ constexpr std::array kDeadlines = {
     Deadline{"crash_window_ms", &GroupDeadlines::crash_window_ms, 100},
     Deadline{"max_crashes", &GroupDeadlines::max_crashes, 1},
     Deadline{"join_ms", &GroupDeadlines::join_ms, 100},
+    Deadline{"reach_ms", &GroupDeadlines::reach_ms, 50},
     Deadline{"probe_ms", &GroupDeadlines::probe_ms, 100},
     Deadline{"return_ms", &GroupDeadlines::return_ms, 100},
 };

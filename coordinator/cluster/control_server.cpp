@@ -376,6 +376,11 @@ void ControlServer::close(ConnectionId id) {
   connection->detach();
 }
 
+boost::asio::ip::address ControlServer::peer_address(ConnectionId id) const {
+  error_code error;
+  return connections_.at(id)->socket_.remote_endpoint(error).address();
+}
+
 void ControlServer::hold() {
   holding_ = true;
   error_code ignored;

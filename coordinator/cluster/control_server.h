@@ -70,6 +70,8 @@ class ControlServer {
   void send(ConnectionId id, const std::shared_ptr<const std::string>& frame);
   // Closes at once, without on_closed.
   void close(ConnectionId id);
+  // Where an open connection comes from; no address if it broke a moment ago.
+  boost::asio::ip::address peer_address(ConnectionId id) const;
 
   // For a handover (coordinator/handover). No byte is read from now on, until go_on().
   void hold();

@@ -22,6 +22,17 @@ LaunchSpec in_formation(const LaunchSpec& spec, const Formation& formation) {
   return launched;
 }
 
+std::vector<std::string> hosts_of_ranks(const Formation& formation) {
+  std::vector<std::string> of_ranks;
+  auto entry = formation.hosts.begin();
+  for (const HostSlots& placed : place_ranks(formation.choice.layout, formation.hosts)) {
+    while (parse_host(*entry).host != placed.host) ++entry;
+    of_ranks.insert(of_ranks.end(), static_cast<size_t>(placed.n_slots), *entry++);
+  }
+  of_ranks.resize(static_cast<size_t>(formation.choice.layout.n_ranks()));
+  return of_ranks;
+}
+
 std::optional<Formation> formation_on(const LaunchSpec& spec,
                                       const std::vector<std::string>& hosts) {
   Formation whole = whole_formation(spec);

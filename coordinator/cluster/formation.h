@@ -23,6 +23,9 @@ Formation whole_formation(const LaunchSpec& spec);
 // What to launch for this formation of the spec's group.
 LaunchSpec in_formation(const LaunchSpec& spec, const Formation& formation);
 
+// Of every rank, the entry of `hosts` where its launcher starts it; empty for this host.
+std::vector<std::string> hosts_of_ranks(const Formation& formation);
+
 // What fits on these of the spec's hosts: its own layout, else the first of its smaller ones that
 // they have places for. A host has the places that its entry names, else as many as the spec's own
 // layout puts on a host at most. None: nothing fits.

@@ -26,6 +26,7 @@ struct GroupDeadlines {
   int32_t backoff_max_ms = 10000;
   int32_t crash_window_ms = 60000;
   int32_t max_crashes = 5;    // in crash_window_ms: no further tries
+  int32_t reach_ms = 200;     // after a loss, for a host that the network does not reach
   int32_t probe_ms = 3000;    // for hosts that are asked whether they can start ranks
   int32_t return_ms = 60000;  // on a smaller layout, before a larger one is tried
   bool operator==(const GroupDeadlines&) const = default;

@@ -123,6 +123,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       probe_ =
           std::make_unique<HostProbe>(io_, spec_, n_probes_++, now_ms(), supervisor_.patience_ms());
       return;
+    case Kind::kKnock: return knock();
     case Kind::kKill: return kill(action.epoch);
     case Kind::kTerminate:
       if (processes_) processes_->signal(SIGTERM);
@@ -147,14 +148,19 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
     case Kind::kReportLost:
       if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
       return;
+    case Kind::kReportWaiting:
+      std::fputs(fmt::format("replica {} {}\n", spec_.job.replica, action.text).c_str(), stderr);
+      return;
     case Kind::kReportBroken:
       kv_memory_.clear();
       probe_.reset();
+      knock_.reset();
       if (events_.on_broken) events_.on_broken(action.text);
       return;
     case Kind::kReportStopped: {
       processes_.reset();
       probe_.reset();
+      knock_.reset();
       peers_.clear();
       heartbeats_.reset();
       server_.reset();
@@ -190,6 +196,7 @@ void ProcessGroup::launch(uint64_t epoch) {
   const bool moved = next.job.layout != launched_.job.layout || next.hosts != launched_.hosts;
   if (processes_ || moved) kv_memory_.clear();
   processes_.reset();
+  knock_.reset();
   launched_ = std::move(next);
   try {
     const std::string problem = launch_spec_problem(launched_);

@@ -15,6 +15,7 @@
 #include "coordinator/cluster/epoch_processes.h"
 #include "coordinator/cluster/group.h"
 #include "coordinator/cluster/heartbeat_socket.h"
+#include "coordinator/cluster/host_knock.h"
 #include "coordinator/cluster/host_probe.h"
 #include "coordinator/cluster/supervisor.h"
 #include "coordinator/handover/group_state.h"
@@ -67,6 +68,8 @@ class ProcessGroup final : public Group {
   void resume(const GroupState& taken);
   void open_server(int listener);
   void open_heartbeats(const std::string& salt);
+  void knock();
+  std::string host_of(int rank) const;
   EpochProcesses::OnExit on_exit(uint64_t epoch);
   void launch(uint64_t epoch);
   void kill(uint64_t epoch);
@@ -100,6 +103,9 @@ class ProcessGroup final : public Group {
   std::unique_ptr<EpochProcesses> processes_;    // of the present epoch
   std::unique_ptr<HostProbe> probe_;             // while hosts are being asked
   uint64_t n_probes_ = 0;
+  // Where ranks came from when they last served, by the host of the spec.
+  std::map<std::string, boost::asio::ip::tcp::endpoint> host_addresses_;
+  std::unique_ptr<HostKnock> knock_;
   std::map<ConnectionId, Peer> peers_;
   std::vector<UniqueFd> kv_memory_;  // by rank, made when the rank first comes
   std::deque<SupervisorAction> pending_;

@@ -19,6 +19,7 @@ std::string ProcessGroup::handover_problem() const {
 
 void ProcessGroup::hold() {
   holding_ = true;
+  knock_.reset();
   if (supervisor_.status() != GroupStatus::kServing) return;
   send_to_all(ControlPing{.quiet_ms = launched_.job.silence_ms});
   server_->hold();
@@ -70,7 +71,7 @@ std::string ProcessGroup::job_shape() const {
 
 // Instead of a launch: the ranks of the present epoch go on with this coordinator.
 void ProcessGroup::resume(const GroupState& taken) {
-  supervisor_.resume(now_ms(), taken.epoch, taken.supervisor);
+  SupervisorActions actions = supervisor_.resume(now_ms(), taken.epoch, taken.supervisor);
   open_server(taken.listener);
   if (!taken.heartbeat_salt.empty()) open_heartbeats(taken.heartbeat_salt);
   for (const RankConnection& connection : taken.connections) {
@@ -82,6 +83,7 @@ void ProcessGroup::resume(const GroupState& taken) {
                                                 taken.processes);
   for (const int fd : taken.kv_memory) kv_memory_.emplace_back(fd);
   ping(now_ms());
+  perform(std::move(actions));
   if (!events_.on_serving) return;
   GroupCapacity capacity = supervisor_.capacity();
   capacity.kv_kept = true;  // by the ranks themselves

@@ -38,19 +38,22 @@ void Regrouping::on_serving(int64_t now_ms) {
   suspicious_ = false;
   next_.reset();
   fallback_.reset();
+  for (const std::string& host : formation_.hosts) knockable_.erase(host);
   serving_since_ms_ = now_ms;
   return_at_ms_ = now_ms + return_interval_ms_;
 }
 
-// A whole group that held shows that its hosts are to be trusted again.
+// A silent rank is no reason to ask hosts of which knocks will tell. A whole group that held shows
+// that its hosts are to be trusted again.
 void Regrouping::on_lost(int64_t now_ms, bool silently) {
-  suspicious_ = silently;
+  const auto tells = [this](const auto& host) { return knockable_.contains(host); };
+  suspicious_ = silently && !std::all_of(formation_.hosts.begin(), formation_.hosts.end(), tells);
   const bool held = is_whole() && now_ms - serving_since_ms_ >= return_interval_ms_;
   if (held) return_interval_ms_ = spec_.deadlines.return_ms;
 }
 
 bool Regrouping::on_launch_failed() {
-  suspicious_ = true;
+  suspicious_ = !next_;
   if (!has_choice()) return false;
   if (!next_ && fallback_) next_ = fallback_;
   fallback_.reset();
@@ -66,10 +69,66 @@ bool Regrouping::on_launch_failed() {
   return next_.has_value();
 }
 
-bool Regrouping::watch_loss() {
-  if (!std::exchange(suspicious_, false) || !has_choice() || !asks_hosts() || asking_) return false;
-  asking_ = true;
-  return true;
+bool Regrouping::begin_knocks(int64_t now_ms) {
+  const bool over_hosts =
+      (spec_.launcher == LauncherKind::kMpirun || spec_.launcher == LauncherKind::kSrun) &&
+      !spec_.hosts.empty();
+  reached_.clear();
+  asked_ = false;
+  waited_ms_ = 0;
+  last_reached_ms_ = 0;
+  looked_at_ms_ = now_ms;
+  return over_hosts && served_;
+}
+
+void Regrouping::on_reached(const std::string& host) {
+  knockable_.insert(host);
+  reached_.insert(host);
+  last_reached_ms_ = waited_ms_;
+}
+
+std::vector<std::string> Regrouping::unreached() const {
+  std::vector<std::string> missing;
+  for (const std::string& host : upcoming().hosts) {
+    if (knockable_.contains(host) && !reached_.contains(host)) missing.push_back(host);
+  }
+  return missing;
+}
+
+Regrouping::Next Regrouping::watch_loss(int64_t now_ms) {
+  // While this process itself did not run, it could not learn of an answer.
+  waited_ms_ += std::min(now_ms - std::exchange(looked_at_ms_, now_ms), kMostCountedMs);
+  if (asking_) return Next::kWait;
+  Next next = Next::kLaunch;
+  if (std::exchange(suspicious_, false) && has_choice() && asks_hosts()) {
+    next = Next::kAskHosts;
+  } else if (!unreached().empty()) {
+    next = watch_reach();
+  }
+  asking_ = next == Next::kAskHosts;
+  asked_ = asked_ || asking_;
+  return next;
+}
+
+// Some host does not answer knocks any more.
+Regrouping::Next Regrouping::watch_reach() {
+  // They may all come back together.
+  if (waited_ms_ - last_reached_ms_ < spec_.deadlines.reach_ms) return Next::kWait;
+  if (has_choice() && asks_hosts()) {
+    std::vector<std::string> there;
+    bool all_told = true;
+    for (const std::string& host : spec_.hosts) {
+      all_told = all_told && knockable_.contains(host);
+      if (reached_.contains(host)) there.push_back(host);
+    }
+    // One without ranks was never knocked at, and may take the place.
+    if (!all_told && !asked_) return Next::kAskHosts;
+    if (const auto best = formation_on(spec_, there)) {
+      next_ = best;
+      return Next::kLaunch;
+    }
+  }
+  return waited_ms_ < spec_.deadlines.launch_ms ? Next::kWaitForHosts : Next::kLaunch;
 }
 
 bool Regrouping::watch_launch(int64_t now_ms) {
@@ -92,6 +151,7 @@ Regrouping::Wish Regrouping::watch_serving(int64_t now_ms, bool is_idle) {
 
 std::vector<std::string> Regrouping::on_answers(const std::vector<std::string>& hosts) {
   asking_ = false;
+  reached_.insert(hosts.begin(), hosts.end());
   std::vector<std::string> missing;
   for (const std::string& host : formation_.hosts) {
     if (std::find(hosts.begin(), hosts.end(), host) == hosts.end()) missing.push_back(host);

@@ -186,6 +186,7 @@ SupervisorActions Supervisor::all_ready(int64_t now_ms) {
     if (std::find(weights_.begin(), weights_.end(), file) == weights_.end())
       actions.push_back(order(WeightsOrder::Kind::kDrop, file));
   }
+  if (regrouping_.begin_knocks(now_ms)) actions.push_back(action(Kind::kKnock));
   actions.push_back(action(Kind::kReportServing));
   return actions;
 }
@@ -257,6 +258,7 @@ SupervisorActions Supervisor::lose(int64_t now_ms, const std::string& cause,
   ++n_losses_in_row_;
   n_plans_in_flight_ = 0;
   preparing_.reset();
+  wait_reported_ = false;
   state_ = State::kDying;
   if (served) {
     regrouping_.on_lost(now_ms, cause == "heartbeat");
@@ -274,6 +276,7 @@ SupervisorActions Supervisor::lose(int64_t now_ms, const std::string& cause,
     deadline_ms_ = now_ms + kKillTimeoutMs;
     actions.insert(actions.begin(), action(Kind::kKill));
   }
+  if (regrouping_.begin_knocks(now_ms)) actions.push_back(action(Kind::kKnock));
   return actions;
 }
 

@@ -18,17 +18,19 @@ struct SupervisorState;
 // What the supervisor wants done, in order.
 struct SupervisorAction {
   enum class Kind : uint8_t {
-    kLaunch,       // start the ranks of `epoch`, in formation()
-    kAskHosts,     // whether they could start ranks; on_hosts_asked must follow
-    kTerminate,    // SIGTERM to the processes of `epoch`
-    kKill,         // close the connections of `epoch` and SIGKILL its processes
-    kSendJob,      // the job to `rank`
-    kSendStart,    // `kv_blocks` and `keep_kv` to every rank
-    kSendDrain,    // drain to every connected rank
+    kLaunch,     // start the ranks of `epoch`, in formation()
+    kAskHosts,   // whether they could start ranks; on_hosts_asked must follow
+    kKnock,      // at hosts, until the next launch or knock; on_host_reached for those that answer
+    kTerminate,  // SIGTERM to the processes of `epoch`
+    kKill,       // close the connections of `epoch` and SIGKILL its processes
+    kSendJob,    // the job to `rank`
+    kSendStart,  // `kv_blocks` and `keep_kv` to every rank
+    kSendDrain,  // drain to every connected rank
     kSendWeights,  // `order` to every rank
     kReportServing,
-    kReportLost,    // `cause`, `text`
-    kReportBroken,  // `text`
+    kReportLost,     // `cause`, `text`
+    kReportBroken,   // `text`
+    kReportWaiting,  // `text`: "waits until ...", before the next launch
     kReportLoading,
     kReportStopped,
     kReportPrepared,  // `order.file`: every rank has it ready, or `text` says why not
@@ -95,6 +97,7 @@ class Supervisor {
   SupervisorActions on_all_gone(int64_t now_ms, uint64_t epoch, const std::string& output);
   // Those that answered.
   SupervisorActions on_hosts_asked(int64_t now_ms, const std::vector<std::string>& hosts);
+  void on_host_reached(const std::string& host) { regrouping_.on_reached(host); }
 
   // Weights besides those that the group computes with, while it serves. kReportPrepared comes
   // unless the group is lost or the file dropped before.
@@ -114,7 +117,7 @@ class Supervisor {
 
   // For a handover (coordinator/handover): of a group that serves. resume() instead of start().
   SupervisorState state() const;
-  void resume(int64_t now_ms, uint64_t epoch, const SupervisorState& state);
+  SupervisorActions resume(int64_t now_ms, uint64_t epoch, const SupervisorState& state);
   // Epochs go on after this one.
   void start_after(uint64_t epoch) { epoch_ = epoch; }
   // While nobody listened to the ranks, none of them was silent.
@@ -202,6 +205,7 @@ class Supervisor {
   std::optional<SupervisorActions> watch_heartbeats(int64_t now_ms);
   SupervisorActions watch_formation(int64_t now_ms);
   SupervisorActions regroup(int64_t now_ms);
+  std::optional<SupervisorActions> watch_hosts(int64_t now_ms);
   SupervisorActions watch_preparation(int64_t now_ms);
   SupervisorActions end_preparation(const std::string& failure);
   SupervisorAction order(WeightsOrder::Kind kind, const WeightsFile& file) const;
@@ -236,6 +240,7 @@ class Supervisor {
   bool late_ = false;           // the launch failed by launch_limit_ms alone
   bool hopeless_ = false;       // no launch would mend what was lost
   bool loss_reported_ = false;  // of the epoch that is dying
+  bool wait_reported_ = false;  // for hosts, since then
   std::string loss_cause_;
   std::string loss_text_;
   int n_losses_in_row_ = 0;        // since the group last served

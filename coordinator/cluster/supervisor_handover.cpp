@@ -17,7 +17,7 @@ SupervisorState Supervisor::state() const {
   return state;
 }
 
-void Supervisor::resume(int64_t now_ms, uint64_t epoch, const SupervisorState& state) {
+SupervisorActions Supervisor::resume(int64_t now_ms, uint64_t epoch, const SupervisorState& state) {
   TRIREME_CHECK(state_ == State::kStopped && state.ranks.size() == ranks_.size());
   epoch_ = epoch;
   state_ = State::kServing;
@@ -36,6 +36,8 @@ void Supervisor::resume(int64_t now_ms, uint64_t epoch, const SupervisorState& s
     rank.ready = true;
   }
   forgive_all(now_ms);
+  if (!regrouping_.begin_knocks(now_ms)) return {};
+  return {action(SupervisorAction::Kind::kKnock)};
 }
 
 void Supervisor::forgive_all(int64_t now_ms) {

@@ -15,9 +15,6 @@ namespace {
 
 using Kind = SupervisorAction::Kind;
 
-// What counts at most of the time between two timers, which are 20 ms apart when all is well.
-constexpr int64_t kMostCountedMs = 40;
-
 }  // namespace
 
 SupervisorActions Supervisor::on_timer(int64_t now_ms) {
@@ -26,12 +23,12 @@ SupervisorActions Supervisor::on_timer(int64_t now_ms) {
     case State::kStopped:
     case State::kBroken: return {};
     case State::kBackoff:
-      if (regrouping_.watch_loss()) return {action(Kind::kAskHosts)};
-      return now_ms >= deadline_ms_ && !regrouping_.is_asking() ? launch(now_ms)
-                                                                : SupervisorActions{};
+      if (auto actions = watch_hosts(now_ms)) return std::move(*actions);
+      return now_ms >= deadline_ms_ ? launch(now_ms) : SupervisorActions{};
     case State::kDying:
-      // At once: what is left of the group ends meanwhile.
-      if (regrouping_.watch_loss()) return {action(Kind::kAskHosts)};
+      // Hosts are looked at while what is left of the group ends.
+      if (auto actions = watch_hosts(now_ms); actions && !actions->empty())
+        return std::move(*actions);
       return watch_dying(now_ms);
     case State::kDraining:
     case State::kTerminating: return watch_stopping(now_ms);
@@ -63,6 +60,22 @@ SupervisorActions Supervisor::watch_formation(int64_t now_ms) {
     case Wish::kMove: return regroup(now_ms);
   }
   return {};
+}
+
+// Nothing when the next launch need not wait for hosts.
+std::optional<SupervisorActions> Supervisor::watch_hosts(int64_t now_ms) {
+  using Next = Regrouping::Next;
+  switch (regrouping_.watch_loss(now_ms)) {
+    case Next::kLaunch: return std::nullopt;
+    case Next::kWait: return SupervisorActions{};
+    case Next::kAskHosts: return SupervisorActions{action(Kind::kAskHosts)};
+    case Next::kWaitForHosts: break;
+  }
+  if (std::exchange(wait_reported_, true)) return SupervisorActions{};
+  SupervisorAction waiting = action(Kind::kReportWaiting);
+  waiting.text =
+      fmt::format("waits until the network reaches {}", fmt::join(regrouping_.unreached(), ", "));
+  return SupervisorActions{std::move(waiting)};
 }
 
 // While clients wait. A host that is well takes no longer to answer than a launch over it takes to

@@ -104,6 +104,16 @@ TEST(ClusterFormation, StaysAboveTheLeastNumberOfRanks) {
   EXPECT_EQ(layout_on(spec, {"a"}), (Layout{0, 0}));
 }
 
+TEST(ClusterFormation, RanksFillOneHostAfterAnother) {
+  const auto of = [](Layout layout, std::vector<std::string> hosts) {
+    return hosts_of_ranks({.choice = {.layout = layout}, .hosts = std::move(hosts)});
+  };
+  EXPECT_THAT(of({2, 2}, {"a", "b"}), ElementsAre("a", "a", "b", "b"));
+  EXPECT_THAT(of({1, 3}, {"a:2", "b:4"}), ElementsAre("a:2", "a:2", "b:4"));
+  EXPECT_THAT(of({1, 1}, {"a", "b"}), ElementsAre("b"));  // one is left without
+  EXPECT_THAT(of({2, 1}, {}), ElementsAre("", ""));
+}
+
 TEST(ClusterFormation, ALaunchHasWhatItsLayoutNeeds) {
   const LaunchSpec spec = spec_on({"a", "b"}, {2, 2});
   const LaunchSpec launched =

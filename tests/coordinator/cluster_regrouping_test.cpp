@@ -32,12 +32,15 @@ class World {
 
   std::set<std::string> hosts_up;
   std::set<std::string> without_ranks;  // they answer, but no rank of theirs ever comes
+  std::set<std::string> behind_walls;   // no knock gets through to them
   int n_places = 100;                   // on this host
   bool busy = true;                     // a plan is always in flight
   std::vector<Layout> served;           // each time the group came up
   std::vector<std::string> causes;      // of losses that clients noticed
   std::vector<std::string> details;
   int n_asked = 0;
+  int n_launches = 0;
+  std::vector<std::string> waits;
 
   void start() { take(supervisor_.start(now_)); }
 
@@ -53,6 +56,8 @@ class World {
       take(supervisor_.on_timer(now_));
     }
   }
+  // This process does not run.
+  void stand_still(int64_t ms) { now_ += ms; }
   // How long it takes until the group serves.
   int64_t run_until_serving(int64_t at_most_ms = 120'000) {
     const int64_t begin = now_;
@@ -75,6 +80,8 @@ class World {
       switch (action.kind) {
         case Kind::kLaunch: launch(action.epoch); break;
         case Kind::kAskHosts: ask(); break;
+        case Kind::kKnock: knock(); break;
+        case Kind::kReportWaiting: waits.push_back(action.text); break;
         case Kind::kKill:
           alive_ = 0;
           after(30,
@@ -96,23 +103,16 @@ class World {
     }
   }
 
-  // By rank; empty strings on this host.
   std::vector<std::string> hosts_of_ranks() const {
-    const Formation& formation = supervisor_.formation();
-    if (formation.hosts.empty()) {
-      return std::vector<std::string>(static_cast<size_t>(formation.choice.layout.n_ranks()));
-    }
-    std::vector<std::string> hosts;
-    for (const HostSlots& host : place_ranks(formation.choice.layout, formation.hosts)) {
-      hosts.insert(hosts.end(), static_cast<size_t>(host.n_slots), host.host);
-    }
-    return hosts;
+    return trireme::hosts_of_ranks(supervisor_.formation());
   }
 
   bool is_up(const std::string& host) const { return host.empty() || hosts_up.contains(host); }
 
   void launch(uint64_t epoch) {
     alive_ = epoch;
+    ++n_launches;
+    ++n_knocks_;
     const std::vector<std::string> hosts = hosts_of_ranks();
     if (static_cast<int>(hosts.size()) > n_places) {
       after(50, [this, epoch] {
@@ -159,6 +159,23 @@ class World {
           [this, answered] { take(supervisor_.on_hosts_asked(now_, answered)); });
   }
 
+  // Hosts that never had a rank have no address.
+  void knock() {
+    ++n_knocks_;
+    if (supervisor_.status() == GroupStatus::kServing) {
+      for (const std::string& host : hosts_of_ranks()) knocked_.insert(host);
+    }
+    for (const std::string& host : knocked_) answer_knock(host, n_knocks_);
+  }
+
+  void answer_knock(const std::string& host, int number) {
+    after(5, [this, host, number] {
+      if (number != n_knocks_ || behind_walls.contains(host)) return;
+      if (is_up(host)) return supervisor_.on_host_reached(host);
+      after(95, [this, host, number] { answer_knock(host, number); });
+    });
+  }
+
   void beat() {
     if (alive_ == 0) return;
     const std::vector<std::string> hosts = hosts_of_ranks();
@@ -175,6 +192,8 @@ class World {
   Supervisor supervisor_;
   int64_t now_ = 1000;
   uint64_t alive_ = 0;  // the epoch whose processes are there
+  std::set<std::string> knocked_;
+  int n_knocks_ = 0;
   std::multimap<int64_t, std::function<void()>> due_;
 };
 
@@ -203,8 +222,9 @@ TEST(ClusterRegrouping, GoesOnWithoutAHostThatIsGoneAndBackWithIt) {
   world.run_until_serving();
   world.run(5000);
   world.hosts_up = {"b"};
-  // The silence, what the answers are waited for, and the launch.
-  EXPECT_LT(world.run_until_serving(), 400 + 300 + kComesUpMs + 200);
+  // The silence, what answers to knocks are waited for, and the launch.
+  EXPECT_LT(world.run_until_serving(), 400 + 200 + kComesUpMs + 100);
+  EXPECT_EQ(world.n_asked, 0);
   EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 1}));
   EXPECT_THAT(world.supervisor().formation().hosts, ElementsAre("b"));
   EXPECT_THAT(world.causes, ElementsAre("heartbeat")) << "no launch in vain";
@@ -219,16 +239,92 @@ TEST(ClusterRegrouping, GoesOnWithoutAHostThatIsGoneAndBackWithIt) {
   EXPECT_EQ(world.status(), GroupStatus::kServing);
 }
 
+TEST(ClusterRegrouping, AHostThatNoKnockReachesIsAsked) {
+  World world(two_hosts());
+  world.behind_walls = {"a"};
+  world.start();
+  world.run_until_serving();
+  world.run(5000);
+  world.hosts_up = {"b"};
+  EXPECT_LT(world.run_until_serving(), 400 + 300 + kComesUpMs + 200);
+  EXPECT_EQ(world.n_asked, 1);
+  EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 1}));
+  EXPECT_THAT(world.causes, ElementsAre("heartbeat")) << "no launch in vain";
+}
+
 TEST(ClusterRegrouping, ASilentRankOfAHostThatAnswersIsNoReasonToMove) {
+  for (const bool behind_wall : {false, true}) {
+    World world(two_hosts());
+    if (behind_wall) world.behind_walls = {"a"};
+    world.start();
+    world.run_until_serving();
+    world.run(1000);
+    world.hosts_up = {"b"};
+    while (world.causes.empty()) world.run(kStepMs);
+    world.hosts_up = {"a", "b"};
+    EXPECT_LT(world.run_until_serving(), behind_wall ? 1000 : 100 + kComesUpMs + 100);
+    EXPECT_EQ(world.n_asked, behind_wall ? 1 : 0);
+    EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 2}));
+  }
+}
+
+TEST(ClusterRegrouping, AHostThatIsBackSoonKeepsItsRanks) {
   World world(two_hosts());
   world.start();
   world.run_until_serving();
+  world.run(1000);
   world.hosts_up = {"b"};
   while (world.causes.empty()) world.run(kStepMs);
+  world.run(80);
   world.hosts_up = {"a", "b"};
-  EXPECT_LT(world.run_until_serving(), 1000);
+  // A pause of this process after that, too, is no silence of the host.
+  world.stand_still(1000);
+  world.run_until_serving();
+  EXPECT_EQ(world.n_launches, 2);
+  EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 2}));
+}
+
+// This host's own network, say.
+TEST(ClusterRegrouping, HostsThatComeBackTogetherKeepTheirRanks) {
+  World world(two_hosts());
+  world.start();
+  world.run_until_serving();
+  world.run(1000);
+  world.hosts_up.clear();
+  world.run(3000);
+  EXPECT_THAT(world.waits, ElementsAre(testing::HasSubstr("reaches a, b")));
+  world.hosts_up = {"b"};
+  world.run(150);
+  world.hosts_up = {"a", "b"};
+  EXPECT_LT(world.run_until_serving(), 100 + kComesUpMs + 100);
+  EXPECT_EQ(world.n_launches, 2);
+  EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 2}));
+}
+
+TEST(ClusterRegrouping, AHostThatGoesWithItsRankIsFoundBeforeTheLaunch) {
+  World world(two_hosts());
+  world.start();
+  world.run_until_serving();
+  world.run(1000);
+  world.hosts_up = {"b"};
+  world.kill_a_rank();
+  EXPECT_LT(world.run_until_serving(), 200 + kComesUpMs + 100);
+  EXPECT_THAT(world.causes, ElementsAre("rank_exit"));
+  EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 1}));
+}
+
+TEST(ClusterRegrouping, AHostWithoutRanksTakesThePlaceOfOneThatIsGone) {
+  LaunchSpec spec = two_hosts();
+  spec.hosts = {"a:1", "b:1", "c:1"};
+  World world(spec);
+  world.start();
+  world.run_until_serving();
+  world.run(1000);
+  world.hosts_up = {"a:1", "c:1"};
+  EXPECT_LT(world.run_until_serving(), 400 + 200 + 300 + kComesUpMs + 200);
   EXPECT_EQ(world.n_asked, 1);
   EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 2}));
+  EXPECT_THAT(world.supervisor().formation().hosts, ElementsAre("a:1", "c:1"));
 }
 
 // The launch shows that a host is gone when the loss did not.
@@ -236,10 +332,14 @@ TEST(ClusterRegrouping, AHostThatGoesDuringALaunchIsFoundToo) {
   World world(two_hosts());
   world.start();
   world.run_until_serving();
+  world.run(1000);
   world.kill_a_rank();
+  world.run(200);
+  ASSERT_EQ(world.n_launches, 2);
   world.hosts_up = {"b"};
   EXPECT_LT(world.run_until_serving(), 3000);
   EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 1}));
+  EXPECT_EQ(world.n_asked, 1);
   EXPECT_THAT(world.causes, ElementsAre("rank_exit", "launch"));
   EXPECT_THAT(world.details[1], testing::HasSubstr("no answer from a"));
 }
@@ -268,15 +368,38 @@ TEST(ClusterRegrouping, WhereNoHostAnswersItKeepsItsLayout) {
 TEST(ClusterRegrouping, WithoutSmallerLayoutsItWaits) {
   LaunchSpec spec = two_hosts();
   spec.smaller_layouts.clear();
+  for (const int64_t gone_ms : {1000, 30'000}) {
+    World world(spec);
+    world.start();
+    world.run_until_serving();
+    world.run(1000);
+    world.hosts_up = {"b"};
+    world.run(gone_ms);
+    world.hosts_up = {"a", "b"};
+    EXPECT_LT(world.run_until_serving(), 100 + kComesUpMs + 100);
+    EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 2}));
+    EXPECT_EQ(world.n_asked, 0);
+    EXPECT_EQ(world.n_launches, 2) << "one in vain";
+    EXPECT_THAT(world.waits, ElementsAre(testing::HasSubstr("reaches a")));
+  }
+}
+
+// A wall that was not there before.
+TEST(ClusterRegrouping, ItDoesNotWaitForAnAnswerForEver) {
+  LaunchSpec spec = two_hosts();
+  spec.smaller_layouts.clear();
   World world(spec);
   world.start();
   world.run_until_serving();
-  world.hosts_up = {"b"};
-  world.run(30'000);
-  world.hosts_up = {"a", "b"};
-  world.run_until_serving();
-  EXPECT_THAT(world.served, ElementsAre(Layout{1, 2}, Layout{1, 2}));
-  EXPECT_EQ(world.n_asked, 0);
+  world.run(1000);
+  world.behind_walls = {"a"};
+  world.kill_a_rank();
+  const int64_t out = world.run_until_serving();
+  EXPECT_GE(out, spec.deadlines.launch_ms);
+  EXPECT_LT(out, spec.deadlines.launch_ms + kComesUpMs + 100);
+  // It is known now that such a host does not answer.
+  world.kill_a_rank();
+  EXPECT_LT(world.run_until_serving(), 1000);
 }
 
 TEST(ClusterRegrouping, AFirstLaunchIsNeverSmaller) {

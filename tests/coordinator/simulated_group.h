@@ -154,6 +154,7 @@ class SimulatedGroup final : public Group {
     switch (action.kind) {
       case Kind::kLaunch: return launch(action.epoch);
       case Kind::kAskHosts: return ask();
+      case Kind::kKnock: return knock();
       case Kind::kKill: return kill();
       case Kind::kSendJob: return load(action.rank);
       case Kind::kSendStart: return start_ranks(action.keep_kv);
@@ -168,6 +169,7 @@ class SimulatedGroup final : public Group {
       case Kind::kTerminate:
       case Kind::kSendDrain:
       case Kind::kReportLoading:
+      case Kind::kReportWaiting:
       case Kind::kReportStopped: return;
     }
   }
@@ -188,6 +190,21 @@ class SimulatedGroup final : public Group {
     const bool all = answered.size() == spec_.hosts.size();
     clock_.after(all ? pick(20, 200) : spec_.deadlines.probe_ms,
                  [this, answered] { perform(supervisor_.on_hosts_asked(clock_.now(), answered)); });
+  }
+
+  // Only hosts with ranks have an address, and something may keep all knocks out.
+  void knock() {
+    ++n_knocks_;
+    if (!knocks_pass_) return;
+    for (const std::string& host : hosts_of_ranks(supervisor_.formation())) knocked_.insert(host);
+    for (const std::string& host : knocked_) answer_knock(host, n_knocks_);
+  }
+  void answer_knock(const std::string& host, int number) {
+    clock_.after(pick(1, 20), [this, host, number] {
+      if (number != n_knocks_) return;
+      if (!is_gone(host)) return supervisor_.on_host_reached(host);
+      clock_.after(100, [this, host, number] { answer_knock(host, number); });
+    });
   }
 
   // Ranks elsewhere, or others in number, find nothing of what the last ones left.
@@ -225,6 +242,7 @@ class SimulatedGroup final : public Group {
   }
 
   void launch(uint64_t number) {
+    ++n_knocks_;
     note_formation();
     epoch_ = std::make_shared<Epoch>(Epoch{.number = number});
     plans_.clear();
@@ -413,6 +431,9 @@ class SimulatedGroup final : public Group {
   Formation last_formation_ = whole_formation(spec_);
   std::string gone_host_;
   int64_t gone_until_ms_ = 0;
+  const bool knocks_pass_ = chance(0.7);
+  std::set<std::string> knocked_;  // hosts
+  int n_knocks_ = 0;
   bool blames_ = false;                 // the loss before the present launch was not wanted
   std::set<uint64_t> loaded_;           // generations
   std::map<uint64_t, int> n_prepared_;  // ranks, by generation
