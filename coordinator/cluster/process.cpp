@@ -218,8 +218,8 @@ void for_each_process_with(const Environment& entries,
     UniqueFd pidfd(open_pidfd(pid));
     if (!pidfd) continue;
     const std::string environment = read_environment(pid);
-    if (!std::all_of(entries.begin(), entries.end(), [&environment](const auto& entry) {
-          return holds_entry(environment, entry.first + "=" + entry.second);
+    if (!std::all_of(entries.begin(), entries.end(), [&environment](const auto& wanted) {
+          return holds_entry(environment, wanted.first + "=" + wanted.second);
         })) {
       continue;
     }

@@ -65,7 +65,8 @@ TEST(CorePush, StreamsEndOnTheWeightsTheyBeganWith) {
   World world({GroupScript{}, GroupScript{}});
   wait_up(world);
   hold(world, true);
-  for (uint64_t seed = 1; seed <= 4; ++seed) world.submit(fake::request_of(20, 10, seed));
+  for (uint64_t seed = 1; seed <= 4; ++seed)
+    EXPECT_TRUE(world.submit(fake::request_of(20, 10, seed)));
   world.settle();
   const auto pushed = push(world, 9);
   EXPECT_EQ(outcome(*pushed), "");
@@ -75,7 +76,8 @@ TEST(CorePush, StreamsEndOnTheWeightsTheyBeganWith) {
   EXPECT_THAT(world.core->weights()->before, testing::ElementsAre(weights_id(0)));
   EXPECT_TRUE(loads(world, {0, 1}));
   EXPECT_THAT(outcome(*push(world, 10)), HasSubstr("4 requests still run on the weights before"));
-  for (uint64_t seed = 5; seed <= 8; ++seed) world.submit(fake::request_of(20, 10, seed));
+  for (uint64_t seed = 5; seed <= 8; ++seed)
+    EXPECT_TRUE(world.submit(fake::request_of(20, 10, seed)));
   hold(world, false);
   world.wait_until_all_ended();
   for (size_t i = 0; i < 8; ++i) {
@@ -113,7 +115,7 @@ TEST(CorePush, ALossMeanwhileEndsIt) {
   world.on_thread([&] { world.groups[0]->lose("rank_exit", "rank 0 was killed by signal 9"); });
   EXPECT_THAT(outcome(*failing), HasSubstr("replica 0 was lost meanwhile: rank 0 was killed"));
   world.wait([&] { return world.n_up == 3; });
-  world.submit(fake::request_of(20, 10, 1));
+  EXPECT_TRUE(world.submit(fake::request_of(20, 10, 1)));
   world.wait_until_all_ended();
   world.expect_all_undisturbed();
   EXPECT_TRUE(loads(world, {0}));
@@ -123,7 +125,8 @@ TEST(CorePush, OldSequencesMoveToAReplicaThatKeepsTheirWeights) {
   World world({GroupScript{}, GroupScript{}});
   wait_up(world);
   hold(world, true);
-  for (uint64_t seed = 1; seed <= 4; ++seed) world.submit(fake::request_of(20, 10, seed));
+  for (uint64_t seed = 1; seed <= 4; ++seed)
+    EXPECT_TRUE(world.submit(fake::request_of(20, 10, seed)));
   world.settle();
   EXPECT_EQ(outcome(*push(world, 9)), "");
   world.on_thread([&] {
@@ -150,7 +153,7 @@ TEST(CorePush, WhoeverHoldsTheWeightsMaySubmitWithThem) {
   EXPECT_EQ(outcome(*push(world, 9)), "");
   world.settle();
   EXPECT_TRUE(loads(world, {0, 1}));
-  world.submit(request);
+  EXPECT_TRUE(world.submit(request));
   request.weights.reset();
   world.requests[0].weights.reset();
   world.wait_until_all_ended();
@@ -186,7 +189,7 @@ TEST(CorePush, GoesOnWithoutABrokenReplica) {
   wait_up(world);
   world.on_thread([&] { world.groups[0]->break_for_good("it crashes"); });
   EXPECT_EQ(outcome(*push(world, 9)), "");
-  world.submit(fake::request_of(20, 10, 1));
+  EXPECT_TRUE(world.submit(fake::request_of(20, 10, 1)));
   world.wait_until_all_ended();
   expect_equal(world.heard[0], fake::undisturbed(world.requests[0], 1));
 }

@@ -192,7 +192,9 @@ TEST(SchedulerFairness, StreamsGoOnFirstAfterALoss) {
   bench.up();
   while (bench.heard[4].finish == FinishReason::kNone) {
     bench.step();
-    if (bench.ends.empty()) EXPECT_EQ(bench.begun.size(), 4U);
+    if (bench.ends.empty()) {
+      EXPECT_EQ(bench.begun.size(), 4U);
+    }
   }
   bench.run_to_the_end();
 }
