@@ -77,7 +77,7 @@ struct RankLink::State {
   bool closing = false;  // this side ends
 
   // The heartbeat thread's.
-  std::optional<HeartbeatLine> line;
+  std::optional<HeartbeatLine> line;  // none: no network is between it and the coordinator
   int n_in_doubt = 0;  // heartbeats on the connection since all was confirmed
 
   // The reader thread's.
@@ -98,6 +98,7 @@ struct RankLink::State {
   void send_heartbeat();
   void heartbeat_loop();
   void read_loop();
+  void watch_network();
   milliseconds unheard(Clock::time_point now) const;
   void read_ended(std::string_view why);
   void take_frames();
@@ -148,6 +149,13 @@ void RankLink::State::send_heartbeat() {
   if (n_in_doubt == kMostInDoubt) return;
   ++n_in_doubt;
   send(state);
+}
+
+// Where a network is between this rank and the coordinator: it can lose what is sent, or be cut.
+void RankLink::State::watch_network() {
+  if (!job.heartbeat_salt.empty())
+    line.emplace(stream->fd(), heartbeat_key(job.heartbeat_salt, secret), world_rank);
+  cut_off = milliseconds(job.cut_off_ms);
 }
 
 void RankLink::State::heartbeat_loop() {
@@ -322,10 +330,7 @@ std::unique_ptr<RankLink> RankLink::connect(const Options& options) {
       state->secret = options.hello.secret;
       auto link = std::unique_ptr<RankLink>(new RankLink(std::move(state)));
       State& s = *link->state_;
-      if (!s.job.heartbeat_salt.empty()) {
-        s.line.emplace(s.stream->fd(), heartbeat_key(s.job.heartbeat_salt, s.secret), s.world_rank);
-      }
-      if (!has_one_address(s.stream->fd())) s.cut_off = milliseconds(s.job.cut_off_ms);
+      if (!has_one_address(s.stream->fd())) s.watch_network();
       s.last_bytes = Clock::now();
       s.heartbeat_thread = std::thread([&s] { s.heartbeat_loop(); });
       s.reader_thread = std::thread([&s] { s.read_loop(); });

@@ -70,8 +70,10 @@ void ProcessGroup::send(StepPlan&& plan) {
   // The group may have been lost a moment ago, with on_lost still to come: the plan is void then.
   if (supervisor_.status() != GroupStatus::kServing) return;
   plan.epoch = supervisor_.epoch();
-  supervisor_.on_plan_sent(now_ms());
+  const int64_t now = now_ms();
+  supervisor_.on_plan_sent(now);
   send_to_all(plan);
+  last_heard_from_ms_ = now;
 }
 
 void ProcessGroup::send_mask(const TokenMask& mask) {
@@ -343,8 +345,8 @@ void ProcessGroup::on_timer() {
 }
 
 void ProcessGroup::ping(int64_t now) {
-  if (now - last_ping_ms_ < spec_.job.heartbeat_ms) return;
-  last_ping_ms_ = now;
+  if (now - last_heard_from_ms_ < spec_.job.heartbeat_ms) return;
+  last_heard_from_ms_ = now;
   if (!peers_.empty()) send_to_all(ControlPing{});
 }
 

@@ -32,7 +32,10 @@ bool ProcessGroup::is_held() const {
 void ProcessGroup::go_on() {
   if (!std::exchange(holding_, false)) return;
   supervisor_.forgive_all(now_ms());
-  if (server_) server_->go_on();
+  if (!server_) return;
+  server_->go_on();
+  last_heard_from_ms_ = 0;
+  ping(now_ms());  // it is quiet no longer
 }
 
 GroupState ProcessGroup::state() {
