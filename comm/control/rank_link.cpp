@@ -78,7 +78,7 @@ struct RankLink::State {
 
   // The heartbeat thread's.
   std::optional<HeartbeatLine> line;  // none: no network is between it and the coordinator
-  int n_in_doubt = 0;  // heartbeats on the connection since all was confirmed
+  int n_in_doubt = 0;                 // heartbeats on the connection since all was confirmed
 
   // The reader thread's.
   milliseconds cut_off{0};  // 0: no network is between this rank and the coordinator

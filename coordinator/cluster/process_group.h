@@ -111,7 +111,7 @@ class ProcessGroup final : public Group {
   std::deque<SupervisorAction> pending_;
   bool performing_ = false;
   boost::asio::steady_timer timer_;
-  int64_t last_heard_from_ms_ = 0;  // by all ranks: a ping, or a plan
+  int64_t last_heard_from_ms_ = 0;   // by all ranks: a ping, or a plan
   int64_t last_look_ms_ = 0;         // at the processes of a launch
   std::optional<GroupState> taken_;  // until start()
   bool holding_ = false;
