@@ -26,13 +26,13 @@ std::vector<SequenceResult> take_answers(std::vector<StepResult>& results) {
 // One event a token, as if each had been drawn by a plan of its own: the first has what else the
 // event tells, the last how the request ended.
 void tell_by_token(RequestId id, GenerateEvent&& event, std::vector<SequenceEvent>& events) {
-  const std::vector<int32_t> token_ids = event.token_ids;
-  const std::vector<float> logprobs = event.logprobs;
-  const auto n_later = static_cast<int32_t>(token_ids.size()) - 1;
+  const auto n_later = static_cast<int32_t>(event.token_ids.size()) - 1;
   if (n_later <= 0) {
     events.push_back({id, std::move(event)});
     return;
   }
+  const std::vector<int32_t> token_ids = std::move(event.token_ids);
+  const std::vector<float> logprobs = std::move(event.logprobs);
   std::vector<std::vector<TokenLogprob>> top_logprobs = std::move(event.top_logprobs);
   const FinishReason finish = std::exchange(event.finish, FinishReason::kNone);
   const int32_t n_output_tokens = event.n_output_tokens;
