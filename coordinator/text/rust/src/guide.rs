@@ -8,6 +8,7 @@ use llguidance::{api::TopLevelGrammar, token_bytes_from_tokenizer_json, Matcher,
 use toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 
 use crate::border::{answer, build, destroy, slice_argument, text_argument, TextBuffer};
+use crate::multiples;
 use crate::tokenizer::TextTokenizer;
 
 /// The tokenizer as llguidance sees it.
@@ -102,6 +103,7 @@ impl GuideFactory {
     }
 
     fn compile(&self, tag: &str, grammar: &str) -> Result<Matcher> {
+        multiples::check(tag, grammar)?;
         let parsed = TopLevelGrammar::from_tagged_str(tag, grammar)?;
         let matcher = Matcher::new(Ok(self.parsers.create_parser(parsed)?));
         self.compiled().add(tag, grammar, matcher.deep_clone());

@@ -7,6 +7,7 @@
 mod border;
 mod conversation;
 mod guide;
+mod multiples;
 mod python_json;
 mod sandbox;
 mod shield;
