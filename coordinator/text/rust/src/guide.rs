@@ -131,6 +131,11 @@ impl Guide {
             }
             return Ok(true);
         }
+        // What a complement (`~ /a/`) leaves open takes these, which no mask allows.
+        let environment = self.matcher.tok_env()?;
+        if matches!(environment.tok_trie().token(token), [] | [TokTrie::SPECIAL_TOKEN_MARKER]) {
+            bail!("token {token} is no part of any text");
+        }
         self.matcher.consume_token(token)?;
         Ok(self.matcher.is_stopped())
     }
@@ -276,6 +281,18 @@ mod tests {
         assert_eq!(factory.compiled().entries.len(), Compiled::MAX_ENTRIES);
         factory.guide("regex", &"y".repeat(Compiled::MAX_BYTES - 10)).unwrap();
         assert!(factory.compiled().n_bytes <= Compiled::MAX_BYTES);
+    }
+
+    #[test]
+    fn a_complement_takes_no_more_than_its_mask() {
+        let mut guide = guide("lark", "start: ~ /hi+/");
+        let allowed = allowed(&mut guide);
+        assert!(allowed.contains(&u32::from(b'x')));
+        for id in (0..PADDED).filter(|id| !allowed.contains(id)) {
+            let matcher = guide.matcher.deep_clone();
+            let mut other = Guide { matcher, end_tokens: guide.end_tokens.clone() };
+            assert!(other.push(id).is_err(), "{id}");
+        }
     }
 
     #[test]
