@@ -90,10 +90,10 @@ class Simulation {
   }
 
   void run() {
-    while (!all_ended()) {
+    while (!all_ended() || n_naps_open_ > 0) {
       io_->poll();
       ASSERT_TRUE(clock_.step());
-      ASSERT_LT(clock_.now(), kAllMustEndMs) << "a request never ended";
+      ASSERT_LT(clock_.now(), kAllMustEndMs) << "a request or a sleep never ended";
       if (testing::Test::HasFailure()) return;
     }
     settle();
@@ -274,8 +274,8 @@ class Simulation {
   void plan_naps() {
     const int64_t n_naps = pick(1, 3);
     for (int64_t i = 0; i < n_naps; ++i) {
+      ++n_naps_open_;
       clock_.after(pick(0, 6000), [this] {
-        ++n_naps_open_;
         core_->sleep(SleepMode::kKeep, [this](const std::string& failure) {
           coverage_.n_asleep += failure.empty() ? 1 : 0;
           clock_.after(pick(0, 2000), [this] { wake_up(); });
@@ -333,7 +333,6 @@ class Simulation {
 
   void check() {
     EXPECT_EQ(n_pushes_open_, 0) << "a push never ended";
-    EXPECT_EQ(n_naps_open_, 0) << "it never woke up";
     for (const SimulatedGroup* group : groups_) {
       if (group->status() != GroupStatus::kServing) continue;
       EXPECT_EQ(group->n_generations(), 1U) << "weights that nobody needs are kept";
