@@ -73,11 +73,7 @@ def test_the_same_tokens_after_a_sleep(start_server, surroundings):
     for stream in aborted:
         assert "the server was put to sleep" in str(stream.error)
     wake_up(server)
-    again = begin(server, answers)
-    # It waits until they have ended.
-    assert post(server, "/sleep?mode=wait") == (200, {"is_sleeping": True})
-    join(again)
-    assert [stream.text() for stream in again] == [text for _, text in answers]
+    fall_asleep(server, "?mode=wait")
     assert server.metric("trireme_group_restarts_total") == 0
 
     # A server that ends does not keep what nobody can wake.
