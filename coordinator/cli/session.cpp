@@ -249,6 +249,10 @@ ReplicaListener Session::listener() {
     say(stderr, "trireme: no request is left that began on the weights {}; they are unmapped\n",
         id);
   };
+  l.on_sleep = [](SleepPhase phase) {
+    say(stderr, "trireme: {}\n",
+        phase == SleepPhase::kAsleep ? "asleep: the ranks have ended" : "awake again: they serve");
+  };
   return l;
 }
 
@@ -286,6 +290,7 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.itl_target_ms = options_.itl_target_ms;
   core.guides = guides_;
   core.n_mask_threads = guides_ ? kMaskThreads : 0;
+  core.sleep_timeout_ms = options_.deadlines.sleep_ms;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,

@@ -61,6 +61,12 @@ void ProcessGroup::start() {
   perform(supervisor_.start(now_ms()));
 }
 
+std::string ProcessGroup::restart_problem() const {
+  if (spec_.launcher != LauncherKind::kExternal) return "";
+  return "its ranks were started by somebody else, and nobody here could start them again: use "
+         "--launcher local, mpirun or srun";
+}
+
 void ProcessGroup::stop(std::function<void()> on_stopped) {
   on_stopped_.push_back(std::move(on_stopped));
   perform(supervisor_.stop(now_ms()));
@@ -160,6 +166,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       if (events_.on_broken) events_.on_broken(action.text);
       return;
     case Kind::kReportStopped: {
+      kv_memory_.clear();
       processes_.reset();
       probe_.reset();
       knock_.reset();

@@ -23,7 +23,8 @@ namespace trireme {
 
 TRIREME_FIELDS(RankState, tick, activity, waiting_op, waiting_peer, loaded_bytes, total_bytes,
                busy_us, comm_us, stage_wait_us)
-TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, last_state)
+TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, workspace_bytes,
+               last_state)
 TRIREME_FIELDS(SupervisedRank, info, kv_blocks, numerics_id)
 TRIREME_FIELDS(SupervisorState, ranks, losses_ms, hung)
 TRIREME_FIELDS(RankConnection, fd, rank, unread, last_heartbeat)

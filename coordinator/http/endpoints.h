@@ -44,6 +44,7 @@ struct ApiContext {
   BatchService* batches = nullptr;     // null: no files and batches
   LiveJobs<PoolingJob> pooling_jobs;
   NumberBudget numbers{kMaxNumbersUnderWay};  // of the pooling jobs' answers
+  bool sleep_mode = false;                    // /sleep and /wake_up are there
 
   // The service's status, with this server's own draining in it.
   ServiceStatus status();
@@ -73,13 +74,14 @@ void take_over_pooling(const std::shared_ptr<ApiContext>& context,
                        const std::map<int, ResponderPtr>& responders);
 
 // Endpoints by file: generation_endpoints, pooling_endpoints, answer_endpoints, tokenize_endpoints,
-// batch_endpoints, status_endpoints.
+// batch_endpoints, status_endpoints, sleep_endpoints.
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> pooling_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> tokenize_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> batch_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> sleep_routes(const std::shared_ptr<ApiContext>& context);
 // All of them, as openapi.yaml describes them.
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context);
 

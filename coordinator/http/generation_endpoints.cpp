@@ -68,6 +68,8 @@ std::optional<ApiError> check_available(ApiContext& context) {
     return refuse("draining", "the server is shutting down and takes no new requests", 5);
   }
   if (!status.alive) return refuse("unavailable", "no group can answer: " + status.problem, 30);
+  if (status.sleep == SleepPhase::kSettling || status.sleep == SleepPhase::kAsleep)
+    return refuse("sleeping", status.problem, 5);
   // A group that was lost is relaunched, and requests wait for it; one that never served may be
   // far from ready.
   if (!status.ready && !context.was_ready) {
@@ -148,7 +150,8 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
             .code = "queue_full",
             .retry_after_seconds = 1};
   }
-  if (error.param == "draining" || error.param == "unavailable" || error.param == "journal") {
+  if (error.param == "draining" || error.param == "unavailable" || error.param == "sleeping" ||
+      error.param == "journal") {
     context.metrics.count_rejection(error.param);
     return {.status = 503,
             .message = error.message,

@@ -22,10 +22,10 @@ ApiError failure_of(const GenerateEvent& event) {
             .code = "generation_failed"};
   }
   return {.status = 503,
-          .message = "the server ended this request because it is shutting down",
+          .message = "the server ended this request: " + event.error,
           .param = "",
-          .code = "shutting_down",
-          .retry_after_seconds = 1};
+          .code = "cancelled",
+          .retry_after_seconds = 5};
 }
 
 GenerationJob::GenerationJob(GenerationCall call, Parts parts)

@@ -6,8 +6,10 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "comm/control/step_plan.h"
 
@@ -174,6 +176,16 @@ struct Metrics::State {
   prometheus::Gauge* cache_config_row = nullptr;  // under mutex
   int32_t cache_config_blocks = -1;               // under mutex
 
+  GaugeFamily& memory = gauges("trireme_memory_bytes",
+                               "Bytes that a rank has mapped, by use: weights, KV, workspace");
+  std::vector<RankMemory> ranks_memory;         // under mutex
+  std::vector<prometheus::Gauge*> memory_rows;  // under mutex
+  GaugeFamily& kv_fragmentation =
+      gauges("trireme_kv_fragmentation_ratio",
+             "Part of the running requests' KV blocks that is there for tokens to come, 0 to 1");
+  prometheus::Gauge& sleep_state =
+      gauge("trireme_sleep_state", "1 while the server sleeps and has no ranks, else 0");
+
   prometheus::Gauge& ranks_alive = gauge("trireme_ranks_alive", "Ranks connected");
   CounterFamily& restarts =
       counters("trireme_group_restarts_total", "Groups lost and relaunched, by cause");
@@ -276,6 +288,7 @@ void Metrics::set_status(const ServiceStatus& status) {
   s.kv_blocks_free.Set(status.n_free_kv_blocks);
   s.kv_blocks_cached.Set(status.n_kv_blocks - status.n_running_kv_blocks - status.n_free_kv_blocks);
   s.drain_state.Set(status.draining ? 1 : 0);
+  s.sleep_state.Set(status.sleep == SleepPhase::kAsleep ? 1 : 0);
   std::lock_guard lock(s.mutex);
   if (s.cache_config_blocks == status.n_kv_blocks) return;
   if (s.cache_config_row != nullptr) s.cache_config.Remove(s.cache_config_row);
@@ -287,6 +300,33 @@ void Metrics::set_status(const ServiceStatus& status) {
 }
 
 void Metrics::set_ranks_alive(int n_ranks) { state_->ranks_alive.Set(n_ranks); }
+
+void Metrics::set_memory(const std::vector<RankMemory>& ranks) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  if (ranks == s.ranks_memory) return;
+  s.ranks_memory = ranks;
+  std::vector<prometheus::Gauge*> rows;
+  for (const RankMemory& rank : ranks) {
+    Labels labels = s.with("replica", std::to_string(rank.replica));
+    labels["rank"] = std::to_string(rank.rank);
+    for (const auto& [use, n_bytes] :
+         {std::pair("weights", rank.weight_bytes), std::pair("kv", rank.kv_bytes),
+          std::pair("workspace", rank.workspace_bytes)}) {
+      labels["use"] = use;
+      rows.push_back(&s.memory.Add(labels));
+      rows.back()->Set(static_cast<double>(n_bytes));
+    }
+  }
+  for (prometheus::Gauge* former : std::exchange(s.memory_rows, rows)) {
+    if (std::find(rows.begin(), rows.end(), former) == rows.end()) s.memory.Remove(former);
+  }
+}
+
+void Metrics::set_kv_fragmentation(int replica, double ratio) {
+  State& s = *state_;
+  s.kv_fragmentation.Add(s.with("replica", std::to_string(replica))).Set(ratio);
+}
 
 void Metrics::set_journal_failing(bool failing) { state_->journal_failing.Set(failing ? 1 : 0); }
 

@@ -37,6 +37,8 @@ std::string InferenceCore::wait_held(std::chrono::milliseconds deadline,
         problem = "requests still run on the weights before the last push (" +
                   impl_->old_weights->id + "): try again when they have ended";
       }
+      if (impl_->sleeping.phase != SleepPhase::kAwake)
+        problem = "it sleeps, or is on the way there or back: wake it up first (POST /wake_up)";
       for (const auto& replica : impl_->replicas) {
         if (problem.empty()) problem = replica->group->handover_problem();
       }

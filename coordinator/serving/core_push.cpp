@@ -20,7 +20,8 @@ std::string weights_id(uint64_t fingerprint) { return fmt::format("{:016x}", fin
 
 // A replica that is given up computes nothing ever again, so it has no say.
 std::string InferenceCore::Impl::why_not_push() const {
-  if (!no_pushes.empty()) return no_pushes;
+  if (!no_changes.empty()) return no_changes;
+  if (sleeping.phase != SleepPhase::kAwake) return "the server sleeps; wake it up first";
   if (push) return "another push is under way; try again when it has ended";
   if (old_weights) {
     return fmt::format(

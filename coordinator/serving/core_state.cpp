@@ -11,6 +11,12 @@
 namespace trireme {
 namespace {
 
+std::string rest_problem(SleepPhase phase) {
+  return phase == SleepPhase::kSettling
+             ? "the server is going to sleep and waits for the requests that run"
+             : "the server sleeps: wake it up with POST /wake_up";
+}
+
 // What was counted since `told`.
 template <typename Counts>
 void tell_more(const Counts& now, Counts& told, const std::function<void(const Counts&)>& tell) {
@@ -84,6 +90,7 @@ void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& c
     if (!other->scheduler.serving()) rehome(*other);
   rehome(replica);
   settle();
+  watch_waking();
 }
 
 void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
@@ -127,6 +134,7 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   publish();  // whose request ends now can see why
   rehome(replica);
   settle();
+  watch_waking();
 }
 
 // Makes all the plans that can be made and tells all there is to tell. Handlers and groups may call
@@ -257,9 +265,14 @@ void InferenceCore::Impl::publish() {
   now.context_length = options.scheduler.context_length;
   now.vocab_size = options.scheduler.vocab_size;
 
+  const bool rests =
+      sleeping.phase == SleepPhase::kSettling || sleeping.phase == SleepPhase::kAsleep;
+  now.sleep = sleeping.phase;
+  now.ready &= !rests;
+
   const std::lock_guard lock(gate.mutex);
   now.draining = gate.status.draining;
-  if (!now.ready) now.problem = problem;
+  if (!now.ready) now.problem = rests && now.alive ? rest_problem(sleeping.phase) : problem;
   if (now.draining && now.alive) now.problem = "the server is shutting down";
   now.ready &= !now.draining;
   gate.status = std::move(now);
@@ -289,6 +302,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.n_waiting = replica->scheduler.n_waiting();
     one.n_kv_blocks = replica->scheduler.n_blocks();
     one.n_unheld_kv_blocks = replica->scheduler.n_unheld_blocks();
+    one.kv_fragmentation = replica->scheduler.kv_fragmentation();
     one.loaded_bytes = replica->loaded_bytes;
     one.total_bytes = replica->total_bytes;
     one.numerics_id = replica->numerics_id;

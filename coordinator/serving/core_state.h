@@ -31,6 +31,7 @@ struct CoreGate {
   std::map<std::string, int64_t> n_live_of;      // by tenant; none of 0
   int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
   std::shared_ptr<const ServedWeights> weights;  // of new requests
+  bool keeps_requests = false;                   // asleep, with those of SleepMode::kKeep
   bool running = false;                          // the service's thread
   bool stopped = false;
   std::condition_variable ended;
@@ -81,6 +82,15 @@ struct InferenceCore::Impl {
     std::weak_ptr<const ServedWeights> held;
   };
 
+  struct Sleep {
+    SleepPhase phase = SleepPhase::kAwake;
+    SleepMode mode = SleepMode::kAbort;
+    TimePoint deadline;   // of kSettling
+    size_t n_ending = 0;  // groups, in kAsleep
+    std::vector<SleepHandler> sleepers;
+    std::vector<SleepHandler> wakers;
+  };
+
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
        ReplicaListener replica_listener);
 
@@ -106,6 +116,22 @@ struct InferenceCore::Impl {
   int32_t n_requests_of(uint64_t generation) const;
   void drop_old_weights();
   void watch_old_weights();
+
+  std::string why_not_sleep() const;
+  void begin_sleep(SleepMode mode, SleepHandler on_end);
+  void watch_settling();
+  bool close_when_idle();
+  void fall_asleep();
+  void group_asleep();
+  void stay_awake(const std::string& why);
+  void abort_requests(const std::string& why);
+  void abort(RequestId id, const std::string& why);
+  bool is_closed() const;
+  void begin_wake(SleepHandler on_end);
+  void start_waking();
+  void watch_waking();
+  void set_phase(SleepPhase phase);
+  static void tell_all(std::vector<SleepHandler>& handlers, const std::string& failure);
 
   Result<RequestId> enter(const GenerateRequest& request);
   void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler, TimePoint at);
@@ -150,8 +176,10 @@ struct InferenceCore::Impl {
   std::optional<OldWeights> old_weights;         // until nobody holds them
   std::optional<Push> push;                      // under way
   uint64_t last_generation = 0;
-  std::string no_pushes;  // why, or empty
+  std::string no_changes;  // why, or empty
   boost::asio::steady_timer old_weights_timer{io};
+  Sleep sleeping;
+  boost::asio::steady_timer sleep_timer{io};
   bool holding = false;  // no more plans
   bool settling = false;
   bool settle_again = false;

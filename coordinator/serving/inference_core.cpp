@@ -101,10 +101,12 @@ void InferenceCore::push(WeightsFile file, PushListener push_listener) {
   });
 }
 
-void InferenceCore::refuse_pushes(const std::string& why) {
+void InferenceCore::refuse_changes(const std::string& why) {
   boost::asio::post(impl_->io, [impl = impl_.get(), why] {
-    impl->no_pushes = why;
+    impl->no_changes = why;
     impl->fail_push(why);
+    if (impl->sleeping.phase == SleepPhase::kAsleep) impl->abort_requests(why);
+    impl->settle();
   });
 }
 
@@ -179,6 +181,8 @@ Result<RequestId> InferenceCore::Impl::enter(const GenerateRequest& request) {
   if (gate.status.draining)
     return Error{"the server is shutting down and takes no new requests", "draining"};
   if (!gate.status.alive) return Error{gate.status.problem, "unavailable"};
+  if (gate.status.sleep == SleepPhase::kAsleep && !gate.keeps_requests)
+    return Error{gate.status.problem, "sleeping"};
   if (std::optional<Error> error = Scheduler::refuse(options.scheduler, gate.kv_blocks, request))
     return *std::move(error);
   const int64_t max_live =
@@ -201,7 +205,9 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
                                                       .numerics_told = false,
                                                       .tenant = request.tenant}));
   if (request.weights == nullptr) request.weights = weights;
-  if (ended_because.empty()) {
+  if (is_closed()) {
+    abort(id, "the server was put to sleep");
+  } else if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
     Replica* replica = choose(*sequence, nullptr);
     place(std::move(sequence), replica);
@@ -225,8 +231,10 @@ void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
 
 void InferenceCore::Impl::end_all(const std::string& error) {
   ended_because = error;
-  no_pushes = error;
+  no_changes = error;
   fail_push(error);
+  tell_all(sleeping.sleepers, error);
+  tell_all(sleeping.wakers, error);
   for (const auto& [id, record] : records) {
     if (record->replica != nullptr) record->replica->scheduler.cancel(id);
     end_with_error(id);

@@ -25,7 +25,8 @@ struct InferenceCoreOptions {
   // From token to token of a stream while prompts are computed: their chunks are made as small as
   // that needs (ChunkBudget). 0: no target.
   int32_t itl_target_ms = 0;
-  int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
+  int32_t sleep_timeout_ms = 600000;  // for requests that SleepMode::kWait waits for
+  int32_t stop_timeout_ms = 15000;    // for all groups to end; longer than a group's own deadline
   // For requests with a grammar; null: they end with an error.
   std::shared_ptr<const GuideMaker> guides;
   int n_mask_threads = 0;  // that follow them; 0: the service's own
@@ -42,6 +43,8 @@ struct ReplicaListener {
   std::function<void(int replica, const std::string& error)> on_broken;
   // The last request of these weights has ended, and the ranks unmap them.
   std::function<void(const std::string& id)> on_weights_dropped;
+  // kAsleep when the last rank has ended; kAwake when all serve again.
+  std::function<void(SleepPhase phase)> on_sleep;
 };
 
 // How a change of weights goes. Called on the service's thread; must not block.
@@ -64,6 +67,7 @@ struct ReplicaSnapshot {
   int32_t n_waiting = 0;
   int32_t n_kv_blocks = 0;
   int32_t n_unheld_kv_blocks = 0;  // by any request
+  double kv_fragmentation = 0.0;   // Scheduler::kv_fragmentation
   uint64_t loaded_bytes = 0;       // of the launch under way
   uint64_t total_bytes = 0;
   std::string numerics_id;  // of the last launch that served
@@ -99,8 +103,12 @@ class InferenceCore final : public InferenceService {
   // replica has it ready; else none does. Those that began before go on with theirs. Whether the
   // model is alike is the caller's to check. The file's generation is given here.
   void push(WeightsFile file, PushListener push_listener);
-  // From any thread. Ends a push that is under way, and refuses others.
-  void refuse_pushes(const std::string& why);
+  // From any thread. Ends a push that is under way, and refuses others; for a service that ends.
+  // Nobody will wake it up, so requests that it keeps asleep end, too.
+  void refuse_changes(const std::string& why);
+
+  void sleep(SleepMode mode, SleepHandler on_end) override;
+  void wake_up(SleepHandler on_end) override;
 
   // From any thread. Refuses new requests from now on; calls back on the service's thread once the
   // last one has ended (at once when there is none).
