@@ -68,11 +68,11 @@ TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling,
                text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
                n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
                length_penalty, search_end_ids, request_id, tenant, cache_salt, tell_cached, grammar,
-               grammar_field, message)
+               grammar_field, message, response_fields)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
                n_cached_tokens, finish, prompt_top_logprobs, n_guessed, n_guessed_right)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
-TRIREME_FIELDS(StreamPosition, choices, usage)
+TRIREME_FIELDS(StreamPosition, choices, usage, n_events)
 TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts, created, seed,
                max_new_tokens, n_choices, with_logprobs)
 TRIREME_FIELDS(AnswerState::Choice, request_id, done, told, log)

@@ -50,7 +50,11 @@ struct GenerationCall {
   Grammar grammar;
   std::string grammar_field;
   MessageOptions message;  // how a chat's text is read
+  // Of /v1/responses: what the answer repeats of the request, a JSON object; "": another endpoint.
+  std::string response_fields;
 
+  // The events of its stream have numbers, which say what a client has.
+  bool numbered() const { return !response_fields.empty(); }
   bool wants_prompt_logprobs() const {
     return (echo && n_logprobs != kNoLogprobs) || n_prompt_logprobs != kNoLogprobs;
   }

@@ -169,19 +169,17 @@ const GenerationKind* kind_of(const std::string& path) {
   return nullptr;
 }
 
-std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
-                                               const GenerationKind& kind,
-                                               const GenerationCall& call, std::string id,
-                                               int64_t created) {
-  return kind.make_format({.id = std::move(id),
-                           .created = created,
-                           .model = context.model.id,
-                           .n_logprobs = call.n_logprobs,
-                           .null_usage = call.include_usage,
-                           .prompt_logprobs = call.n_prompt_logprobs != kNoLogprobs,
-                           .token_ids = call.return_token_ids,
-                           .tokens_as_ids = call.tokens_as_ids},
-                          context.codec);
+ReplyOptions reply_options(const ApiContext& context, const GenerationCall& call, std::string id,
+                           int64_t created) {
+  return {.id = std::move(id),
+          .created = created,
+          .model = context.model.id,
+          .n_logprobs = call.n_logprobs,
+          .null_usage = call.include_usage,
+          .prompt_logprobs = call.n_prompt_logprobs != kNoLogprobs,
+          .token_ids = call.return_token_ids,
+          .tokens_as_ids = call.tokens_as_ids,
+          .response_fields = call.response_fields};
 }
 
 std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,
@@ -192,7 +190,10 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
                                         KeyAccounts::Lease key_lease) {
   const GenerationKind* kind = kind_of(name.endpoint);
   TRIREME_CHECK(kind != nullptr);
-  auto format = make_format(*context, *kind, call, name.id, name.created);
+  auto make_format = [context, kind,
+                      options = reply_options(*context, call, name.id, name.created)] {
+    return kind->make_format(options, context->codec);
+  };
   GenerationJob::Parts parts{
       .service = context->service,
       .codec = context->codec,
@@ -200,7 +201,7 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
       .weights = std::move(weights),
       .responder = std::move(responder),
       .name = std::move(name),
-      .format = std::move(format),
+      .make_format = std::move(make_format),
       .refusal = [context](const Error& error) { return submit_refusal(*context, error); },
       .kept = std::move(kept),
       .key_lease = std::move(key_lease)};

@@ -191,7 +191,7 @@ void GenerationJob::write(int index, const GenerateEvent& event) {
 // ---- the answer ----
 
 AnswerWriter GenerationJob::make_writer(AnswerWriter::Options options) const {
-  return {call_, parts_.codec, parts_.format, std::move(options)};
+  return {call_, parts_.codec, parts_.make_format(), std::move(options)};
 }
 
 void GenerationJob::begin_writing(const StreamPosition& from) {

@@ -20,21 +20,20 @@ struct GenerationKind {
   std::unique_ptr<ReplyFormat> (*make_format)(ReplyOptions, const TextCodec&);
 };
 
-inline constexpr std::array<GenerationKind, 2> kGenerationKinds = {{
+inline constexpr std::array<GenerationKind, 3> kGenerationKinds = {{
     {"/v1/completions", "/v1/completions/*", "cmpl-", parse_completion_request,
      make_completion_format},
     {"/v1/chat/completions", "/v1/chat/completions/*", "chatcmpl-", parse_chat_request,
      make_chat_format},
+    {"/v1/responses", "/v1/responses/*", "resp_", parse_responses_request, make_responses_format},
 }};
 
 // Null: no endpoint has this path.
 const GenerationKind* kind_of(const std::string& path);
 
-// The answer's JSON form for one request.
-std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
-                                               const GenerationKind& kind,
-                                               const GenerationCall& call, std::string id,
-                                               int64_t created);
+// What a kind's format is made with, for one request.
+ReplyOptions reply_options(const ApiContext& context, const GenerationCall& call, std::string id,
+                           int64_t created);
 
 // `name.endpoint` is a kind's path.
 std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,

@@ -26,6 +26,12 @@ void replay_logs(AnswerWriter& writer, const std::vector<const ChoiceLog*>& logs
   }
 }
 
+Result<StreamPosition> parse_position(const GenerationCall& call,
+                                      const std::string& last_event_id) {
+  if (call.numbered()) return StreamPosition::parse_number(last_event_id);
+  return StreamPosition::parse(last_event_id, call.n_choices(), call.max_new_tokens);
+}
+
 std::string_view first_events(std::string_view bytes, size_t max_bytes) {
   constexpr std::string_view kEnd = "\n\n";
   if (bytes.size() <= max_bytes) return bytes;

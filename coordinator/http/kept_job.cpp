@@ -64,7 +64,7 @@ const JournaledRequest& GenerationJob::kept_request() const {
 }
 
 Result<StreamPosition> GenerationJob::parse_position(const std::string& last_event_id) const {
-  return StreamPosition::parse(last_event_id, call_.n_choices(), call_.max_new_tokens);
+  return trireme::parse_position(call_, last_event_id);
 }
 
 void GenerationJob::attach(ResponderPtr responder, StreamPosition from) {

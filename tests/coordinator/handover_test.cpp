@@ -50,6 +50,7 @@ AnswerState some_answer() {
   answer.call.text.stop = {"\xC3\xA9nd"};
   answer.call.grammar = {.tag = "lark", .text = "start: \"a\""};
   answer.call.message = {.tools = ToolFormat::kMistral, .reasoning = true};
+  answer.call.response_fields = R"({"user":null})";
   answer.choices.resize(2);
   answer.choices[1] = {.request_id = 71, .done = false, .told = true, .log = {}};
   answer.choices[1].log.token_ids = {8, 9};
@@ -58,6 +59,7 @@ AnswerState some_answer() {
   answer.choices[0].log.finish = FinishReason::kStop;
   answer.connection = 23;
   answer.sent.choices = {{.n_tokens = 4, .finished = true}, {.n_tokens = 2, .finished = false}};
+  answer.sent.n_events = 5;
   answer.kept = true;
   answer.request.prompts = {{5, 6, 7}};
   answer.request.seed = 9;
@@ -148,6 +150,8 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(decoded->api.answers.at(0).call.rules, nullptr);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
+  EXPECT_EQ(answer.call.response_fields, R"({"user":null})");
+  EXPECT_EQ(answer.sent.n_events, 5);
   EXPECT_EQ(answer.call.tenant, "alice");
   EXPECT_EQ(answer.call.grammar.text, "start: \"a\"");
   EXPECT_EQ(answer.call.message.tools, ToolFormat::kMistral);
