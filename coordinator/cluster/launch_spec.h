@@ -43,6 +43,7 @@ struct LayoutChoice {
 // Everything needed to start one group of ranks and start it again.
 struct LaunchSpec {
   LauncherKind launcher = LauncherKind::kLocal;
+  int replica = 0;                            // its number among all
   JobSpec job;                                // layout, packed file, limits
   std::vector<std::string> hosts;             // mpirun, srun: empty for this host only
   std::vector<std::string> launcher_args;     // extra arguments of mpirun or srun, verbatim

@@ -157,7 +157,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
       return;
     case Kind::kReportWaiting:
-      std::fputs(fmt::format("replica {} {}\n", spec_.job.replica, action.text).c_str(), stderr);
+      std::fputs(fmt::format("replica {} {}\n", spec_.replica, action.text).c_str(), stderr);
       return;
     case Kind::kReportBroken:
       kv_memory_.clear();

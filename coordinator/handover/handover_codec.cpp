@@ -52,7 +52,7 @@ TRIREME_FIELDS(PrefixDomain, model_id, adapter_id, generation, cache_salt)
 TRIREME_FIELDS(CachedBlock, block, parent, tokens, domain)
 TRIREME_FIELDS(CachedBlocks, prefixes, unheld)
 TRIREME_FIELDS(SchedulerState, epoch, last_step_id, n_blocks, sequences, cached)
-TRIREME_FIELDS(ReplicaState, scheduler, group, numerics_id)
+TRIREME_FIELDS(ReplicaState, scheduler, group, numerics_id, out)
 TRIREME_FIELDS(RequestMoments, submitted_us, planned_us, first_token_us, last_token_us,
                n_prompt_tokens, n_output_tokens)
 TRIREME_FIELDS(RequestState, id, replica, numerics_told, moments)
@@ -85,7 +85,7 @@ TRIREME_FIELDS(MetricSeries, name, labels, value, buckets)
 TRIREME_FIELDS(MetricsState, series, followed)
 
 TRIREME_FIELDS(HandoverState, secret, environment_key, run_folder, run_folder_lock, model,
-               served_name, asker, held_at_ms, core, api, metrics)
+               served_name, replica_hosts, asker, held_at_ms, core, api, metrics)
 
 #undef TRIREME_FIELDS
 

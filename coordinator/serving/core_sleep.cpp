@@ -43,11 +43,12 @@ std::string InferenceCore::Impl::why_not_sleep() const {
   if (!no_changes.empty()) return no_changes;
   if (holding) return "the server is being upgraded; try again when it has been";
   if (push) return "new weights are being pushed; try again when they are in use";
+  if (change) return "a replica joins or leaves; try again when it has";
   for (const std::unique_ptr<Replica>& replica : replicas) {
     if (std::string why = replica->group->restart_problem(); !why.empty()) return why;
   }
   const bool any =
-      std::any_of(replicas.begin(), replicas.end(), [](const auto& r) { return !r->broken; });
+      std::any_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->in_use(); });
   return any ? "" : problem;
 }
 
@@ -107,10 +108,10 @@ void InferenceCore::Impl::fall_asleep() {
   for (const std::unique_ptr<Replica>& replica : replicas) {
     replica->times.lost(now());
     if (replica->scheduler.serving()) replica->scheduler.group_lost(/*wanted=*/true);
-    sleeping.n_ending += replica->broken ? 0 : 1;
+    sleeping.n_ending += replica->in_use() ? 1 : 0;
   }
   for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (!replica->broken) replica->group->stop([this] { group_asleep(); });
+    if (replica->in_use()) replica->group->stop([this] { group_asleep(); });
   }
   settle();
   group_asleep();
@@ -174,7 +175,7 @@ void InferenceCore::Impl::start_waking() {
     gate.keeps_requests = false;
   }
   for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (!replica->broken) replica->group->start();
+    if (replica->in_use()) replica->group->start();
   }
   settle();
   watch_waking();
@@ -185,7 +186,7 @@ void InferenceCore::Impl::watch_waking() {
   if (sleeping.phase != SleepPhase::kWaking) return;
   bool any = false;
   for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (replica->broken) continue;
+    if (!replica->in_use()) continue;
     if (!replica->scheduler.serving()) return;
     any = true;
   }

@@ -41,6 +41,7 @@ InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver ser
   weights = std::make_shared<ServedWeights>(
       ServedWeights{.generation = last_generation, .id = weights_id(options.weights.fingerprint)});
   gate.weights = weights;
+  gate.n_slots = static_cast<int64_t>(options.n_replicas) * options.scheduler.max_slots;
   gate.status.context_length = options.scheduler.context_length;
   gate.status.vocab_size = options.scheduler.vocab_size;
   gate.status.problem = problem;
@@ -91,6 +92,7 @@ void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& c
   rehome(replica);
   settle();
   watch_waking();
+  watch_change();
 }
 
 void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
@@ -135,6 +137,7 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   rehome(replica);
   settle();
   watch_waking();
+  watch_change();
 }
 
 // Makes all the plans that can be made and tells all there is to tell. Handlers and groups may call
@@ -245,11 +248,14 @@ void InferenceCore::Impl::publish() {
   ServiceStatus now;
   int32_t largest = 0;
   bool all_known = true;
+  int64_t n_slots = 0;
   now.alive = false;
   for (const std::unique_ptr<Replica>& replica : replicas) {
     const Scheduler& scheduler = replica->scheduler;
     now.n_running += scheduler.n_running();
     now.n_waiting += scheduler.n_waiting();
+    if (replica->out) continue;
+    n_slots += replica->leaving ? 0 : options.scheduler.max_slots;
     if (replica->broken) continue;
     now.alive = true;
     all_known &= scheduler.n_blocks() > 0;
@@ -277,6 +283,7 @@ void InferenceCore::Impl::publish() {
   now.ready &= !now.draining;
   gate.status = std::move(now);
   gate.kv_blocks = all_known ? largest : 0;
+  gate.n_slots = n_slots;
 }
 
 void InferenceCore::Impl::tell_drained() {
@@ -291,8 +298,10 @@ void InferenceCore::Impl::tell_drained() {
 std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
   std::vector<ReplicaSnapshot> all;
   for (const std::unique_ptr<Replica>& replica : replicas) {
+    if (replica->out) continue;
     ReplicaSnapshot one;
     one.replica = replica->index;
+    one.leaving = replica->leaving;
     one.status = replica->group->status();
     one.epoch = replica->group->epoch();
     one.layout = replica->layout;

@@ -28,6 +28,7 @@ struct CoreGate {
   ServiceStatus status;  // as of the last change
   RequestId last_id = 0;
   int64_t n_live = 0;                            // accepted and not ended
+  int64_t n_slots = 0;                           // of all replicas
   std::map<std::string, int64_t> n_live_of;      // by tenant; none of 0
   int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
   std::shared_ptr<const ServedWeights> weights;  // of new requests
@@ -49,6 +50,8 @@ struct InferenceCore::Impl {
     Scheduler scheduler;
     std::unique_ptr<Group> group;
     bool broken = false;
+    bool leaving = false;
+    bool out = false;         // without ranks until it joins
     std::string numerics_id;  // of the last launch that served
     Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
@@ -62,6 +65,7 @@ struct InferenceCore::Impl {
     std::pair<uint64_t, uint64_t> preparing_bytes;  // loaded, of all
 
     int32_t load() const { return scheduler.n_running() + scheduler.n_waiting(); }
+    bool in_use() const { return !broken && !out; }
   };
   struct Record {
     EventHandler handler;
@@ -75,6 +79,13 @@ struct InferenceCore::Impl {
   struct Push {
     WeightsFile file;
     PushListener listener;
+  };
+  // Of the set of replicas.
+  struct Change {
+    Replica* replica = nullptr;
+    TimePoint deadline;   // of one that leaves: then what runs there goes elsewhere
+    bool ending = false;  // its ranks were told to
+    ReplicaHandler on_end;
   };
   struct OldWeights {
     uint64_t generation = 0;
@@ -116,6 +127,16 @@ struct InferenceCore::Impl {
   int32_t n_requests_of(uint64_t generation) const;
   void drop_old_weights();
   void watch_old_weights();
+
+  std::string why_no_change() const;
+  void begin_join(bool anew, ReplicaHandler on_end);
+  Replica& free_replica(bool anew);
+  void begin_leaving(int index, std::chrono::milliseconds patience, ReplicaHandler on_end);
+  std::string why_not_leave(int index) const;
+  void watch_change();
+  void watch_leaving();
+  void end_ranks(const std::string& failure);
+  void end_change(const std::string& failure);
 
   std::string why_not_sleep() const;
   void begin_sleep(SleepMode mode, SleepHandler on_end);
@@ -160,6 +181,7 @@ struct InferenceCore::Impl {
   const InferenceCoreOptions options;
   const ServingObserver observer;
   const ReplicaListener listener;
+  GroupFactory make_group;
 
   CoreGate gate;
   boost::asio::io_context io{1};
@@ -175,6 +197,8 @@ struct InferenceCore::Impl {
   std::shared_ptr<const ServedWeights> weights;  // the same
   std::optional<OldWeights> old_weights;         // until nobody holds them
   std::optional<Push> push;                      // under way
+  std::optional<Change> change;                  // the same
+  boost::asio::steady_timer change_timer{io};
   uint64_t last_generation = 0;
   std::string no_changes;  // why, or empty
   boost::asio::steady_timer old_weights_timer{io};

@@ -41,6 +41,9 @@ struct ReplicaListener {
   std::function<void(int replica, const GroupCapacity& capacity)> on_serving;
   std::function<void(int replica, const std::string& cause, const std::string& detail)> on_lost;
   std::function<void(int replica, const std::string& error)> on_broken;
+  // One that joins, before its ranks are started; one that has left, when its ranks have ended.
+  std::function<void(int replica)> on_joining;
+  std::function<void(int replica)> on_left;
   // The last request of these weights has ended, and the ranks unmap them.
   std::function<void(const std::string& id)> on_weights_dropped;
   // kAsleep when the last rank has ended; kAwake when all serve again.
@@ -58,6 +61,7 @@ struct PushListener {
 // One replica as it is now.
 struct ReplicaSnapshot {
   int replica = 0;
+  bool leaving = false;
   GroupStatus status = GroupStatus::kStopped;
   uint64_t epoch = 0;
   Layout layout;  // of the last launch that served
@@ -83,9 +87,10 @@ class InferenceCore final : public InferenceService {
   using GroupFactory = std::function<std::unique_ptr<Group>(boost::asio::io_context& io,
                                                             int replica, Group::Events events)>;
 
-  // The factory is called n_replicas times, here; what it throws goes to the caller.
-  InferenceCore(InferenceCoreOptions options, const GroupFactory& make_group,
-                ServingObserver observer, ReplicaListener listener);
+  // The factory is called n_replicas times, here; what it throws goes to the caller. And once for
+  // each replica beyond these that joins, on the service's thread.
+  InferenceCore(InferenceCoreOptions options, GroupFactory make_group, ServingObserver observer,
+                ReplicaListener listener);
   ~InferenceCore() override;  // stops
 
   // Starts the groups on a thread of its own.
@@ -107,6 +112,17 @@ class InferenceCore final : public InferenceService {
   // Nobody will wake it up, so requests that it keeps asleep end, too.
   void refuse_changes(const std::string& why);
 
+  // From any thread; one change at a time. Called once, on the service's thread; must not block.
+  // `failure`: why it is as it was before, one line, or empty.
+  using ReplicaHandler = std::function<void(int replica, const std::string& failure)>;
+  // Starts the ranks of another replica: the first of those that have left, or, `anew` or where
+  // there is none, one that never was. Ends when they serve.
+  void add_replica(bool anew, ReplicaHandler on_end);
+  // Requests that wait there go to other replicas at once, those that run there end first, or go
+  // elsewhere when `patience` is over (with the same tokens, which are computed again); then its
+  // ranks end. Its number is free then.
+  void remove_replica(int replica, std::chrono::milliseconds patience, ReplicaHandler on_end);
+
   void sleep(SleepMode mode, SleepHandler on_end) override;
   void wake_up(SleepHandler on_end) override;
 
@@ -118,7 +134,7 @@ class InferenceCore final : public InferenceService {
   // from the service's own thread.
   void stop();
 
-  // From any thread.
+  // From any thread. Without those that have left.
   std::vector<ReplicaSnapshot> replicas() const;
 
   // ---- a handover to another program in this process (coordinator/handover) ----
