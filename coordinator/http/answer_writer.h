@@ -51,8 +51,8 @@ class AnswerWriter {
 
   // What there is to send, once.
   std::string take();
-  // The one JSON object.
-  std::string whole();
+  // The one answer.
+  HttpResponse whole();
 
  private:
   struct Choice {

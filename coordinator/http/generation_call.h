@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "coordinator/http/tensor_reply.h"
 #include "coordinator/http/text_codec.h"
 #include "coordinator/serving/token_guide.h"
 #include "coordinator/text/message_parser.h"
@@ -50,6 +51,7 @@ struct GenerationCall {
   Grammar grammar;
   std::string grammar_field;
   MessageOptions message;  // how a chat's text is read
+  TensorReply tensors;     // how an inference's answer is told
 
   bool wants_prompt_logprobs() const {
     return (echo && n_logprobs != kNoLogprobs) || n_prompt_logprobs != kNoLogprobs;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/http/generation_call.h"
+#include "coordinator/http/http_message.h"
 #include "coordinator/serving/inference_service.h"
 
 namespace trireme {
@@ -50,8 +51,8 @@ struct Usage {
 class ReplyFormat {
  public:
   virtual ~ReplyFormat() = default;
-  // The whole answer's body.
-  virtual std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const = 0;
+  // The whole answer.
+  virtual HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) const = 0;
   // One object of a stream. `usage` null: not in this one.
   virtual std::string chunk(const ChoiceText& part, const Usage* usage) const = 0;
   // What a choice's stream begins with; "" for nothing.
@@ -70,6 +71,7 @@ struct ReplyOptions {
   bool prompt_logprobs = false;
   bool token_ids = false;
   bool tokens_as_ids = false;  // "token_id:7" for a token's text in logprobs
+  TensorReply tensors;         // of an inference
 };
 
 // An id that no other answer has, of this coordinator or another, and that nobody can guess.
@@ -81,5 +83,6 @@ std::string tool_call_id(const std::string& answer_id, int choice, int call);
 
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);
+std::unique_ptr<ReplyFormat> make_infer_format(ReplyOptions options, const TextCodec& codec);
 
 }  // namespace trireme

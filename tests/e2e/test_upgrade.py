@@ -48,7 +48,7 @@ def wait_until_more(streams):
 def ask(surroundings, **arguments):
     """What the server's admin socket says to an upgrade with these arguments."""
     folder, = surroundings.temporary.glob("trireme-run-*")
-    request = {"handover": 4, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
+    request = {"handover": 5, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ADMIN_DEADLINE_S)
         connection.connect(str(folder / "admin"))
