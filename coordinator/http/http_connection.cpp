@@ -252,9 +252,9 @@ void HttpConnection::dispatch() {
 
 // An answer before the request was read whole: what follows on this connection means nothing.
 void HttpConnection::refuse(const ApiError& error) {
-  const bool knows_path = parser_ && parser_->is_header_done();
+  // An error while its line has not come.
   const Result<std::string> path =
-      knows_path ? request_path(parser_->get().base()) : Result<std::string>(std::string());
+      parser_ ? request_path(parser_->get().base()) : Result<std::string>(std::string());
   release_body();
   state_ = State::kAnswering;
   shared_->n_active_requests.fetch_add(1);

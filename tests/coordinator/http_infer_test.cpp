@@ -325,7 +325,7 @@ TEST_F(HttpInfer, EveryRefusalHasItsForm) {
   EXPECT_THAT(message_of(client_.post("/v2/models/other/infer", body), 404), HasSubstr("other"));
   EXPECT_THAT(message_of(client_.get(kPath), 404), HasSubstr("fake/infer"));
   EXPECT_THAT(message_of(client_.post("/v2/models/fake/ready", body), 405), HasSubstr("GET only"));
-  EXPECT_THAT(message_of(client_.post(kPath, "{")), HasSubstr("not valid JSON"));
+  EXPECT_THAT(message_of(client_.post(kPath, std::string("{"))), HasSubstr("not valid JSON"));
   server_.service.set_refusal(Error{"256 requests wait already", "queue"});
   const ClientResponse full = client_.post(kPath, body);
   EXPECT_EQ(message_of(full, 429), "256 requests wait already");
