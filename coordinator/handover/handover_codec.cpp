@@ -64,11 +64,13 @@ TRIREME_FIELDS(ConnectionState, fd, phase, unread, unsent, route_label, key_name
 TRIREME_FIELDS(Prompt, ids, text)
 TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string, min_tokens)
 TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
+TRIREME_FIELDS(TensorReply::Wanted, output, binary)
+TRIREME_FIELDS(TensorReply, id, outputs, column, one_row, int64_ids)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
                text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
                n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
                length_penalty, search_end_ids, request_id, tenant, cache_salt, tell_cached, grammar,
-               grammar_field, message, response_fields)
+               grammar_field, message, response_fields, tensors)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
                n_cached_tokens, finish, prompt_top_logprobs, n_guessed, n_guessed_right)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)

@@ -126,11 +126,7 @@ void reply_stored(const ApiContext& context, const GenerationKind& kind,
       kind.make_format(reply_options(context, call, request.id, request.created), context.codec),
       {.form = form, .with_ids = true, .from = *from});
   replay_logs(writer, logs, *from);
-  if (!streams) {
-    HttpResponse response;
-    response.body = writer.whole();
-    return responder->reply(std::move(response));
-  }
+  if (!streams) return responder->reply(writer.whole());
   whole ? writer.finish() : writer.fail(answer.end.error);
   responder->start_stream();
   const std::string rest = writer.take();

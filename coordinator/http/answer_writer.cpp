@@ -257,7 +257,7 @@ void AnswerWriter::fail(const std::string& error_json) {
 
 std::string AnswerWriter::take() { return std::exchange(outgoing_, {}); }
 
-std::string AnswerWriter::whole() {
+HttpResponse AnswerWriter::whole() {
   std::vector<ChoiceText> told;
   for (const int index : told_choices()) {
     told.push_back(std::move(choices_[index].whole));

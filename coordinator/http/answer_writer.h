@@ -19,7 +19,7 @@ namespace trireme {
 class AnswerWriter {
  public:
   enum class Form : uint8_t {
-    kWhole,   // one JSON object at the end
+    kWhole,   // one body at the end
     kStream,  // server-sent events
     kSilent,  // nobody reads: only where the choices end is of interest
   };
@@ -51,8 +51,8 @@ class AnswerWriter {
 
   // What there is to send, once.
   std::string take();
-  // The one JSON object.
-  std::string whole();
+  // The one answer.
+  HttpResponse whole();
 
  private:
   struct Choice {

@@ -12,8 +12,8 @@ namespace trireme {
 
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
   std::vector<Route> routes;
-  for (auto make : {generation_routes, pooling_routes, answer_routes, tokenize_routes, batch_routes,
-                    status_routes, sleep_routes}) {
+  for (auto make : {generation_routes, infer_routes, pooling_routes, answer_routes, tokenize_routes,
+                    batch_routes, status_routes, sleep_routes}) {
     std::vector<Route> some = make(context);
     std::move(some.begin(), some.end(), std::back_inserter(routes));
   }

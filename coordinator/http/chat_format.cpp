@@ -10,7 +10,7 @@ class ChatFormat final : public ReplyFormat {
         options_(std::move(options)),
         codec_(codec) {}
 
-  std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) override {
+  HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) override {
     OrderedJson json = envelope_.begin("chat.completion");
     json["choices"] = OrderedJson::array();
     for (const ChoiceText& choice : choices) {
@@ -27,7 +27,7 @@ class ChatFormat final : public ReplyFormat {
     if (options_.prompt_logprobs)
       json["prompt_logprobs"] = prompt_logprobs_json(choices.front().prompt_tokens, codec_);
     if (options_.token_ids) json["prompt_token_ids"] = choices.front().prompt_ids;
-    return dump_json(json);
+    return json_response(json);
   }
 
   ReplyEvents chunk(const ChoiceText& part, const Usage* usage) override {

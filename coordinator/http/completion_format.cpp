@@ -10,12 +10,12 @@ class CompletionFormat final : public ReplyFormat {
         options_(std::move(options)),
         codec_(codec) {}
 
-  std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) override {
+  HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) override {
     OrderedJson json = envelope_.begin("text_completion");
     json["choices"] = OrderedJson::array();
     for (const ChoiceText& choice : choices) json["choices"].push_back(choice_json(choice));
     json["usage"] = usage_json(usage);
-    return dump_json(json);
+    return json_response(json);
   }
 
   ReplyEvents chunk(const ChoiceText& part, const Usage* usage) override {

@@ -88,20 +88,35 @@ ApiError too_many(const KeyAccounts& keys, const std::string& key_name) {
           .retry_after_seconds = 1};
 }
 
-void handle_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
-                       const HttpRequest& request, const ResponderPtr& responder) {
+Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
+  return {.method = "POST",
+          .path = kind.path,
+          .cost = HandlerCost::kHeavy,
+          .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
+            answer_generation(context, kind, request, responder, parse_json_body(request.body),
+                              [&](const nlohmann::ordered_json& body) {
+                                return kind.parse(body, context->model, context->codec);
+                              });
+          }};
+}
+
+}  // namespace
+
+void answer_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
+                       const HttpRequest& request, const ResponderPtr& responder,
+                       const Result<nlohmann::ordered_json>& body,
+                       const std::function<ParsedCall(const nlohmann::ordered_json& body)>& parse) {
   KeyAccounts::Lease key_lease;
   const auto refuse = [&](const ApiError& error) {
     key_lease.reset();
     if (error.code == "context_length_exceeded") context->metrics.count_rejection("context_length");
-    responder->reply(api_error_response(error));
+    responder->reply(error_response_at(kind.path, error));
   };
-  Result<nlohmann::ordered_json> body = parse_json_body(request.body);
   if (!body) return refuse(bad_request(body.error()));
   auto let = let_in(*context, request.key_name);
   if (const auto* error = std::get_if<ApiError>(&let)) return refuse(*error);
   key_lease = std::get<KeyAccounts::Lease>(std::move(let));
-  ParsedCall parsed = kind.parse(*body, context->model, context->codec);
+  ParsedCall parsed = parse(*body);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
 
   auto& call = std::get<GenerationCall>(parsed);
@@ -119,17 +134,6 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
            responder, *std::move(kept), std::move(key_lease))
       ->start();
 }
-
-Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
-  return {.method = "POST",
-          .path = kind.path,
-          .cost = HandlerCost::kHeavy,
-          .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
-            handle_generation(context, kind, request, responder);
-          }};
-}
-
-}  // namespace
 
 std::variant<KeyAccounts::Lease, ApiError> let_in(ApiContext& context,
                                                   const std::string& key_name) {
@@ -179,7 +183,8 @@ ReplyOptions reply_options(const ApiContext& context, const GenerationCall& call
           .prompt_logprobs = call.n_prompt_logprobs != kNoLogprobs,
           .token_ids = call.return_token_ids,
           .tokens_as_ids = call.tokens_as_ids,
-          .response_fields = call.response_fields};
+          .response_fields = call.response_fields,
+          .tensors = call.tensors};
 }
 
 std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,
@@ -188,7 +193,8 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
                                         ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept,
                                         KeyAccounts::Lease key_lease) {
-  const GenerationKind* kind = kind_of(name.endpoint);
+  const GenerationKind* kind =
+      name.endpoint == kInferKind.path ? &kInferKind : kind_of(name.endpoint);
   TRIREME_CHECK(kind != nullptr);
   auto make_format = [context, kind,
                       options = reply_options(*context, call, name.id, name.created)] {

@@ -213,9 +213,7 @@ void GenerationJob::finish_answer() {
     flush();
     return parts_.responder->finish();
   }
-  HttpResponse response;
-  response.body = writer_->whole();
-  parts_.responder->reply(std::move(response));
+  parts_.responder->reply(writer_->whole());
 }
 
 void GenerationJob::fail(const ApiError& error) {
@@ -223,7 +221,7 @@ void GenerationJob::fail(const ApiError& error) {
   cancel_all();
   if (parts_.kept) end_kept({.status = error.status, .error = api_error_body(error)});
   if (parts_.responder == nullptr) return;
-  if (!streaming_) return parts_.responder->reply(api_error_response(error));
+  if (!streaming_) return parts_.responder->reply(error_response_at(parts_.name.endpoint, error));
   writer_->fail(api_error_body(error));
   flush();
   parts_.responder->finish();

@@ -41,9 +41,8 @@ std::string_view first_events(std::string_view bytes, size_t max_bytes) {
 }
 
 HttpResponse not_done_yet(const std::string& id) {
-  HttpResponse response;
+  HttpResponse response = json_response({{"id", id}, {"status", "in_progress"}});
   response.status = 202;
-  response.body = dump_json({{"id", id}, {"status", "in_progress"}});
   response.headers.emplace_back("Retry-After", "1");
   return response;
 }

@@ -102,9 +102,7 @@ void GenerationJob::reply_whole(ResponderPtr responder) {
     if (!end_.error.empty()) return responder->reply(error_of(end_));
     AnswerWriter writer = make_writer({.form = AnswerWriter::Form::kWhole});
     replay(writer, {});
-    HttpResponse response;
-    response.body = writer.whole();
-    responder->reply(std::move(response));
+    responder->reply(writer.whole());
   });
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/http/generation_call.h"
+#include "coordinator/http/http_message.h"
 #include "coordinator/serving/inference_service.h"
 
 namespace trireme {
@@ -54,12 +55,12 @@ struct ReplyEvent {
 };
 using ReplyEvents = std::vector<ReplyEvent>;
 
-// The JSON of one request's answer, once: of an endpoint, with this request's id and time.
+// Makes one request's answer, once: in the form of an endpoint, with this request's id and time.
 class ReplyFormat {
  public:
   virtual ~ReplyFormat() = default;
-  // The whole answer's body.
-  virtual std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) = 0;
+  // The whole answer.
+  virtual HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) = 0;
   // A part of a stream. `usage` null: not in this one.
   virtual ReplyEvents chunk(const ChoiceText& part, const Usage* usage) = 0;
   // What a choice's stream begins with.
@@ -86,6 +87,7 @@ struct ReplyOptions {
   bool token_ids = false;
   bool tokens_as_ids = false;   // "token_id:7" for a token's text in logprobs
   std::string response_fields;  // GenerationCall::response_fields
+  TensorReply tensors;          // of an inference
 };
 
 // An id that no other answer has, of this coordinator or another, and that nobody can guess.
@@ -98,5 +100,6 @@ std::string tool_call_id(const std::string& answer_id, int choice, int call);
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_responses_format(ReplyOptions options, const TextCodec& codec);
+std::unique_ptr<ReplyFormat> make_infer_format(ReplyOptions options, const TextCodec& codec);
 
 }  // namespace trireme

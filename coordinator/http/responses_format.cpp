@@ -76,8 +76,8 @@ class ResponsesFormat final : public ReplyFormat {
   explicit ResponsesFormat(ReplyOptions options)
       : options_(std::move(options)), repeated_(OrderedJson::parse(options_.response_fields)) {}
 
-  std::string reply(const std::vector<ChoiceText>& /*choices*/, const Usage& usage) override {
-    return dump_json(response_json(end_status(), &usage));
+  HttpResponse reply(const std::vector<ChoiceText>& /*choices*/, const Usage& usage) override {
+    return json_response(response_object(end_status(), &usage));
   }
 
   ReplyEvents opening(int /*index*/, const Usage* /*usage*/) override {
@@ -131,7 +131,7 @@ class ResponsesFormat final : public ReplyFormat {
   }
 
   void emit_response(const char* type, const char* status, const Usage* usage) {
-    emit(type, [&](OrderedJson& json) { json["response"] = response_json(status, usage); });
+    emit(type, [&](OrderedJson& json) { json["response"] = response_object(status, usage); });
   }
 
   void emit_item(const char* type, size_t index) {
@@ -241,7 +241,7 @@ class ResponsesFormat final : public ReplyFormat {
     return finish_ == FinishReason::kStop ? "completed" : "incomplete";
   }
 
-  OrderedJson response_json(const char* status, const Usage* usage) const {
+  OrderedJson response_object(const char* status, const Usage* usage) const {
     OrderedJson json;
     json["id"] = options_.id;
     json["object"] = "response";

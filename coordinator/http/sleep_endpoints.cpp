@@ -31,9 +31,7 @@ Result<SleepMode> read_mode(std::string_view query) {
 }
 
 HttpResponse state_response(bool is_sleeping) {
-  HttpResponse response;
-  response.body = dump_json({{"is_sleeping", is_sleeping}});
-  return response;
+  return json_response({{"is_sleeping", is_sleeping}});
 }
 
 // Answers when it is done, or was not.
@@ -60,17 +58,15 @@ void post_wake_up(ApiContext& context, const HttpRequest& /*request*/,
   context.service.wake_up(answer(responder, false));
 }
 
-void get_is_sleeping(ApiContext& context, const HttpRequest& /*request*/,
-                     const ResponderPtr& responder) {
+HttpResponse get_is_sleeping(ApiContext& context, const HttpRequest& /*request*/) {
   const SleepPhase phase = context.status().sleep;
-  responder->reply(state_response(phase == SleepPhase::kAsleep || phase == SleepPhase::kWaking));
+  return state_response(phase == SleepPhase::kAsleep || phase == SleepPhase::kWaking);
 }
 
 using Handle = void (*)(ApiContext&, const HttpRequest&, const ResponderPtr&);
 
-Route sleep_route(const std::shared_ptr<ApiContext>& context, const char* method, const char* path,
-                  Handle handle) {
-  return {.method = method,
+Route sleep_route(const std::shared_ptr<ApiContext>& context, const char* path, Handle handle) {
+  return {.method = "POST",
           .path = path,
           .cost = HandlerCost::kQuick,
           .handler = [context, handle](const HttpRequest& request, const ResponderPtr& responder) {
@@ -82,9 +78,9 @@ Route sleep_route(const std::shared_ptr<ApiContext>& context, const char* method
 
 std::vector<Route> sleep_routes(const std::shared_ptr<ApiContext>& context) {
   if (!context->sleep_mode) return {};
-  return {sleep_route(context, "POST", "/sleep", post_sleep),
-          sleep_route(context, "POST", "/wake_up", post_wake_up),
-          sleep_route(context, "GET", "/is_sleeping", get_is_sleeping)};
+  return {sleep_route(context, "/sleep", post_sleep),
+          sleep_route(context, "/wake_up", post_wake_up),
+          status_route(context, "/is_sleeping", get_is_sleeping, RouteAccess::kKey)};
 }
 
 }  // namespace trireme

@@ -51,6 +51,9 @@ AnswerState some_answer() {
   answer.call.grammar = {.tag = "lark", .text = "start: \"a\""};
   answer.call.message = {.tools = ToolFormat::kMistral, .reasoning = true};
   answer.call.response_fields = R"({"user":null})";
+  answer.call.tensors = {.id = "x",
+                         .outputs = {{.output = TensorReply::Output::kIds, .binary = true}},
+                         .column = true};
   answer.choices.resize(2);
   answer.choices[1] = {.request_id = 71, .done = false, .told = true, .log = {}};
   answer.choices[1].log.token_ids = {8, 9};
@@ -156,6 +159,10 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(answer.call.grammar.text, "start: \"a\"");
   EXPECT_EQ(answer.call.message.tools, ToolFormat::kMistral);
   EXPECT_TRUE(answer.call.message.reasoning);
+  EXPECT_EQ(answer.call.tensors.id, "x");
+  EXPECT_EQ(answer.call.tensors.outputs.at(0).output, TensorReply::Output::kIds);
+  EXPECT_TRUE(answer.call.tensors.outputs.at(0).binary);
+  EXPECT_TRUE(answer.call.tensors.column);
   EXPECT_EQ(answer.choices.at(1).log.logprobs, (std::vector<float>{-1.1F, -2.3F}));
   EXPECT_EQ(answer.choices.at(0).log.finish, FinishReason::kStop);
   EXPECT_EQ(answer.sent.text(), "4e.2");

@@ -70,8 +70,8 @@ def test_required_calls_are_valid(caller):
 
 def test_responses_have_calls_as_items(caller):
     tools = [{"type": "function"} | tool["function"] for tool in TOOLS]
-    options = dict(model=MODEL, input=CHAT, tools=tools, tool_choice="required", seed=1,
-                   temperature=1.0)
+    options = dict(model=MODEL, input=CHAT, tools=tools, tool_choice="required",
+                   temperature=1.0, extra_body={"seed": 1})
     calls = caller.responses.create(**options).output
     assert calls and len({call.call_id for call in calls}) == len(calls)
     for call in calls:

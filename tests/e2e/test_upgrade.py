@@ -18,6 +18,7 @@ from trireme_process import (BINARY, READY_DEADLINE_S, http_get, http_post, run_
                              wait_until)
 
 ADMIN_DEADLINE_S = 60
+HANDOVER = 5  # kHandoverVersion
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def wait_until_more(streams):
 def ask(surroundings, **arguments):
     """What the server's admin socket says to an upgrade with these arguments."""
     folder, = surroundings.temporary.glob("trireme-run-*")
-    request = {"handover": 5, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
+    request = {"handover": HANDOVER, "program": str(BINARY), "build": "9.9.9",
+               "wait_s": 0} | arguments
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ADMIN_DEADLINE_S)
         connection.connect(str(folder / "admin"))
@@ -195,7 +197,9 @@ def test_refused_upgrades_change_nothing(start_upgradable, surroundings, undistu
     streams = start_event_streams(server, undisturbed[0])
     wait_until_more(streams)
     ranks = server.rank_pids()
-    assert "form 5" in ask(surroundings, handover=5)["error"]
+    refusal = ask(surroundings, handover=HANDOVER + 1)["error"]
+    assert f"in form {HANDOVER + 1}, this server" in refusal, refusal
+    assert f"hands over in form {HANDOVER}:" in refusal, refusal
     assert "no program" in ask(surroundings, program="/nowhere/trireme")["error"]
     assert "arguments" in ask(surroundings, program=None)["error"]
     # Found only when everything is held already.
