@@ -227,6 +227,9 @@ TEST(CoreReplicas, AServiceThatEndsWaitsForNoChange) {
   Ending ending = remove(world, 1, kLong);
   world.core->refuse_changes("the server is shutting down");
   EXPECT_EQ(outcome(ending).failure, "the server is shutting down");
+  hold(world, 1, false);
+  world.wait_until_all_ended();
+  world.expect_all_undisturbed();
 }
 
 }  // namespace
