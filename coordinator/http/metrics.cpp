@@ -81,13 +81,22 @@ struct Metrics::State {
     return family;
   }
   Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
+    return histogram(name, help, base, buckets);
+  }
+  Histogram& histogram(const char* name, const char* help, const Labels& labels,
+                       const Buckets& buckets) {
     Histogram& added =
-        prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(base, buckets);
-    histograms_by_name[name] = &added;
+        prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels, buckets);
+    histograms_by_name[{name, labels}] = &added;
     return added;
   }
+  Histogram& step_time(const char* phase) {
+    return histogram("trireme_step_seconds",
+                     "Time by which a step held up those behind it, by what it computed",
+                     with("phase", phase), kFineTokenBuckets);
+  }
   std::map<std::string, CounterFamily*> counters_by_name;
-  std::map<std::string, Histogram*> histograms_by_name;
+  std::map<std::pair<std::string, Labels>, Histogram*> histograms_by_name;
 
   // A counter of a family with one more label; values past the bound share "other".
   prometheus::Counter& labelled(CounterFamily& family, const std::string& label,
@@ -170,6 +179,9 @@ struct Metrics::State {
       "vllm:request_generation_tokens", "Tokens generated for a request", kTokenCountBuckets);
   Histogram& iteration_tokens =
       histogram("vllm:iteration_tokens_total", "Tokens in a step", kTokenCountBuckets);
+  Histogram& prefill_step = step_time("prefill");
+  Histogram& decode_step = step_time("decode");
+  Histogram& mixed_step = step_time("mixed");
 
   GaugeFamily& cache_config =
       gauges("vllm:cache_config_info", "Always 1; the labels tell the KV cache's shape");
@@ -259,6 +271,12 @@ ServingObserver Metrics::observer() {
     if (n_output_tokens > 1) s.time_per_token.Observe(*decode_seconds / (n_output_tokens - 1));
   };
   observer.on_iteration = [&s](int32_t n_tokens) { s.iteration_tokens.Observe(n_tokens); };
+  observer.on_step = [&s](StepPhase phase, double seconds) {
+    Histogram& of_phase = phase == StepPhase::kPrefill  ? s.prefill_step
+                          : phase == StepPhase::kDecode ? s.decode_step
+                                                        : s.mixed_step;
+    of_phase.Observe(seconds);
+  };
   observer.on_preemption = [&s] { s.preemptions.Increment(); };
   observer.on_prefix_cache = [&s](const PrefixCacheCounts& more) {
     s.prefix_queries.Increment(static_cast<double>(more.n_queried));
@@ -403,7 +421,7 @@ void Metrics::go_on_from(const MetricsState& state) {
       if (!counter->second->Has(series.labels)) ++s.n_label_values[counter->second];
       counter->second->Add(series.labels).Increment(series.value);
     }
-    const auto histogram = s.histograms_by_name.find(series.name);
+    const auto histogram = s.histograms_by_name.find({series.name, series.labels});
     if (histogram == s.histograms_by_name.end()) continue;
     const size_t n_buckets = histogram->second->Collect().histogram.bucket.size();
     if (series.buckets.size() == n_buckets)

@@ -101,6 +101,7 @@ void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
   if (outcome.completed) {
     if (observer.on_iteration) observer.on_iteration(outcome.n_tokens);
     const StepTimes::Step step = replica.times.answered(now(), step_id, replica.layout.pp);
+    if (observer.on_step) observer.on_step(step.phase(), step.ms * 1e-3);
     if (replica.chunks) {
       replica.chunks->observe(step.n_prompt_tokens, step.ms);
       replica.scheduler.limit_prompts(replica.chunks->n_tokens());

@@ -180,6 +180,8 @@ TEST(HandoverMetrics, GoOnFromWhatTheyHadComeTo) {
   ServingObserver observer = before.observer();
   for (int i = 0; i < 5; ++i) observer.on_inter_token(0.01 * i);
   observer.on_finished(1.5, 7, 3, FinishReason::kLength);
+  observer.on_step(StepPhase::kPrefill, 0.2);
+  observer.on_step(StepPhase::kDecode, 0.02);
   observer.on_group_lost("socket");
   before.count_http_response("/v1/models", 200);
   before.set_comm(4.5);

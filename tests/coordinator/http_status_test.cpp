@@ -181,6 +181,7 @@ TEST_F(HttpStatus, Metrics) {
   observer.on_decode_time(0.02);
   observer.on_finished(0.4, 5, 2, FinishReason::kLength);
   observer.on_iteration(7);
+  observer.on_step(StepPhase::kMixed, 0.25);
   observer.on_preemption();
   observer.on_prefix_cache({.n_queried = 40, .n_hit = 32, .n_cached_prompt = 16});
   observer.on_group_lost("socket");
@@ -231,6 +232,8 @@ TEST_F(HttpStatus, Metrics) {
   for (const char* part :
        {R"(finished_reason="length",model_name="fake"} 1)",
         R"(block_size="16",engine="0",model_name="fake",num_gpu_blocks="64"} 1)",
+        R"(trireme_step_seconds_sum{engine="0",model_name="fake",phase="mixed"} 0.25)",
+        R"(trireme_step_seconds_count{engine="0",model_name="fake",phase="decode"} 0)",
         R"(trireme_kv_blocks{engine="0",model_name="fake",use="running"} 32)",
         R"(trireme_kv_blocks{engine="0",model_name="fake",use="cached"} 12)",
         R"(trireme_kv_blocks{engine="0",model_name="fake",use="free"} 20)",
