@@ -49,6 +49,11 @@ std::string Engine::numerics_id(const KernelTable& kernels, const PackedEncoding
          "/kv-" + dtype_name(kv_dtype);
 }
 
+uint64_t Engine::workspace_bytes(const EngineParts& parts) {
+  return StageForward::workspace_bytes(parts.config, parts.shard, parts.format,
+                                       parts.max_batch_tokens, kMaxHeadRows);
+}
+
 Engine::Engine(EngineParts parts)
     : parts_(std::move(parts)),
       pool_(parts_.n_threads, parts_.cpus),

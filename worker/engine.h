@@ -73,6 +73,9 @@ class Engine {
   const ShardPlan& shard() const { return parts_.shard; }
   uint64_t kv_bytes() const { return kv_.size_bytes(); }
 
+  // Of a step, as an engine of these parts maps it.
+  static uint64_t workspace_bytes(const EngineParts& parts);
+
   // Build, backend, instruction set, weight encodings and KV type: equal ids give equal bits.
   static std::string numerics_id(const KernelTable& kernels, const PackedEncodings& encodings,
                                  DType kv_dtype);

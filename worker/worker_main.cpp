@@ -170,7 +170,8 @@ LoadedRank load(const WorkerOptions& options, RankLink& link, MpiWorld* mpi, int
        .device = "cpu:" + std::string(kernels->name) + ", " + std::to_string(threads.n_threads) +
                  (threads.n_threads == 1 ? " thread" : " threads"),
        .weight_bytes = parts.weights.size_bytes + (newer ? newer->size_bytes : 0),
-       .kv_bytes = block * static_cast<uint64_t>(capacity)});
+       .kv_bytes = block * static_cast<uint64_t>(capacity),
+       .workspace_bytes = Engine::workspace_bytes(parts)});
   TRIREME_CHECK(start.kv_blocks > 0 && start.kv_blocks <= capacity);
   parts.kv_blocks = start.kv_blocks;
   const uint64_t pool =

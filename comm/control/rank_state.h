@@ -104,6 +104,7 @@ struct RankReady {
   std::string device;       // "cpu:avx512, 2 threads"
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes = 0;
+  uint64_t workspace_bytes = 0;  // of a step
 };
 
 // The group starts: every rank uses this many KV blocks (the minimum over the ranks).

@@ -329,6 +329,7 @@ void to_wire(const RankReady& in, wire::Ready& out) {
   out.set_weight_bytes(in.weight_bytes);
   out.set_kv_bytes(in.kv_bytes);
   out.set_kv_kept(in.kv_kept);
+  out.set_workspace_bytes(in.workspace_bytes);
 }
 
 const char* from_wire(const wire::Ready& in, RankReady& out) {
@@ -342,6 +343,7 @@ const char* from_wire(const wire::Ready& in, RankReady& out) {
   out.weight_bytes = in.weight_bytes();
   out.kv_bytes = in.kv_bytes();
   out.kv_kept = in.kv_kept();
+  out.workspace_bytes = in.workspace_bytes();
   return nullptr;
 }
 

@@ -180,6 +180,8 @@ bool BatchRun::read_ahead() {
 
 // The first ones first, as many as there is room for: the last to fit may have several sequences.
 bool BatchRun::start_lines() {
+  const SleepPhase sleep = context_->status().sleep;
+  if (sleep == SleepPhase::kSettling || sleep == SleepPhase::kAsleep) return false;
   const auto now = Clock::now();
   bool any = false;
   int32_t allowed = options_.allowance(n_computing_);

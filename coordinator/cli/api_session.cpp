@@ -93,6 +93,18 @@ void warn_of_open_address(const std::string& host, const HttpAccess& access) {
   say(stderr, "trireme: warning: other machines can reach {}, {}\n", host, what);
 }
 
+// Ranks that do not serve have not said yet what they hold, or hold nothing any more.
+void append_memory(const ReplicaSnapshot& replica, std::vector<RankMemory>& memory) {
+  if (replica.status != GroupStatus::kServing) return;
+  for (const RankInfo& rank : replica.ranks) {
+    memory.push_back({.replica = replica.replica,
+                      .rank = rank.world_rank,
+                      .weight_bytes = rank.weight_bytes,
+                      .kv_bytes = rank.kv_bytes,
+                      .workspace_bytes = rank.workspace_bytes});
+  }
+}
+
 }  // namespace
 
 ApiSession::ApiSession(const ClusterOptions& options, HandoverState* taken)
@@ -160,7 +172,8 @@ void ApiSession::open() {
                        .journal_grace_s = options.journal.grace_s,
                        .guides = session_->guides(),
                        .batches = batches_.get(),
-                       .n_slots = options.n_replicas * options.max_sequences};
+                       .n_slots = options.n_replicas * options.max_sequences,
+                       .sleep_mode = options.sleep_mode};
   api.limits.request_timeout_ms = options.request_timeout_ms;
   api.limits.write_timeout_ms = options.write_timeout_ms;
   if (options.log_requests) {
@@ -212,7 +225,10 @@ void ApiSession::update_metrics() {
   uint64_t loaded = 0;
   uint64_t total = 0;
   uint64_t comm_us = 0;
+  std::vector<RankMemory> memory;
   for (const ReplicaSnapshot& replica : session_->core().replicas()) {
+    metrics_.set_kv_fragmentation(replica.replica, replica.kv_fragmentation);
+    append_memory(replica, memory);
     n_alive += replica.n_ranks_alive;
     loaded += replica.loaded_bytes;
     total += replica.total_bytes;
@@ -234,6 +250,7 @@ void ApiSession::update_metrics() {
                                       .computed_us = computed_us,
                                       .working_us = replica.working_us});
   }
+  metrics_.set_memory(memory);
   metrics_.set_bubble_ratio(bubble_.ratio());
   metrics_.set_ranks_alive(n_alive);
   metrics_.set_comm(static_cast<double>(comm_us) * 1e-6);

@@ -39,6 +39,8 @@ void add_access_options(CLI::App& serve, ClusterOptions& o) {
                    "for each, perhaps with max_requests=N and priority=N behind it (also one key "
                    "from TRIREME_API_KEY)");
   serve.add_flag("--protect-metrics", o.protect_metrics, "/metrics and /load need a key too");
+  serve.add_flag("--enable-sleep-mode", o.sleep_mode,
+                 "clients may end the ranks and start them again: /sleep, /wake_up");
   serve.add_option("--tls-cert", o.tls_cert, "serve HTTPS: PEM file with the certificate chain");
   serve.add_option("--tls-key", o.tls_key, "PEM file with its private key");
   serve

@@ -68,6 +68,7 @@ struct ClusterOptions {
   bool protect_metrics = false;    // /metrics and /load need a key too
   std::filesystem::path tls_cert;  // both or neither
   std::filesystem::path tls_key;
+  bool sleep_mode = false;                // clients may put the server to sleep
   bool log_requests = false;              // with their contents
   int32_t request_timeout_ms = 30000;     // for a client to send a whole request
   int32_t write_timeout_ms = 30000;       // for a client to take a byte of its answer
@@ -86,10 +87,9 @@ struct ClusterOptions {
 //   max_sequences, max_batch_tokens, kv_gib, host, port, control_address, control_port, min_ranks,
 //   journal, journal_retention, journal_grace, journal_mib, batches, batches_gib,
 //   control_tls, api_keys, protect_metrics, tls_cert, tls_key, log_requests, max_waiting,
-//   itl_target_ms, request_timeout_ms, write_timeout_ms, prefix_cache, speculative_tokens,
-//   tool_call_parser, reasoning_parser,
-//   launcher: {kind, hosts, mpirun_args, srun_args}, or launcher: kind
-//   deadlines: {launch_ms, ...}, as GroupDeadlines names them
+//   enable_sleep_mode, itl_target_ms, request_timeout_ms, write_timeout_ms, prefix_cache,
+//   speculative_tokens, tool_call_parser, reasoning_parser, launcher: {kind, hosts, mpirun_args,
+//   srun_args}, or launcher: kind deadlines: {launch_ms, ...}, as GroupDeadlines names them
 // Throws EnvironmentError naming file, key and what is allowed.
 void read_cluster_file(const std::filesystem::path& path,
                        const std::vector<std::string>& set_options, ClusterOptions& options);

@@ -31,6 +31,7 @@ struct Arguments {
   std::string pack_format = "bfloat16";
   VerifyOptions verify;
   PushOptions push;
+  ReplicasOptions replicas;
   std::string verify_dtype = "bfloat16";
   UpgradeOptions upgrade;
   std::vector<std::string> all;  // the command line
@@ -172,6 +173,29 @@ void add_push(CLI::App& app, Arguments& a) {
   push.add_option("--pid", a.push.pid, "process id of the server, where several run");
 }
 
+void add_replicas(CLI::App& app, Arguments& a) {
+  CLI::App& replicas = *app.add_subcommand(
+      "replicas", "list, start or end copies of the model in a running server; streams go on");
+  replicas.add_option("--pid", a.replicas.pid, "process id of the server, where several run");
+  replicas.require_subcommand(1);
+  const auto action = [&](const char* name, const char* what) -> CLI::App& {
+    CLI::App& one = *replicas.add_subcommand(name, what);
+    one.callback([&a, name] { a.replicas.action = name; });
+    return one;
+  };
+  action("list", "what each one is and does");
+  CLI::App& add = action("add", "start the first one that has left, or a new one");
+  add.add_option("--hosts", a.replicas.hosts, "hosts of a new one, comma-separated")
+      ->delimiter(',');
+  CLI::App& remove = action("remove", "end one, when what runs there has ended or gone elsewhere");
+  remove.add_option("REPLICA", a.replicas.replica, "its number")->required();
+  remove
+      .add_option("--within", a.replicas.within_s,
+                  "seconds for what runs there; then it goes on elsewhere")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+}
+
 void add_upgrade(CLI::App& app, Arguments& a) {
   CLI::App& upgrade = *app.add_subcommand(
       "upgrade", "have a running server go on as this program, with its ranks and streams");
@@ -214,6 +238,7 @@ int dispatch(CLI::App& app, Arguments& a) {
     return pack_command(a.pack);
   }
   if (app.got_subcommand("push")) return push_command(a.push);
+  if (app.got_subcommand("replicas")) return replicas_command(a.replicas);
   if (app.got_subcommand("verify")) {
     a.verify.format = parse_weight_format("--dtype", a.verify_dtype);
     return verify_command(a.verify);
@@ -282,6 +307,7 @@ int command_line_main(int argc, char** argv) {
   add_pack(app, arguments);
   add_verify(app, arguments);
   add_push(app, arguments);
+  add_replicas(app, arguments);
   add_upgrade(app, arguments);
   arguments.all.assign(argv, argv + argc);
   try {

@@ -96,6 +96,16 @@ struct PushOptions {
 // Has a server of this user on this host answer new requests with other weights.
 int push_command(const PushOptions& options);
 
+struct ReplicasOptions {
+  std::string action;              // list, add or remove
+  std::vector<std::string> hosts;  // add: of its own; none: those of all
+  int replica = -1;                // remove
+  int within_s = 60;               // remove: for what runs there
+  int64_t pid = 0;                 // as of PushOptions
+};
+// Lists the replicas of a server of this user on this host, or has it start or end one.
+int replicas_command(const ReplicasOptions& options);
+
 // One side of a comparison.
 struct DiffSide {
   Layout layout;

@@ -73,6 +73,18 @@ void begin_where_another_left(ApiSession& served, const HandoverState& taken) {
   AdminLines(UniqueFd(taken.asker)).write(admin_result(result));
 }
 
+// `trireme replicas`.
+std::string change_replicas(Session& session, const nlohmann::json& request) {
+  const auto action = request.at("action").get<std::string>();
+  if (action == "add")
+    return session.add_replica(request.at("hosts").get<std::vector<std::string>>());
+  if (action == "remove") {
+    return session.remove_replica(request.at("replica").get<int>(),
+                                  std::chrono::seconds(request.at("within_s").get<int>()));
+  }
+  return session.list_replicas();
+}
+
 // All but the service, which has the main thread.
 void control(ApiSession& served, EndSignals& signals, const ClusterOptions& options,
              const std::vector<std::string>& arguments, const HandoverState* taken) {
@@ -84,6 +96,10 @@ void control(ApiSession& served, EndSignals& signals, const ClusterOptions& opti
       {{"push",
         [&served](const nlohmann::json& request, const AdminServer::Tell& tell) {
           return served.push(request.at("model").get<std::string>(), tell);
+        }},
+       {"replicas",
+        [&served](const nlohmann::json& request, const AdminServer::Tell&) {
+          return change_replicas(served.session(), request);
         }},
        {"upgrade", [&upgrade](const nlohmann::json& request, const AdminServer::Tell& tell) {
           upgrade.run(request, tell);

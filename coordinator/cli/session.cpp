@@ -195,7 +195,15 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.launcher = options_.launcher;
   spec.job = job_;
   spec.smaller_layouts = smaller_layouts_;
-  spec.hosts = options_.hosts;
+  spec.replica = replica;
+  if (const std::vector<std::string> own = own_hosts(replica); !own.empty()) {
+    spec.hosts = own;
+    spec.job.n_replicas = 1;
+  } else {
+    spec.hosts = options_.hosts;
+    spec.job.replica = replica;
+    spec.job.n_replicas = std::max(job_.n_replicas, replica + 1);
+  }
   spec.launcher_args = options_.launcher_args;
   spec.deadlines = options_.deadlines;
   spec.control_address = options_.control_address;
@@ -204,7 +212,6 @@ LaunchSpec Session::launch_spec(int replica) const {
   spec.secret = secret_;
   spec.control_tls = uses_control_tls(options_);
   spec.run_folder = run_folder_.path().string();
-  spec.job.replica = replica;
   if (options_.joined) {
     spec.ranks_are_coming = true;
     spec.deadlines.max_crashes = 1;
@@ -212,60 +219,14 @@ LaunchSpec Session::launch_spec(int replica) const {
   return spec;
 }
 
-ReplicaListener Session::listener() {
-  ReplicaListener l;
-  l.on_loading = [this](int, uint64_t done, uint64_t total) { loading_.update(done, total); };
-  l.on_serving = [this](int replica, const GroupCapacity& capacity) {
-    const std::lock_guard lock(mutex_);
-    Layout& last = layouts_[static_cast<size_t>(replica)];
-    if (last != capacity.layout) say(stderr, "{}\n", layout_line(replica, capacity));
-    last = capacity.layout;
-    if (!served_[static_cast<size_t>(replica)]) ++n_serving_;
-    served_[static_cast<size_t>(replica)] = true;
-    if (n_serving_ == options_.n_replicas) loading_.complete();
-    changed_.notify_all();
-  };
-  l.on_lost = [](int replica, const std::string& cause, const std::string& detail) {
-    if (cause == kRegroupCause) {
-      say(stderr, "replica {} is started again: {}\n", replica, detail);
-      return;
-    }
-    // After a failure that the rank itself told of, the group is not started again.
-    say(stderr, "replica {} lost ({}): {}{}\n", replica, cause, detail,
-        cause == "failure" ? "" : "; starting it again");
-  };
-  l.on_broken = [this](int, const std::string& error) {
-    std::function<void()> callback;
-    {
-      const std::lock_guard lock(mutex_);
-      ++n_broken_;
-      error_ = error;
-      if (n_broken_ == options_.n_replicas) callback = on_hopeless_;
-    }
-    changed_.notify_all();
-    if (callback) callback();
-  };
-  l.on_weights_dropped = [](const std::string& id) {
-    say(stderr, "trireme: no request is left that began on the weights {}; they are unmapped\n",
-        id);
-  };
-  return l;
-}
-
-// A replica's new layout: "replica 0 goes on with TP 1 x PP 1 on host-b (1 of 2 ranks)".
-std::string Session::layout_line(int replica, const GroupCapacity& capacity) const {
-  std::vector<std::string> hosts;
-  for (const RankInfo& rank : capacity.ranks) {
-    if (std::find(hosts.begin(), hosts.end(), rank.host) == hosts.end()) hosts.push_back(rank.host);
-  }
-  return fmt::format("replica {} goes on with TP {} x PP {} on {} ({} of {} ranks)", replica,
-                     capacity.layout.tp, capacity.layout.pp, fmt::join(hosts, ", "),
-                     capacity.layout.n_ranks(), options_.layout.n_ranks());
-}
-
 void Session::make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken) {
-  served_.resize(static_cast<size_t>(options_.n_replicas));
-  layouts_.resize(static_cast<size_t>(options_.n_replicas), options_.layout);
+  const size_t n_replicas =
+      taken == nullptr ? static_cast<size_t>(options_.n_replicas) : taken->core.replicas.size();
+  seen_.resize(n_replicas, {.layout = options_.layout});
+  for (size_t i = 0; taken != nullptr && i < n_replicas; ++i) {
+    seen_[i].hosts = taken->replica_hosts.at(i);
+    seen_[i].in = !taken->core.replicas[i].out;
+  }
   InferenceCoreOptions core;
   core.scheduler.max_slots = job_.max_slots;
   core.scheduler.max_batch_tokens = job_.max_batch_tokens;
@@ -280,19 +241,21 @@ void Session::make_core(ServingObserver observer, const PackedModel& packed, Han
   core.scheduler.max_guesses = options_.max_guesses;
   if (options_.max_guesses > 0)
     core.scheduler.make_drafter = [] { return std::make_unique<NgramDrafter>(); };
-  core.n_replicas = options_.n_replicas;
+  core.n_replicas = static_cast<int32_t>(n_replicas);
   core.weights = job_.weights.front();
   core.max_waiting = options_.max_waiting;
   core.itl_target_ms = options_.itl_target_ms;
   core.guides = guides_;
   core.n_mask_threads = guides_ ? kMaskThreads : 0;
+  core.sleep_timeout_ms = options_.deadlines.sleep_ms;
   core.stop_timeout_ms = options_.deadlines.stop_ms + kEndOfKilledRanksMs;
   core_ = std::make_unique<InferenceCore>(
       core,
-      [this, taken](boost::asio::io_context& io, int replica, Group::Events events) {
+      [this, taken, n_replicas](boost::asio::io_context& io, int replica, Group::Events events) {
+        const auto index = static_cast<size_t>(replica);
+        if (index >= n_replicas) see_new(index);
         const GroupState* group =
-            taken == nullptr ? nullptr
-                             : &taken->core.replicas.at(static_cast<size_t>(replica)).group;
+            taken == nullptr || index >= n_replicas ? nullptr : &taken->core.replicas[index].group;
         return make_process_group(io, launch_spec(replica), std::move(events), group);
       },
       std::move(observer), listener());
@@ -321,23 +284,8 @@ void Session::describe(HandoverState& state) const {
   state.run_folder = run_folder_.path().string();
   state.run_folder_lock = run_folder_.lock();
   state.model = model_path_.string();
-}
-
-void Session::on_hopeless(std::function<void()> callback) {
   const std::lock_guard lock(mutex_);
-  on_hopeless_ = std::move(callback);
-}
-
-std::optional<std::string> Session::hopeless() const {
-  const std::lock_guard lock(mutex_);
-  return n_broken_ == options_.n_replicas ? std::optional(error_) : std::nullopt;
-}
-
-// The supervisors' deadlines end this wait one way or the other.
-void Session::wait_serving() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return n_serving_ == options_.n_replicas || n_broken_ > 0; });
-  if (n_broken_ > 0) throw EnvironmentError(error_);
+  for (const ReplicaSeen& seen : seen_) state.replica_hosts.push_back(seen.hosts);
 }
 
 void Session::stop() { core_->stop(); }
@@ -345,13 +293,14 @@ void Session::stop() { core_->stop(); }
 std::string Session::banner() const {
   std::string out = fmt::format("model    {} ({}, {})\n", place_.folder.string(),
                                 config_.architecture, weight_format_name(options_.format));
-  out += fmt::format("layout   {} {} x TP {} x PP {}, launcher {}\n", options_.n_replicas,
-                     options_.n_replicas == 1 ? "replica" : "replicas", options_.layout.tp,
+  const std::vector<ReplicaSnapshot> replicas = core_->replicas();
+  out += fmt::format("layout   {} {} x TP {} x PP {}, launcher {}\n", replicas.size(),
+                     replicas.size() == 1 ? "replica" : "replicas", options_.layout.tp,
                      options_.layout.pp, launcher_name(options_.launcher));
-  for (const ReplicaSnapshot& replica : core_->replicas()) {
+  for (const ReplicaSnapshot& replica : replicas) {
     for (const RankInfo& rank : replica.ranks) {
       out += fmt::format("rank     {}{} -> {} -> {} (weights {}, KV {}, pid {})\n",
-                         options_.n_replicas == 1 ? "" : fmt::format("{}.", replica.replica),
+                         replicas.size() == 1 ? "" : fmt::format("{}.", replica.replica),
                          rank.world_rank, rank.host, rank.device, human_bytes(rank.weight_bytes),
                          human_bytes(rank.kv_bytes), rank.pid);
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
@@ -69,17 +70,37 @@ class Session {
   // Ends a push that is under way, and refuses others.
   void refuse_pushes();
 
+  // A command on the set of replicas (`trireme replicas`): returns what it says. Throws
+  // EnvironmentError: the set is as it was. From any thread.
+  std::string list_replicas() const;
+  // `hosts`: of its own; none: those of all.
+  std::string add_replica(const std::vector<std::string>& hosts);
+  std::string remove_replica(int replica, std::chrono::seconds patience);
+
   // Model, layout, rank -> host -> device, context length, KV capacity; lines ended by \n. For a
   // session that serves.
   std::string banner() const;
 
  private:
+  struct ReplicaSeen {
+    bool in = true;
+    bool served = false;
+    bool broken = false;
+    Layout layout;                   // of the last launch that served
+    std::vector<std::string> hosts;  // of its own
+  };
+
   void resolve_model();
   void resolve_model_and_limits();
   void resolve_smaller_layouts();
   std::filesystem::path packed_file();
   LaunchSpec launch_spec(int replica) const;
+  std::vector<std::string> own_hosts(int replica) const;
+  void see_new(size_t replica);
+  void check_join(const std::vector<std::string>& hosts) const;
   ReplicaListener listener();
+  bool all_served() const;
+  bool none_left() const;
   std::string layout_line(int replica, const GroupCapacity& capacity) const;
   void make_core(ServingObserver observer, const PackedModel& packed, HandoverState* taken);
 
@@ -96,11 +117,9 @@ class Session {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  int n_serving_ = 0;  // replicas that served at least once
-  int n_broken_ = 0;
-  std::vector<bool> served_;     // by replica
-  std::vector<Layout> layouts_;  // by replica: of the last launch that served
-  std::string error_;            // of the last replica that broke
+  std::vector<ReplicaSeen> seen_;
+  std::vector<std::string> joining_hosts_;  // of the replica that is to join
+  std::string error_;                       // of the last replica that broke
   std::function<void()> on_hopeless_;
   std::unique_ptr<InferenceCore> core_;
   std::unique_ptr<WeightsPush> push_;

@@ -90,7 +90,7 @@ WeightsPush::WeightsPush(InferenceCore& core, Served served)
 
 void WeightsPush::refuse(const std::string& why) {
   refusing_ = true;
-  core_.refuse_pushes(why);
+  core_.refuse_changes(why);
 }
 
 void WeightsPush::check_ending() const {

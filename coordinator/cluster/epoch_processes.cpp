@@ -29,7 +29,7 @@ constexpr int kLastRounds = 100;
 constexpr std::chrono::milliseconds kLastPause{10};
 
 std::string folder_of(const LaunchSpec& spec, uint64_t epoch) {
-  return fmt::format("{}/r{}e{}", spec.run_folder, spec.job.replica, epoch);
+  return fmt::format("{}/r{}e{}", spec.run_folder, spec.replica, epoch);
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ struct RankInfo {
   int64_t pid = 0;
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes = 0;
+  uint64_t workspace_bytes = 0;
   RankState last_state;
 };
 
@@ -79,7 +80,10 @@ class Group {
   virtual void commit(const WeightsFile& file) = 0;
   // No plan of these weights follows, prepared or in use before; no later launch loads them.
   virtual void drop(uint64_t generation) = 0;
-  // Asks the ranks to end, waits for them up to a deadline, kills what is left, cleans up.
+  // Why the ranks that stop() ends could not be started again by start(); empty when they could.
+  virtual std::string restart_problem() const { return ""; }
+  // Asks the ranks to end, waits for them up to a deadline, kills what is left, cleans up. None of
+  // their memory is left. start() may follow.
   virtual void stop(std::function<void()> on_stopped) = 0;
   virtual GroupStatus status() const = 0;
   virtual uint64_t epoch() const = 0;

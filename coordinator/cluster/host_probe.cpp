@@ -16,7 +16,7 @@ constexpr int64_t kEndOfKilledMs = 1000;
 HostProbe::HostProbe(boost::asio::io_context& io, const LaunchSpec& spec, uint64_t number,
                      int64_t now_ms, int64_t patience_ms)
     : begin_ms_(now_ms), probe_ms_(spec.deadlines.probe_ms), patience_ms_(patience_ms) {
-  uint64_t epoch = static_cast<uint64_t>(1 + spec.job.replica) << kReplicaShift;
+  uint64_t epoch = static_cast<uint64_t>(1 + spec.replica) << kReplicaShift;
   epoch += number * spec.hosts.size();
   for (const std::string& host : spec.hosts) {
     auto asked = std::make_unique<Asked>();

@@ -20,6 +20,7 @@ struct GroupDeadlines {
   int32_t step_ms = 120000;    // plan in flight and no tick from a computing rank
   int32_t stop_ms = 5000;      // told to end; then killed
   int32_t push_ms = 600000;    // until every rank has new weights ready
+  int32_t sleep_ms = 600000;   // for requests that run, before a sleep that waits for them
   int32_t silence_ms = 3000;   // a rank that hears nothing from the coordinator ends
   int32_t comm_ms = 30000;     // a rank in one collective, or with plans it cannot keep up with
   int32_t backoff_initial_ms = 100;  // before a launch after a loss, doubled with each in a row
@@ -42,6 +43,7 @@ struct LayoutChoice {
 // Everything needed to start one group of ranks and start it again.
 struct LaunchSpec {
   LauncherKind launcher = LauncherKind::kLocal;
+  int replica = 0;                            // its number among all
   JobSpec job;                                // layout, packed file, limits
   std::vector<std::string> hosts;             // mpirun, srun: empty for this host only
   std::vector<std::string> launcher_args;     // extra arguments of mpirun or srun, verbatim

@@ -21,7 +21,7 @@ std::string own_host_name() {
 
 Environment launch_environment(const LaunchSpec& spec, uint64_t epoch) {
   return {{"TRIREME_SECRET", spec.secret},
-          {"TRIREME_REPLICA", std::to_string(spec.job.replica)},
+          {"TRIREME_REPLICA", std::to_string(spec.replica)},
           {"TRIREME_EPOCH", std::to_string(epoch)}};
 }
 

@@ -61,6 +61,12 @@ void ProcessGroup::start() {
   perform(supervisor_.start(now_ms()));
 }
 
+std::string ProcessGroup::restart_problem() const {
+  if (spec_.launcher != LauncherKind::kExternal) return "";
+  return "its ranks were started by somebody else, and nobody here could start them again: use "
+         "--launcher local, mpirun or srun";
+}
+
 void ProcessGroup::stop(std::function<void()> on_stopped) {
   on_stopped_.push_back(std::move(on_stopped));
   perform(supervisor_.stop(now_ms()));
@@ -151,7 +157,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       if (events_.on_lost) events_.on_lost(action.cause, with_output(action.text));
       return;
     case Kind::kReportWaiting:
-      std::fputs(fmt::format("replica {} {}\n", spec_.job.replica, action.text).c_str(), stderr);
+      std::fputs(fmt::format("replica {} {}\n", spec_.replica, action.text).c_str(), stderr);
       return;
     case Kind::kReportBroken:
       kv_memory_.clear();
@@ -160,6 +166,7 @@ void ProcessGroup::perform_one(const SupervisorAction& action) {
       if (events_.on_broken) events_.on_broken(action.text);
       return;
     case Kind::kReportStopped: {
+      kv_memory_.clear();
       processes_.reset();
       probe_.reset();
       knock_.reset();

@@ -38,6 +38,7 @@ class ProcessGroup final : public Group {
   void prepare(const WeightsFile& file) override;
   void commit(const WeightsFile& file) override;
   void drop(uint64_t generation) override;
+  std::string restart_problem() const override;
   void stop(std::function<void()> on_stopped) override;
   GroupStatus status() const override { return supervisor_.status(); }
   uint64_t epoch() const override { return supervisor_.epoch(); }

@@ -63,7 +63,7 @@ GroupState ProcessGroup::state() {
 std::string ProcessGroup::job_shape() const {
   JobSpec shape;
   shape.layout = spec_.job.layout;
-  shape.replica = spec_.job.replica;
+  shape.replica = spec_.replica;
   shape.hidden_size = spec_.job.hidden_size;
   shape.context_length = spec_.job.context_length;
   shape.max_slots = spec_.job.max_slots;

@@ -30,6 +30,7 @@ int32_t Regrouping::launch_ms() const {
 void Regrouping::on_launch(int64_t now_ms) {
   if (next_) formation_ = *next_;
   next_.reset();
+  asking_ = false;  // where the group was stopped meanwhile
   ask_at_ms_ = now_ms + kAskAfterMs;
 }
 

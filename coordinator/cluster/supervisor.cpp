@@ -144,6 +144,7 @@ SupervisorActions Supervisor::on_ready(int64_t now_ms, uint64_t epoch, int rank,
   r.info.device = ready.device;
   r.info.weight_bytes = ready.weight_bytes;
   r.info.kv_bytes = ready.kv_bytes;
+  r.info.workspace_bytes = ready.workspace_bytes;
   on_heard(now_ms, epoch, rank);
   if (state_ == State::kLoading) deadline_ms_ = now_ms + spec_.deadlines.load_ms;
   for (const Rank& each : ranks_) {

@@ -23,7 +23,8 @@ namespace trireme {
 
 TRIREME_FIELDS(RankState, tick, activity, waiting_op, waiting_peer, loaded_bytes, total_bytes,
                busy_us, comm_us, stage_wait_us)
-TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, last_state)
+TRIREME_FIELDS(RankInfo, world_rank, host, device, pid, weight_bytes, kv_bytes, workspace_bytes,
+               last_state)
 TRIREME_FIELDS(SupervisedRank, info, kv_blocks, numerics_id)
 TRIREME_FIELDS(SupervisorState, ranks, losses_ms, hung)
 TRIREME_FIELDS(RankConnection, fd, rank, unread, last_heartbeat)
@@ -51,7 +52,7 @@ TRIREME_FIELDS(PrefixDomain, model_id, adapter_id, generation, cache_salt)
 TRIREME_FIELDS(CachedBlock, block, parent, tokens, domain)
 TRIREME_FIELDS(CachedBlocks, prefixes, unheld)
 TRIREME_FIELDS(SchedulerState, epoch, last_step_id, n_blocks, sequences, cached)
-TRIREME_FIELDS(ReplicaState, scheduler, group, numerics_id)
+TRIREME_FIELDS(ReplicaState, scheduler, group, numerics_id, out)
 TRIREME_FIELDS(RequestMoments, submitted_us, planned_us, first_token_us, last_token_us,
                n_prompt_tokens, n_output_tokens)
 TRIREME_FIELDS(RequestState, id, replica, numerics_told, moments)
@@ -63,15 +64,17 @@ TRIREME_FIELDS(ConnectionState, fd, phase, unread, unsent, route_label, key_name
 TRIREME_FIELDS(Prompt, ids, text)
 TRIREME_FIELDS(TextStreamOptions, stop, skip_special_tokens, include_stop_string, min_tokens)
 TRIREME_FIELDS(MessageOptions, tools, reasoning, begins_in_reasoning)
+TRIREME_FIELDS(TensorReply::Wanted, output, binary)
+TRIREME_FIELDS(TensorReply, id, outputs, column, one_row, int64_ids)
 TRIREME_FIELDS(GenerationCall, prompts, n, max_new_tokens, n_logprobs, sampling, stop_token_ids,
                text, ignore_eos, echo, stream, include_usage, continuous_usage, rules,
                n_prompt_logprobs, return_token_ids, tokens_as_ids, priority, n_best, beam_search,
                length_penalty, search_end_ids, request_id, tenant, cache_salt, tell_cached, grammar,
-               grammar_field, message)
+               grammar_field, message, response_fields, tensors)
 TRIREME_FIELDS(ChoiceLog, token_ids, logprobs, top_logprobs, prompt_logprobs, numerics_id,
                n_cached_tokens, finish, prompt_top_logprobs, n_guessed, n_guessed_right)
 TRIREME_FIELDS(StreamPosition::Choice, n_tokens, finished)
-TRIREME_FIELDS(StreamPosition, choices, usage)
+TRIREME_FIELDS(StreamPosition, choices, usage, n_events)
 TRIREME_FIELDS(JournaledRequest, id, endpoint, key_name, weights, body, prompts, created, seed,
                max_new_tokens, n_choices, with_logprobs)
 TRIREME_FIELDS(AnswerState::Choice, request_id, done, told, log)
@@ -84,7 +87,7 @@ TRIREME_FIELDS(MetricSeries, name, labels, value, buckets)
 TRIREME_FIELDS(MetricsState, series, followed)
 
 TRIREME_FIELDS(HandoverState, secret, environment_key, run_folder, run_folder_lock, model,
-               served_name, asker, held_at_ms, core, api, metrics)
+               served_name, replica_hosts, asker, held_at_ms, core, api, metrics)
 
 #undef TRIREME_FIELDS
 

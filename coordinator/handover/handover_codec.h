@@ -10,7 +10,7 @@ namespace trireme {
 
 // Of the state below, of what coordinator and ranks say to each other, and of packed files: only
 // programs with the same one take over from each other. Changes with any of these.
-constexpr int kHandoverVersion = 4;
+constexpr int kHandoverVersion = 5;
 
 // The version in clear, then CBOR (RFC 8949).
 std::string encode_handover(const HandoverState& state);

@@ -17,8 +17,9 @@ struct HandoverState {
   int run_folder_lock = -1;
   std::string model;  // where it was found
   std::string served_name;
-  int asker = -1;          // the connection that is told how it went
-  int64_t held_at_ms = 0;  // steady clock: since then no plan was made
+  std::vector<std::vector<std::string>> replica_hosts;  // of each; none: those of all
+  int asker = -1;                                       // the connection that is told how it went
+  int64_t held_at_ms = 0;                               // steady clock: since then no plan was made
   CoreState core;
   ApiState api;
   MetricsState metrics;

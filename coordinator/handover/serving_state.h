@@ -24,6 +24,7 @@ struct ReplicaState {
   SchedulerState scheduler;
   GroupState group;
   std::string numerics_id;
+  bool out = false;  // it has left
 };
 
 struct RequestState {

@@ -11,6 +11,7 @@
 #include "coordinator/http/json_body.h"
 #include "coordinator/http/kept_answer.h"
 #include "coordinator/http/key_fields.h"
+#include "coordinator/http/query.h"
 
 namespace trireme {
 namespace {
@@ -115,21 +116,17 @@ void reply_stored(const ApiContext& context, const GenerationKind& kind,
       parse_again(context, request, reads_answers_of(*context.service.weights(), request.weights));
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
   const auto& call = std::get<GenerationCall>(parsed);
-  Result<StreamPosition> from =
-      StreamPosition::parse(last_event_id, request.n_choices, request.max_new_tokens);
+  Result<StreamPosition> from = parse_position(call, last_event_id);
   if (!from) return refuse(bad_request(from.error()));
   std::vector<const ChoiceLog*> logs;
   for (const ChoiceLog& log : answer.choices) logs.push_back(&log);
   const auto form = streams ? AnswerWriter::Form::kStream : AnswerWriter::Form::kWhole;
-  AnswerWriter writer(call, context.codec,
-                      make_format(context, kind, call, request.id, request.created),
-                      {.form = form, .with_ids = true, .from = *from});
+  AnswerWriter writer(
+      call, context.codec,
+      kind.make_format(reply_options(context, call, request.id, request.created), context.codec),
+      {.form = form, .with_ids = true, .from = *from});
   replay_logs(writer, logs, *from);
-  if (!streams) {
-    HttpResponse response;
-    response.body = writer.whole();
-    return responder->reply(std::move(response));
-  }
+  if (!streams) return responder->reply(writer.whole());
   whole ? writer.finish() : writer.fail(answer.end.error);
   responder->start_stream();
   const std::string rest = writer.take();
@@ -137,24 +134,43 @@ void reply_stored(const ApiContext& context, const GenerationKind& kind,
   responder->finish();
 }
 
+struct Wanted {
+  bool streams = false;
+  std::string last_event_id;  // of what the client has; "": nothing
+};
+
+// As browsers ask for the rest of a stream, by header fields, or as OpenAI's clients do.
+Result<Wanted> read_wanted(const HttpRequest& request) {
+  Wanted wanted{.streams = request.accept.find("text/event-stream") != std::string::npos,
+                .last_event_id = request.last_event_id};
+  const auto stream = query_value(request.query, "stream");
+  if (!stream) return stream.error();
+  const auto after = query_value(request.query, "starting_after");
+  if (!after) return after.error();
+  if (wanted.last_event_id.empty()) wanted.last_event_id = after->value_or("");
+  wanted.streams |= *stream == "true" || !wanted.last_event_id.empty();
+  return wanted;
+}
+
 void handle_answer(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
                    const HttpRequest& request, const ResponderPtr& responder) {
   const auto refuse = [&](const ApiError& error) { responder->reply(api_error_response(error)); };
   const std::string& id = request.path_tail;
-  const bool streams = request.accept.find("text/event-stream") != std::string::npos ||
-                       !request.last_event_id.empty();
   if (!id.starts_with(kind.id_prefix)) return refuse(not_found(id));
+  const Result<Wanted> wanted = read_wanted(request);
+  if (!wanted) return refuse(bad_request(wanted.error()));
+  const auto& [streams, last_event_id] = *wanted;
   if (const std::shared_ptr<GenerationJob> job = context->keeper->find(id)) {
     if (!may_ask(request, job->kept_request())) return refuse(not_found(id));
     if (!streams) return job->reply_whole(responder);
-    Result<StreamPosition> from = job->parse_position(request.last_event_id);
+    Result<StreamPosition> from = job->parse_position(last_event_id);
     if (!from) return refuse(bad_request(from.error()));
     return job->attach(responder, *std::move(from));
   }
   const std::optional<JournaledAnswer> answer = context->keeper->journal().find(id);
   if (!answer || !may_ask(request, answer->request)) return refuse(not_found(id));
   if (!answer->ended) return refuse(ending());
-  reply_stored(*context, kind, *answer, streams, request.last_event_id, responder);
+  reply_stored(*context, kind, *answer, streams, last_event_id, responder);
 }
 
 }  // namespace

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <numeric>
 #include <utility>
 
+#include "coordinator/journal/choice_log.h"
 #include "kernels/check.h"
 
 namespace trireme {
@@ -32,7 +34,7 @@ void add_message(MessagePart&& message, ChoiceText* part) {
 }  // namespace
 
 AnswerWriter::AnswerWriter(const GenerationCall& call, const TextCodec& codec,
-                           std::shared_ptr<const ReplyFormat> format, Options options)
+                           std::unique_ptr<ReplyFormat> format, Options options)
     : call_(call),
       format_(std::move(format)),
       options_(std::move(options)),
@@ -43,11 +45,27 @@ AnswerWriter::AnswerWriter(const GenerationCall& call, const TextCodec& codec,
     choices_[i].text = codec.open_stream(call.text, prompt_of(i).ids);
     if (call.message.any()) choices_[i].message.emplace(call.message);
   }
-  sent_.choices.resize(choices_.size());
+  if (call.numbered()) {
+    constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+    format_->skip_events(options_.form == Form::kStream ? sent_.n_events : kAll);
+  } else {
+    sent_.choices.resize(choices_.size());
+  }
   usage_.n_prompt_tokens = call.n_prompt_tokens();
 }
 
+// Numbered events must not depend on how many tokens came at once: they get a part each.
 AnswerWriter::Added AnswerWriter::add(int index, const GenerateEvent& event) {
+  if (!call_.numbered() || event.token_ids.size() < 2) return add_part(index, event);
+  ChoiceLog log;
+  append_event(log, event, call_.uses_logprobs());
+  Added added;
+  for (size_t i = 0; i < n_events(log) && !added.ended; ++i)
+    added = add_part(index, event_at(log, i));
+  return added;
+}
+
+AnswerWriter::Added AnswerWriter::add_part(int index, const GenerateEvent& event) {
   Choice& choice = choices_[index];
   if (choice.done) return {};
   // They may come before the first token.
@@ -133,7 +151,7 @@ bool AnswerWriter::add_tokens(int index, const GenerateEvent& event, ChoiceText*
     }
     if (is_silent_stop(event, i)) continue;
     TextStream::Piece piece = choice.text->push(event.token_ids[i]);
-    add_text(choice, piece.text, part);
+    add_token_text(choice, piece.text, part);
     if (piece.stopped) {
       by_stop_string = event.finish == FinishReason::kNone;
       part->finish = FinishReason::kStop;
@@ -148,6 +166,14 @@ bool AnswerWriter::add_tokens(int index, const GenerateEvent& event, ChoiceText*
   return by_stop_string;
 }
 
+// A token that begins or ends the reasoning is one of it.
+void AnswerWriter::add_token_text(Choice& choice, const std::string& text, ChoiceText* part) {
+  const auto reasons = [&] { return choice.message && choice.message->in_reasoning(); };
+  const bool before = reasons();
+  add_text(choice, text, part);
+  usage_.n_reasoning_tokens += before || reasons() ? 1 : 0;
+}
+
 // A token's text at a time: what a part holds is then the same however the tokens came.
 void AnswerWriter::add_text(Choice& choice, const std::string& text, ChoiceText* part) {
   if (choice.message) return add_message(choice.message->feed(text), part);
@@ -157,6 +183,10 @@ void AnswerWriter::add_text(Choice& choice, const std::string& text, ChoiceText*
 void AnswerWriter::deliver(int index, ChoiceText part) {
   Choice& choice = choices_[index];
   const bool finished = part.finish != FinishReason::kNone;
+  if (options_.form == Form::kWhole && call_.numbered()) {
+    format_->chunk(part, nullptr);
+    return;
+  }
   if (options_.form == Form::kWhole) {
     choice.whole.text += part.text;
     const auto append = [](auto& to, auto& from) {
@@ -178,43 +208,56 @@ void AnswerWriter::deliver(int index, ChoiceText part) {
   if (options_.form == Form::kSilent) return;
   const Usage* usage = call_.continuous_usage ? &usage_ : nullptr;
   begin_stream(usage);
-  StreamPosition::Choice& sent = sent_.choices[index];
-  if (choice.n_tokens <= sent.n_tokens && (sent.finished || !finished)) return;  // it has this
-  sent = {.n_tokens = choice.n_tokens, .finished = finished};
+  if (has(index, {.n_tokens = choice.n_tokens, .finished = finished})) return;
   send(format_->chunk(part, usage));
+}
+
+// Whether the client has a choice's stream up to there; if not, it is about to. What it has of
+// numbered events, the format leaves out.
+bool AnswerWriter::has(int index, const StreamPosition::Choice& upto) {
+  if (call_.numbered()) return false;
+  StreamPosition::Choice& sent = sent_.choices[index];
+  if (upto.n_tokens <= sent.n_tokens && (sent.finished || !upto.finished)) return true;
+  sent = upto;
+  return false;
 }
 
 // With the first part of any choice, what each of them begins with.
 void AnswerWriter::begin_stream(const Usage* usage) {
   if (std::exchange(begun_, true)) return;
   for (int i = 0; i < static_cast<int>(choices_.size()); ++i) {
-    if (sent_.choices[i].n_tokens >= 0) continue;
-    const std::string opening = format_->opening(i, usage);
-    if (opening.empty()) continue;
-    sent_.choices[i].n_tokens = 0;
-    send(opening);
+    const ReplyEvents opening = format_->opening(i, usage);
+    if (!opening.empty() && !has(i, {.n_tokens = 0})) send(opening);
   }
 }
 
-void AnswerWriter::send(const std::string& json) {
-  if (options_.with_ids) outgoing_ += "id: " + sent_.text() + "\n";
-  outgoing_ += "data: " + json + "\n\n";
+void AnswerWriter::send(const ReplyEvents& events) {
+  for (const ReplyEvent& event : events) {
+    ++sent_.n_events;
+    if (options_.with_ids) outgoing_ += "id: " + sent_.text() + "\n";
+    if (*event.name != '\0') outgoing_ += std::string("event: ") + event.name + "\n";
+    outgoing_ += "data: " + event.data + "\n\n";
+  }
 }
 
 void AnswerWriter::finish() {
   if (options_.form != Form::kStream) return;
   if (call_.include_usage && !std::exchange(sent_.usage, true)) send(format_->usage_chunk(usage_));
-  outgoing_ += "data: [DONE]\n\n";
+  if (!call_.numbered()) outgoing_ += "data: [DONE]\n\n";
 }
 
 void AnswerWriter::fail(const std::string& error_json) {
   if (options_.form != Form::kStream) return;
+  if (call_.numbered()) {
+    begin_stream(nullptr);
+    return send(format_->failure(error_json));
+  }
   outgoing_ += "data: " + error_json + "\n\ndata: [DONE]\n\n";
 }
 
 std::string AnswerWriter::take() { return std::exchange(outgoing_, {}); }
 
-std::string AnswerWriter::whole() {
+HttpResponse AnswerWriter::whole() {
   std::vector<ChoiceText> told;
   for (const int index : told_choices()) {
     told.push_back(std::move(choices_[index].whole));

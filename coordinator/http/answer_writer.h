@@ -19,7 +19,7 @@ namespace trireme {
 class AnswerWriter {
  public:
   enum class Form : uint8_t {
-    kWhole,   // one JSON object at the end
+    kWhole,   // one body at the end
     kStream,  // server-sent events
     kSilent,  // nobody reads: only where the choices end is of interest
   };
@@ -35,7 +35,7 @@ class AnswerWriter {
 
   // `call` must outlive it.
   AnswerWriter(const GenerationCall& call, const TextCodec& codec,
-               std::shared_ptr<const ReplyFormat> format, Options options);
+               std::unique_ptr<ReplyFormat> format, Options options);
 
   // The next event of a choice; nothing, once that has ended.
   Added add(int index, const GenerateEvent& event);
@@ -51,8 +51,8 @@ class AnswerWriter {
 
   // What there is to send, once.
   std::string take();
-  // The one JSON object.
-  std::string whole();
+  // The one answer.
+  HttpResponse whole();
 
  private:
   struct Choice {
@@ -70,18 +70,21 @@ class AnswerWriter {
   };
 
   const Prompt& prompt_of(int index) const { return call_.prompts[index / call_.n]; }
+  Added add_part(int index, const GenerateEvent& event);
   ChoiceText open_part(int index);
   std::vector<TokenInfo> prompt_tokens(int index, int32_t n_top) const;
   std::vector<int> told_choices() const;
   bool is_silent_stop(const GenerateEvent& event, size_t i) const;
   bool add_tokens(int index, const GenerateEvent& event, ChoiceText* part);
+  void add_token_text(Choice& choice, const std::string& text, ChoiceText* part);
   void add_text(Choice& choice, const std::string& text, ChoiceText* part);
   void deliver(int index, ChoiceText part);
+  bool has(int index, const StreamPosition::Choice& upto);
   void begin_stream(const Usage* usage);
-  void send(const std::string& json);
+  void send(const ReplyEvents& events);
 
   const GenerationCall& call_;
-  const std::shared_ptr<const ReplyFormat> format_;
+  std::unique_ptr<ReplyFormat> format_;
   Options options_;
   std::vector<Choice> choices_;  // index = prompt * n + choice
   Usage usage_;

@@ -39,4 +39,13 @@ HttpResponse api_error_response(const ApiError& error) {
   return response;
 }
 
+HttpResponse error_response_at(std::string_view path, const ApiError& error) {
+  HttpResponse response = api_error_response(error);
+  if (path != "/v2" && !path.starts_with("/v2/health/") && !path.starts_with("/v2/models/"))
+    return response;
+  response.body = nlohmann::ordered_json({{"error", error.message}})
+                      .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return response;
+}
+
 }  // namespace trireme

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "coordinator/http/http_message.h"
 #include "kernels/result.h"
@@ -23,5 +24,8 @@ std::string api_error_type(int status);
 std::string api_error_body(const ApiError& error);
 
 HttpResponse api_error_response(const ApiError& error);
+// The same in the form of the API that a request's path belongs to: below /v2, except for its
+// rerank, {"error": message}.
+HttpResponse error_response_at(std::string_view path, const ApiError& error);
 
 }  // namespace trireme

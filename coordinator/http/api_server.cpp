@@ -12,8 +12,8 @@ namespace trireme {
 
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
   std::vector<Route> routes;
-  for (auto make : {generation_routes, pooling_routes, answer_routes, tokenize_routes, batch_routes,
-                    status_routes}) {
+  for (auto make : {generation_routes, infer_routes, pooling_routes, answer_routes, tokenize_routes,
+                    batch_routes, status_routes, sleep_routes}) {
     std::vector<Route> some = make(context);
     std::move(some.begin(), some.end(), std::back_inserter(routes));
   }
@@ -21,6 +21,17 @@ std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context) {
 }
 
 namespace {
+
+std::shared_ptr<ApiContext> make_context(InferenceService& service, const TextCodec& codec,
+                                         ModelInfo model, Metrics& metrics,
+                                         const ApiServerOptions& options,
+                                         const std::shared_ptr<TaskPool>& pool,
+                                         const std::shared_ptr<AnswerKeeper>& keeper) {
+  auto context = std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool,
+                                              keeper, options.guides);
+  context->sleep_mode = options.sleep_mode;
+  return context;
+}
 
 std::unique_ptr<BatchService> make_batches(const std::shared_ptr<ApiContext>& context,
                                            const ApiServerOptions& options) {
@@ -46,8 +57,7 @@ class ApiServer::State {
         const ApiServerOptions& options)
       : pool_(std::make_shared<TaskPool>(options.n_handler_threads)),
         keeper_(make_keeper(options)),
-        context_(std::make_shared<ApiContext>(service, codec, metrics, std::move(model), pool_,
-                                              keeper_, options.guides)),
+        context_(make_context(service, codec, std::move(model), metrics, options, pool_, keeper_)),
         batches_(make_batches(context_, options)),
         server_(
             {.host = options.host,

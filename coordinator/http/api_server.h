@@ -29,7 +29,8 @@ struct ApiServerOptions {
   int32_t journal_grace_s = 30;              // for a client to come back; with a journal
   std::shared_ptr<const GuideMaker> guides;  // the service's; null: grammars are refused
   BatchStore* batches = nullptr;             // null: no files and batches
-  int32_t n_slots = 1;  // sequences that the service computes at once; for batches
+  int32_t n_slots = 1;      // sequences that the service computes at once; for batches
+  bool sleep_mode = false;  // with /sleep and /wake_up
 };
 
 // The OpenAI-compatible API of one model over HTTP. All arguments must outlive it.

@@ -24,12 +24,6 @@ constexpr size_t kMaxMetadata = 16;
 constexpr size_t kMaxMetadataKeyBytes = 64;
 constexpr size_t kMaxMetadataValueBytes = 512;
 
-HttpResponse json_response(const OrderedJson& json) {
-  HttpResponse response;
-  response.body = dump_json(json);
-  return response;
-}
-
 ApiError not_found(const char* what, const std::string& id) {
   return {.status = 404,
           .message = fmt::format("there is no {} {} here", what, id),

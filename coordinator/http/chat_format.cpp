@@ -10,7 +10,7 @@ class ChatFormat final : public ReplyFormat {
         options_(std::move(options)),
         codec_(codec) {}
 
-  std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const override {
+  HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) override {
     OrderedJson json = envelope_.begin("chat.completion");
     json["choices"] = OrderedJson::array();
     for (const ChoiceText& choice : choices) {
@@ -27,35 +27,35 @@ class ChatFormat final : public ReplyFormat {
     if (options_.prompt_logprobs)
       json["prompt_logprobs"] = prompt_logprobs_json(choices.front().prompt_tokens, codec_);
     if (options_.token_ids) json["prompt_token_ids"] = choices.front().prompt_ids;
-    return dump_json(json);
+    return json_response(json);
   }
 
-  std::string chunk(const ChoiceText& part, const Usage* usage) const override {
+  ReplyEvents chunk(const ChoiceText& part, const Usage* usage) override {
     OrderedJson delta;
     if (!part.reasoning.empty()) delta["reasoning_content"] = part.reasoning;
     if (!part.calls.empty()) delta["tool_calls"] = calls_json(part, /*in_stream=*/true);
     if (!part.text.empty() || delta.empty()) delta["content"] = part.text;
-    return chunk_of(part, std::move(delta), usage);
+    return {chunk_of(part, std::move(delta), usage)};
   }
 
-  std::string opening(int index, const Usage* usage) const override {
+  ReplyEvents opening(int index, const Usage* usage) override {
     OrderedJson delta;
     delta["role"] = "assistant";
     delta["content"] = "";
     ChoiceText empty;
     empty.index = index;
-    return chunk_of(empty, std::move(delta), usage);
+    return {chunk_of(empty, std::move(delta), usage)};
   }
 
-  std::string usage_chunk(const Usage& usage) const override {
+  ReplyEvents usage_chunk(const Usage& usage) override {
     OrderedJson json = envelope_.begin("chat.completion.chunk");
     json["choices"] = OrderedJson::array();
     json["usage"] = usage_json(usage);
-    return dump_json(json);
+    return {{.data = dump_json(json)}};
   }
 
  private:
-  std::string chunk_of(const ChoiceText& part, OrderedJson delta, const Usage* usage) const {
+  ReplyEvent chunk_of(const ChoiceText& part, OrderedJson delta, const Usage* usage) const {
     OrderedJson json = envelope_.begin("chat.completion.chunk");
     json["choices"] = OrderedJson::array({choice_json(part, "delta", std::move(delta))});
     if (usage != nullptr) {
@@ -64,7 +64,7 @@ class ChatFormat final : public ReplyFormat {
       json["usage"] = nullptr;
     }
     if (!part.prompt_ids.empty()) json["prompt_token_ids"] = part.prompt_ids;
-    return dump_json(json);
+    return {.data = dump_json(json)};
   }
 
   OrderedJson choice_json(const ChoiceText& choice, const char* key, OrderedJson value) const {

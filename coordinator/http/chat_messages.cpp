@@ -1,7 +1,9 @@
 #include "coordinator/http/chat_messages.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "coordinator/http/json_body.h"
@@ -12,28 +14,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Result<std::string> join_parts(const Json& parts, const std::string& name) {
-  std::string text;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const Json& part = parts[i];
-    const std::string part_name = fmt::format("{}[{}]", name, i);
-    if (part.is_object() && part.value("type", Json()) == "text") {
-      const auto found = part.find("text");
-      if (found != part.end() && found->is_string()) {
-        if (i > 0) text += '\n';
-        text += found->get_ref<const std::string&>();
-        continue;
-      }
-    }
-    return Error{fmt::format("{} must be {{\"type\": \"text\", \"text\": string}}: this server "
-                             "takes text only",
-                             part_name),
-                 "messages"};
-  }
-  return text;
-}
-
-// Templates take a call's arguments as an object; clients send its text.
 Result<Json> normalize_calls(const Json& calls, const std::string& name) {
   if (!calls.is_array()) {
     return Error{fmt::format("{} must be a list, not {}", name, shown(calls)), "messages"};
@@ -52,16 +32,9 @@ Result<Json> normalize_calls(const Json& calls, const std::string& name) {
       return wrong("it has no object \"function\"");
     if (!function->contains("name") || !(*function)["name"].is_string())
       return wrong("function.name is missing");
-    const auto arguments = function->find("arguments");
-    if (arguments == function->end() || *arguments == "") {
-      (*function)["arguments"] = Json::object();
-    } else if (arguments->is_string()) {
-      Result<Json> object = parse_json_body(arguments->get_ref<const std::string&>());
-      if (!object) return wrong("function.arguments is not the text of a JSON object");
-      *arguments = *std::move(object);
-    } else if (!arguments->is_object()) {
-      return wrong("function.arguments is no text");
-    }
+    Result<Json> arguments = call_arguments(function->value("arguments", Json("")));
+    if (!arguments) return wrong("function." + arguments.error().message);
+    (*function)["arguments"] = *std::move(arguments);
   }
   return normal;
 }
@@ -89,8 +62,8 @@ Result<Json> normalize_message(const Json& message, size_t index) {
     }
     normal["content"] = "";
   } else if (content->is_array()) {
-    Result<std::string> text = join_parts(*content, name + ".content");
-    if (!text) return text.error();
+    Result<std::string> text = join_text_parts(*content, name + ".content", {"text"});
+    if (!text) return Error{text.error().message, "messages"};
     normal["content"] = std::move(*text);
   } else if (!content->is_string()) {
     return Error{fmt::format("{}.content must be a string or a list of text parts, not {}", name,
@@ -110,6 +83,39 @@ Result<Json> normalize_message(const Json& message, size_t index) {
 }
 
 }  // namespace
+
+Result<std::string> join_text_parts(const Json& parts, const std::string& name,
+                                    const std::vector<std::string_view>& types) {
+  std::string text;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Json& part = parts[i];
+    const auto member = [&part](const char* key) {
+      const auto found = part.is_object() ? part.find(key) : part.end();
+      return found == part.end() ? nullptr : found->get_ptr<const std::string*>();
+    };
+    const std::string* type = member("type");
+    const std::string* said = member("text");
+    if (type == nullptr || said == nullptr ||
+        std::find(types.begin(), types.end(), *type) == types.end()) {
+      return Error{fmt::format("{}[{}] must be {{\"type\": \"{}\", \"text\": string}}: this "
+                               "server takes text only",
+                               name, i, fmt::join(types, "\" or \"")),
+                   ""};
+    }
+    if (i > 0) text += '\n';
+    text += *said;
+  }
+  return text;
+}
+
+Result<Json> call_arguments(const Json& arguments) {
+  if (arguments.is_object()) return arguments;
+  if (arguments == "") return Json::object();
+  if (!arguments.is_string()) return Error{"arguments is no text", ""};
+  Result<Json> object = parse_json_body(arguments.get_ref<const std::string&>());
+  if (!object) return Error{"arguments is not the text of a JSON object", ""};
+  return object;
+}
 
 Result<Json> normalize_messages(const Json& messages) {
   if (!messages.is_array() || messages.empty()) {

@@ -1,11 +1,8 @@
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "coordinator/http/chat_messages.h"
+#include "coordinator/http/conversation.h"
 #include "coordinator/http/generation_fields.h"
-#include "coordinator/http/logit_fields.h"
 #include "coordinator/http/reply_fields.h"
 #include "coordinator/http/request_parsers.h"
 #include "coordinator/http/tool_fields.h"
@@ -31,29 +28,6 @@ int64_t read_max_tokens(JsonFields& fields, const ModelInfo& model) {
   return fields.integer("max_completion_tokens", old_name, 1, model.context_length);
 }
 
-size_t text_bytes(const Json& messages) {
-  size_t n_bytes = 0;
-  for (const Json& message : messages) {
-    n_bytes += message["content"].get_ref<const std::string&>().size();
-  }
-  return n_bytes;
-}
-
-// Whether the model is to go on inside of its reasoning. A grammar holds from its first token on,
-// so there is none with one.
-void set_reasoning(const ModelInfo& model, const TextCodec& codec, GenerationCall* call) {
-  constexpr std::string_view kThink = "<think>";
-  constexpr size_t kTokens = 16;  // that hold the marker and some space
-  if (!model.has_reasoning || !call->grammar.empty()) return;
-  const std::vector<int32_t>& ids = call->prompts.front().ids;
-  const std::vector<int32_t> last(ids.end() - static_cast<long>(std::min(ids.size(), kTokens)),
-                                  ids.end());
-  std::string text = codec.decode(last, /*skip_special_tokens=*/false);
-  text.resize(text.find_last_not_of(" \n") + 1);
-  call->message.reasoning = true;
-  call->message.begins_in_reasoning = text.ends_with(kThink);
-}
-
 }  // namespace
 
 ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const TextCodec& codec) {
@@ -77,20 +51,15 @@ ParsedCall parse_chat_request(const Json& body, const ModelInfo& model, const Te
   options->tools = tools;
   const Result<Json> messages = normalize_messages(*fields.value("messages"));
   if (!messages) return bad_request(messages.error());
-  if (auto error = check_text_size(text_bytes(*messages), model, "messages")) return *error;
-  auto ids = codec.encode_chat(*messages, *options);
-  if (!ids) return bad_request({ids.error().message, "messages"});
-  truncation.apply(std::max<int64_t>(max_tokens, 1), model, &*ids);
-  if (auto error = check_fits(ids->size(), std::max<int64_t>(max_tokens, 1), model, "messages")) {
+  if (auto error = encode_conversation({.field = "messages",
+                                        .messages = *messages,
+                                        .options = *options,
+                                        .max_tokens = max_tokens,
+                                        .truncation = truncation},
+                                       model, codec, &call))
     return *error;
-  }
-  call.max_new_tokens = max_tokens > 0 ? static_cast<int32_t>(max_tokens)
-                                       : model.context_length - static_cast<int32_t>(ids->size());
-  if (auto error = check_min_tokens(call)) return *error;
-  call.prompts.push_back(Prompt{.ids = std::move(*ids), .text = ""});
   const char* logprobs = call.n_logprobs > 0 ? "top_logprobs" : "logprobs";
   if (auto error = check_logprobs(call, model, logprobs)) return *error;
-  set_reasoning(model, codec, &call);
   return call;
 }
 

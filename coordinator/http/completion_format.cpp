@@ -10,28 +10,28 @@ class CompletionFormat final : public ReplyFormat {
         options_(std::move(options)),
         codec_(codec) {}
 
-  std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const override {
+  HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) override {
     OrderedJson json = envelope_.begin("text_completion");
     json["choices"] = OrderedJson::array();
     for (const ChoiceText& choice : choices) json["choices"].push_back(choice_json(choice));
     json["usage"] = usage_json(usage);
-    return dump_json(json);
+    return json_response(json);
   }
 
-  std::string chunk(const ChoiceText& part, const Usage* usage) const override {
+  ReplyEvents chunk(const ChoiceText& part, const Usage* usage) override {
     OrderedJson json = envelope_.begin("text_completion");
     json["choices"] = OrderedJson::array({choice_json(part)});
     set_usage(&json, usage);
-    return dump_json(json);
+    return {{.data = dump_json(json)}};
   }
 
-  std::string opening(int /*index*/, const Usage* /*usage*/) const override { return ""; }
+  ReplyEvents opening(int /*index*/, const Usage* /*usage*/) override { return {}; }
 
-  std::string usage_chunk(const Usage& usage) const override {
+  ReplyEvents usage_chunk(const Usage& usage) override {
     OrderedJson json = envelope_.begin("text_completion");
     json["choices"] = OrderedJson::array();
     json["usage"] = usage_json(usage);
-    return dump_json(json);
+    return {{.data = dump_json(json)}};
   }
 
  private:

@@ -44,6 +44,7 @@ struct ApiContext {
   BatchService* batches = nullptr;     // null: no files and batches
   LiveJobs<PoolingJob> pooling_jobs;
   NumberBudget numbers{kMaxNumbersUnderWay};  // of the pooling jobs' answers
+  bool sleep_mode = false;                    // /sleep and /wake_up are there
 
   // The service's status, with this server's own draining in it.
   ServiceStatus status();
@@ -52,6 +53,13 @@ struct ApiContext {
 // Lets a request in that came with an API key: it counts while the lease lives. Or says why none
 // can be taken now.
 std::variant<KeyAccounts::Lease, ApiError> let_in(ApiContext& context, const std::string& key_name);
+
+// Why a path's model is none of this server's.
+std::optional<ApiError> check_served(const ApiContext& context, const std::string& model);
+// Why it makes no sense to keep this process: no group can ever answer once the breaker is open.
+std::optional<ApiError> check_alive(ApiContext& context);
+// Why no requests should be sent here now.
+std::optional<ApiError> check_ready(ApiContext& context);
 
 // A refusal of InferenceService::submit in HTTP.
 ApiError submit_refusal(ApiContext& context, const Error& error);
@@ -72,14 +80,21 @@ void take_over_pooling(const std::shared_ptr<ApiContext>& context,
                        const std::vector<PoolingState>& requests,
                        const std::map<int, ResponderPtr>& responders);
 
-// Endpoints by file: generation_endpoints, pooling_endpoints, answer_endpoints, tokenize_endpoints,
-// batch_endpoints, status_endpoints.
+// A GET that is answered at once.
+using StatusAnswer = HttpResponse (*)(ApiContext&, const HttpRequest&);
+Route status_route(const std::shared_ptr<ApiContext>& context, const char* path,
+                   StatusAnswer answer, RouteAccess access);
+
+// Endpoints by file: generation_endpoints, infer_endpoints, pooling_endpoints, answer_endpoints,
+// tokenize_endpoints, batch_endpoints, status_endpoints, sleep_endpoints.
 std::vector<Route> generation_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> infer_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> pooling_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> answer_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> tokenize_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> batch_routes(const std::shared_ptr<ApiContext>& context);
 std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context);
+std::vector<Route> sleep_routes(const std::shared_ptr<ApiContext>& context);
 // All of them, as openapi.yaml describes them.
 std::vector<Route> all_routes(const std::shared_ptr<ApiContext>& context);
 

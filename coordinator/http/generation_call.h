@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/control/step_plan.h"
+#include "coordinator/http/tensor_reply.h"
 #include "coordinator/http/text_codec.h"
 #include "coordinator/serving/token_guide.h"
 #include "coordinator/text/message_parser.h"
@@ -19,7 +20,7 @@ struct Prompt {
   std::string text;  // for echo
 };
 
-// What a completion or chat request asks for, checked: every sequence of it fits the context.
+// What a request for text asks for, checked: every sequence of it fits the context.
 struct GenerationCall {
   std::vector<Prompt> prompts;
   int32_t n = 1;  // choices computed for each prompt
@@ -50,7 +51,12 @@ struct GenerationCall {
   Grammar grammar;
   std::string grammar_field;
   MessageOptions message;  // how a chat's text is read
+  // Of /v1/responses: what the answer repeats of the request, a JSON object; "": another endpoint.
+  std::string response_fields;
+  TensorReply tensors;  // how an inference's answer is told
 
+  // The events of its stream have numbers, which say what a client has.
+  bool numbered() const { return !response_fields.empty(); }
   bool wants_prompt_logprobs() const {
     return (echo && n_logprobs != kNoLogprobs) || n_prompt_logprobs != kNoLogprobs;
   }

@@ -68,6 +68,8 @@ std::optional<ApiError> check_available(ApiContext& context) {
     return refuse("draining", "the server is shutting down and takes no new requests", 5);
   }
   if (!status.alive) return refuse("unavailable", "no group can answer: " + status.problem, 30);
+  if (status.sleep == SleepPhase::kSettling || status.sleep == SleepPhase::kAsleep)
+    return refuse("sleeping", status.problem, 5);
   // A group that was lost is relaunched, and requests wait for it; one that never served may be
   // far from ready.
   if (!status.ready && !context.was_ready) {
@@ -86,20 +88,35 @@ ApiError too_many(const KeyAccounts& keys, const std::string& key_name) {
           .retry_after_seconds = 1};
 }
 
-void handle_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
-                       const HttpRequest& request, const ResponderPtr& responder) {
+Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
+  return {.method = "POST",
+          .path = kind.path,
+          .cost = HandlerCost::kHeavy,
+          .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
+            answer_generation(context, kind, request, responder, parse_json_body(request.body),
+                              [&](const nlohmann::ordered_json& body) {
+                                return kind.parse(body, context->model, context->codec);
+                              });
+          }};
+}
+
+}  // namespace
+
+void answer_generation(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind,
+                       const HttpRequest& request, const ResponderPtr& responder,
+                       const Result<nlohmann::ordered_json>& body,
+                       const std::function<ParsedCall(const nlohmann::ordered_json& body)>& parse) {
   KeyAccounts::Lease key_lease;
   const auto refuse = [&](const ApiError& error) {
     key_lease.reset();
     if (error.code == "context_length_exceeded") context->metrics.count_rejection("context_length");
-    responder->reply(api_error_response(error));
+    responder->reply(error_response_at(kind.path, error));
   };
-  Result<nlohmann::ordered_json> body = parse_json_body(request.body);
   if (!body) return refuse(bad_request(body.error()));
   auto let = let_in(*context, request.key_name);
   if (const auto* error = std::get_if<ApiError>(&let)) return refuse(*error);
   key_lease = std::get<KeyAccounts::Lease>(std::move(let));
-  ParsedCall parsed = kind.parse(*body, context->model, context->codec);
+  ParsedCall parsed = parse(*body);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return refuse(*error);
 
   auto& call = std::get<GenerationCall>(parsed);
@@ -117,17 +134,6 @@ void handle_generation(const std::shared_ptr<ApiContext>& context, const Generat
            responder, *std::move(kept), std::move(key_lease))
       ->start();
 }
-
-Route generation_route(const std::shared_ptr<ApiContext>& context, const GenerationKind& kind) {
-  return {.method = "POST",
-          .path = kind.path,
-          .cost = HandlerCost::kHeavy,
-          .handler = [context, kind](const HttpRequest& request, const ResponderPtr& responder) {
-            handle_generation(context, kind, request, responder);
-          }};
-}
-
-}  // namespace
 
 std::variant<KeyAccounts::Lease, ApiError> let_in(ApiContext& context,
                                                   const std::string& key_name) {
@@ -148,7 +154,8 @@ ApiError submit_refusal(ApiContext& context, const Error& error) {
             .code = "queue_full",
             .retry_after_seconds = 1};
   }
-  if (error.param == "draining" || error.param == "unavailable" || error.param == "journal") {
+  if (error.param == "draining" || error.param == "unavailable" || error.param == "sleeping" ||
+      error.param == "journal") {
     context.metrics.count_rejection(error.param);
     return {.status = 503,
             .message = error.message,
@@ -166,19 +173,18 @@ const GenerationKind* kind_of(const std::string& path) {
   return nullptr;
 }
 
-std::shared_ptr<const ReplyFormat> make_format(const ApiContext& context,
-                                               const GenerationKind& kind,
-                                               const GenerationCall& call, std::string id,
-                                               int64_t created) {
-  return kind.make_format({.id = std::move(id),
-                           .created = created,
-                           .model = context.model.id,
-                           .n_logprobs = call.n_logprobs,
-                           .null_usage = call.include_usage,
-                           .prompt_logprobs = call.n_prompt_logprobs != kNoLogprobs,
-                           .token_ids = call.return_token_ids,
-                           .tokens_as_ids = call.tokens_as_ids},
-                          context.codec);
+ReplyOptions reply_options(const ApiContext& context, const GenerationCall& call, std::string id,
+                           int64_t created) {
+  return {.id = std::move(id),
+          .created = created,
+          .model = context.model.id,
+          .n_logprobs = call.n_logprobs,
+          .null_usage = call.include_usage,
+          .prompt_logprobs = call.n_prompt_logprobs != kNoLogprobs,
+          .token_ids = call.return_token_ids,
+          .tokens_as_ids = call.tokens_as_ids,
+          .response_fields = call.response_fields,
+          .tensors = call.tensors};
 }
 
 std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& context, AnswerName name,
@@ -187,9 +193,13 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
                                         ResponderPtr responder,
                                         std::optional<GenerationJob::Kept> kept,
                                         KeyAccounts::Lease key_lease) {
-  const GenerationKind* kind = kind_of(name.endpoint);
+  const GenerationKind* kind =
+      name.endpoint == kInferKind.path ? &kInferKind : kind_of(name.endpoint);
   TRIREME_CHECK(kind != nullptr);
-  auto format = make_format(*context, *kind, call, name.id, name.created);
+  auto make_format = [context, kind,
+                      options = reply_options(*context, call, name.id, name.created)] {
+    return kind->make_format(options, context->codec);
+  };
   GenerationJob::Parts parts{
       .service = context->service,
       .codec = context->codec,
@@ -197,7 +207,7 @@ std::shared_ptr<GenerationJob> make_job(const std::shared_ptr<ApiContext>& conte
       .weights = std::move(weights),
       .responder = std::move(responder),
       .name = std::move(name),
-      .format = std::move(format),
+      .make_format = std::move(make_format),
       .refusal = [context](const Error& error) { return submit_refusal(*context, error); },
       .kept = std::move(kept),
       .key_lease = std::move(key_lease)};

@@ -10,7 +10,6 @@
 #include "coordinator/http/logit_fields.h"
 #include "coordinator/http/reply_fields.h"
 #include "coordinator/http/search_fields.h"
-#include "coordinator/http/structure_fields.h"
 #include "coordinator/serving/seed.h"
 
 namespace trireme {
@@ -66,7 +65,7 @@ std::optional<ApiError> check_model(JsonFields& fields, const ModelInfo& model) 
 }
 
 void read_generation_fields(JsonFields& fields, const ModelInfo& model, const TextCodec& codec,
-                            GenerationCall* call) {
+                            GenerationCall* call, FormatField format) {
   constexpr auto kMaxInt = std::numeric_limits<int32_t>::max();
   if (!model.has_lm_head) {
     fields.fail("model",
@@ -90,7 +89,7 @@ void read_generation_fields(JsonFields& fields, const ModelInfo& model, const Te
   read_cache_fields(fields, &call->cache_salt);
   read_logit_fields(fields, model, codec, call);
   read_reply_fields(fields, call);
-  read_structure_fields(fields, call);
+  read_structure_fields(fields, call, format);
   read_search_fields(fields, model, call);
 }
 

@@ -6,6 +6,7 @@
 #include "coordinator/http/generation_call.h"
 #include "coordinator/http/json_fields.h"
 #include "coordinator/http/model_info.h"
+#include "coordinator/http/structure_fields.h"
 
 namespace trireme {
 
@@ -20,11 +21,14 @@ std::optional<ApiError> check_model(JsonFields& fields, const ModelInfo& model);
 // Refuses, by name, what changes the output and this version does not do. A value that asks for
 // nothing (presence_penalty 0, tools []) passes.
 std::optional<ApiError> check_unsupported(const JsonFields& fields);
+// The same for what /v1/responses alone does not do.
+std::optional<ApiError> check_unsupported_in_responses(const JsonFields& fields);
 
-// The fields that both generation endpoints share. Errors are left in `fields`. A missing seed is
+// The fields that the generation endpoints share. Errors are left in `fields`. A missing seed is
 // drawn here.
 void read_generation_fields(JsonFields& fields, const ModelInfo& model, const TextCodec& codec,
-                            GenerationCall* call);
+                            GenerationCall* call,
+                            FormatField format = FormatField::kResponseFormat);
 
 // Prompt and output must fit the context together. `n_max_tokens` as asked for.
 std::optional<ApiError> check_fits(size_t n_prompt_tokens, int64_t n_max_tokens,

@@ -22,10 +22,10 @@ ApiError failure_of(const GenerateEvent& event) {
             .code = "generation_failed"};
   }
   return {.status = 503,
-          .message = "the server ended this request because it is shutting down",
+          .message = "the server ended this request: " + event.error,
           .param = "",
-          .code = "shutting_down",
-          .retry_after_seconds = 1};
+          .code = "cancelled",
+          .retry_after_seconds = 5};
 }
 
 GenerationJob::GenerationJob(GenerationCall call, Parts parts)
@@ -191,7 +191,7 @@ void GenerationJob::write(int index, const GenerateEvent& event) {
 // ---- the answer ----
 
 AnswerWriter GenerationJob::make_writer(AnswerWriter::Options options) const {
-  return {call_, parts_.codec, parts_.format, std::move(options)};
+  return {call_, parts_.codec, parts_.make_format(), std::move(options)};
 }
 
 void GenerationJob::begin_writing(const StreamPosition& from) {
@@ -213,9 +213,7 @@ void GenerationJob::finish_answer() {
     flush();
     return parts_.responder->finish();
   }
-  HttpResponse response;
-  response.body = writer_->whole();
-  parts_.responder->reply(std::move(response));
+  parts_.responder->reply(writer_->whole());
 }
 
 void GenerationJob::fail(const ApiError& error) {
@@ -223,7 +221,7 @@ void GenerationJob::fail(const ApiError& error) {
   cancel_all();
   if (parts_.kept) end_kept({.status = error.status, .error = api_error_body(error)});
   if (parts_.responder == nullptr) return;
-  if (!streaming_) return parts_.responder->reply(api_error_response(error));
+  if (!streaming_) return parts_.responder->reply(error_response_at(parts_.name.endpoint, error));
   writer_->fail(api_error_body(error));
   flush();
   parts_.responder->finish();

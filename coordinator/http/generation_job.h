@@ -54,7 +54,7 @@ class GenerationJob : public std::enable_shared_from_this<GenerationJob> {
     std::shared_ptr<const ServedWeights> weights;  // until all choices are submitted
     ResponderPtr responder;                        // null: nobody listens yet
     AnswerName name;
-    std::shared_ptr<const ReplyFormat> format;
+    std::function<std::unique_ptr<ReplyFormat>()> make_format;  // of one answer or stream
     // How a refusal of the service is said in HTTP.
     std::function<ApiError(const Error&)> refusal;
     std::optional<Kept> kept;

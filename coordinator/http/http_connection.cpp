@@ -231,13 +231,13 @@ void HttpConnection::dispatch() {
   auto exchange = std::make_shared<HttpExchange>(shared_, shared_from_this(), ++serial_);
   if (buffer_.size() == 0) read_some();  // to see the client go
   if (match.route == nullptr) {
-    HttpResponse response = api_error_response(
-        {.status = match.status,
-         .message = match.status == 404
-                        ? fmt::format("there is no {}", request.path)
-                        : fmt::format("{} takes {} only", request.path, match.allowed),
-         .param = "",
-         .code = match.status == 404 ? "unknown_path" : "method_not_allowed"});
+    HttpResponse response = error_response_at(
+        request.path, {.status = match.status,
+                       .message = match.status == 404 ? fmt::format("there is no {}", request.path)
+                                                      : fmt::format("{} takes {} only",
+                                                                    request.path, match.allowed),
+                       .param = "",
+                       .code = match.status == 404 ? "unknown_path" : "method_not_allowed"});
     if (match.status == 405) response.headers.emplace_back("Allow", match.allowed);
     return exchange->reply(std::move(response));
   }
@@ -252,6 +252,9 @@ void HttpConnection::dispatch() {
 
 // An answer before the request was read whole: what follows on this connection means nothing.
 void HttpConnection::refuse(const ApiError& error) {
+  // An error while its line has not come.
+  const Result<std::string> path =
+      parser_ ? request_path(parser_->get().base()) : Result<std::string>(std::string());
   release_body();
   state_ = State::kAnswering;
   shared_->n_active_requests.fetch_add(1);
@@ -259,7 +262,7 @@ void HttpConnection::refuse(const ApiError& error) {
   streaming_ = false;
   route_label_ = "other";
   end_after_answer_ = true;
-  reply(++serial_, api_error_response(error));
+  reply(++serial_, error_response_at(path ? *path : "", error));
 }
 
 // ---- answering ----

@@ -90,6 +90,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   uint64_t serial() const { return serial_; }
   bool awaits_answer() const { return state_ == State::kAnswering && !answer_complete_; }
   bool is_streaming() const { return streaming_; }
+  // The path of its route.
+  const std::string& route_label() const { return route_label_; }
 
  private:
   static constexpr size_t kPieceBytes = 256U << 10;  // of bodies that are larger than memory

@@ -7,11 +7,11 @@
 namespace trireme {
 namespace {
 
-HttpResponse internal_error() {
-  return api_error_response({.status = 500,
-                             .message = "the server failed on this request; see its log",
-                             .param = "",
-                             .code = "internal_error"});
+HttpResponse internal_error(std::string_view path) {
+  return error_response_at(path, {.status = 500,
+                                  .message = "the server failed on this request; see its log",
+                                  .param = "",
+                                  .code = "internal_error"});
 }
 
 }  // namespace
@@ -19,7 +19,7 @@ HttpResponse internal_error() {
 HttpExchange::~HttpExchange() {
   if (answered_) return;
   shared_->post([connection = connection_, serial = serial_] {
-    connection->reply(serial, internal_error());
+    connection->reply(serial, internal_error(connection->route_label()));
   });
 }
 
@@ -57,7 +57,8 @@ void HttpExchange::run_handler(const Route& route, HttpRequest request,
     route.handler(std::move(request), exchange);
   } catch (const std::exception& error) {
     spdlog::error("{} {}: {}", route.method, route.path, error.what());
-    exchange->reply(internal_error());  // nothing, when a stream has begun: it ends with the client
+    exchange->reply(
+        internal_error(route.path));  // nothing, when a stream has begun: it ends with the client
   }
 }
 

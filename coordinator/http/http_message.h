@@ -32,6 +32,9 @@ class BodySource {
   virtual std::string read(size_t max_bytes) = 0;
 };
 
+// How many bytes of an inference's body, or of its answer, are JSON: the first ones.
+inline constexpr const char* kInferHeaderLength = "Inference-Header-Content-Length";
+
 // One request, completely read.
 struct HttpRequest {
   std::string method;
@@ -41,6 +44,7 @@ struct HttpRequest {
   std::string content_type;
   std::string accept;
   std::string last_event_id;
+  std::string infer_header_length;  // raw, of an inference whose body has binary tensors
   std::string body;
   std::string key_name;  // of the API key that came with it; "" where none is needed
   std::shared_ptr<void>
@@ -89,8 +93,8 @@ enum class RouteAccess : uint8_t {
   kOpen,     // everybody: probes
 };
 
-// One endpoint. A path that ends in "/*" matches everything below it; "*" in its middle is one
-// segment.
+// One endpoint. A path that ends in "/*" matches everything below it; "*" in its middle is whatever
+// is there, with slashes or without. The first of several that match is taken.
 struct Route {
   std::string method;
   std::string path;

@@ -113,6 +113,7 @@ Result<HttpRequest> read_head(const RequestHead& head) {
   request.content_type = std::string(head[http::field::content_type]);
   request.accept = std::string(head[http::field::accept]);
   request.last_event_id = std::string(head["Last-Event-ID"]);
+  request.infer_header_length = std::string(head[kInferHeaderLength]);
   return request;
 }
 

@@ -26,6 +26,12 @@ void replay_logs(AnswerWriter& writer, const std::vector<const ChoiceLog*>& logs
   }
 }
 
+Result<StreamPosition> parse_position(const GenerationCall& call,
+                                      const std::string& last_event_id) {
+  if (call.numbered()) return StreamPosition::parse_number(last_event_id);
+  return StreamPosition::parse(last_event_id, call.n_choices(), call.max_new_tokens);
+}
+
 std::string_view first_events(std::string_view bytes, size_t max_bytes) {
   constexpr std::string_view kEnd = "\n\n";
   if (bytes.size() <= max_bytes) return bytes;
@@ -35,9 +41,8 @@ std::string_view first_events(std::string_view bytes, size_t max_bytes) {
 }
 
 HttpResponse not_done_yet(const std::string& id) {
-  HttpResponse response;
+  HttpResponse response = json_response({{"id", id}, {"status", "in_progress"}});
   response.status = 202;
-  response.body = dump_json({{"id", id}, {"status", "in_progress"}});
   response.headers.emplace_back("Retry-After", "1");
   return response;
 }

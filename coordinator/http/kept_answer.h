@@ -15,6 +15,9 @@ namespace trireme {
 void replay_logs(AnswerWriter& writer, const std::vector<const ChoiceLog*>& logs,
                  const StreamPosition& from);
 
+// Where a client of an answer was; an error when it is no event's id.
+Result<StreamPosition> parse_position(const GenerationCall& call, const std::string& last_event_id);
+
 // As many whole events at the beginning of `bytes` as fit into max_bytes, but one at least.
 std::string_view first_events(std::string_view bytes, size_t max_bytes);
 

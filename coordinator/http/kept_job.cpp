@@ -64,7 +64,7 @@ const JournaledRequest& GenerationJob::kept_request() const {
 }
 
 Result<StreamPosition> GenerationJob::parse_position(const std::string& last_event_id) const {
-  return StreamPosition::parse(last_event_id, call_.n_choices(), call_.max_new_tokens);
+  return trireme::parse_position(call_, last_event_id);
 }
 
 void GenerationJob::attach(ResponderPtr responder, StreamPosition from) {
@@ -102,9 +102,7 @@ void GenerationJob::reply_whole(ResponderPtr responder) {
     if (!end_.error.empty()) return responder->reply(error_of(end_));
     AnswerWriter writer = make_writer({.form = AnswerWriter::Form::kWhole});
     replay(writer, {});
-    HttpResponse response;
-    response.body = writer.whole();
-    responder->reply(std::move(response));
+    responder->reply(writer.whole());
   });
 }
 

@@ -6,8 +6,10 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "comm/control/step_plan.h"
 
@@ -79,13 +81,22 @@ struct Metrics::State {
     return family;
   }
   Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
+    return histogram(name, help, base, buckets);
+  }
+  Histogram& histogram(const char* name, const char* help, const Labels& labels,
+                       const Buckets& buckets) {
     Histogram& added =
-        prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(base, buckets);
-    histograms_by_name[name] = &added;
+        prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels, buckets);
+    histograms_by_name[{name, labels}] = &added;
     return added;
   }
+  Histogram& step_time(const char* phase) {
+    return histogram("trireme_step_seconds",
+                     "Time by which a step held up those behind it, by what it computed",
+                     with("phase", phase), kFineTokenBuckets);
+  }
   std::map<std::string, CounterFamily*> counters_by_name;
-  std::map<std::string, Histogram*> histograms_by_name;
+  std::map<std::pair<std::string, Labels>, Histogram*> histograms_by_name;
 
   // A counter of a family with one more label; values past the bound share "other".
   prometheus::Counter& labelled(CounterFamily& family, const std::string& label,
@@ -168,11 +179,24 @@ struct Metrics::State {
       "vllm:request_generation_tokens", "Tokens generated for a request", kTokenCountBuckets);
   Histogram& iteration_tokens =
       histogram("vllm:iteration_tokens_total", "Tokens in a step", kTokenCountBuckets);
+  Histogram& prefill_step = step_time("prefill");
+  Histogram& decode_step = step_time("decode");
+  Histogram& mixed_step = step_time("mixed");
 
   GaugeFamily& cache_config =
       gauges("vllm:cache_config_info", "Always 1; the labels tell the KV cache's shape");
   prometheus::Gauge* cache_config_row = nullptr;  // under mutex
   int32_t cache_config_blocks = -1;               // under mutex
+
+  GaugeFamily& memory = gauges("trireme_memory_bytes",
+                               "Bytes that a rank has mapped, by use: weights, KV, workspace");
+  std::vector<RankMemory> ranks_memory;         // under mutex
+  std::vector<prometheus::Gauge*> memory_rows;  // under mutex
+  GaugeFamily& kv_fragmentation =
+      gauges("trireme_kv_fragmentation_ratio",
+             "Part of the running requests' KV blocks that is there for tokens to come, 0 to 1");
+  prometheus::Gauge& sleep_state =
+      gauge("trireme_sleep_state", "1 while the server sleeps and has no ranks, else 0");
 
   prometheus::Gauge& ranks_alive = gauge("trireme_ranks_alive", "Ranks connected");
   CounterFamily& restarts =
@@ -247,6 +271,12 @@ ServingObserver Metrics::observer() {
     if (n_output_tokens > 1) s.time_per_token.Observe(*decode_seconds / (n_output_tokens - 1));
   };
   observer.on_iteration = [&s](int32_t n_tokens) { s.iteration_tokens.Observe(n_tokens); };
+  observer.on_step = [&s](StepPhase phase, double seconds) {
+    Histogram& of_phase = phase == StepPhase::kPrefill  ? s.prefill_step
+                          : phase == StepPhase::kDecode ? s.decode_step
+                                                        : s.mixed_step;
+    of_phase.Observe(seconds);
+  };
   observer.on_preemption = [&s] { s.preemptions.Increment(); };
   observer.on_prefix_cache = [&s](const PrefixCacheCounts& more) {
     s.prefix_queries.Increment(static_cast<double>(more.n_queried));
@@ -276,6 +306,7 @@ void Metrics::set_status(const ServiceStatus& status) {
   s.kv_blocks_free.Set(status.n_free_kv_blocks);
   s.kv_blocks_cached.Set(status.n_kv_blocks - status.n_running_kv_blocks - status.n_free_kv_blocks);
   s.drain_state.Set(status.draining ? 1 : 0);
+  s.sleep_state.Set(status.sleep == SleepPhase::kAsleep ? 1 : 0);
   std::lock_guard lock(s.mutex);
   if (s.cache_config_blocks == status.n_kv_blocks) return;
   if (s.cache_config_row != nullptr) s.cache_config.Remove(s.cache_config_row);
@@ -287,6 +318,33 @@ void Metrics::set_status(const ServiceStatus& status) {
 }
 
 void Metrics::set_ranks_alive(int n_ranks) { state_->ranks_alive.Set(n_ranks); }
+
+void Metrics::set_memory(const std::vector<RankMemory>& ranks) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  if (ranks == s.ranks_memory) return;
+  s.ranks_memory = ranks;
+  std::vector<prometheus::Gauge*> rows;
+  for (const RankMemory& rank : ranks) {
+    Labels labels = s.with("replica", std::to_string(rank.replica));
+    labels["rank"] = std::to_string(rank.rank);
+    for (const auto& [use, n_bytes] :
+         {std::pair("weights", rank.weight_bytes), std::pair("kv", rank.kv_bytes),
+          std::pair("workspace", rank.workspace_bytes)}) {
+      labels["use"] = use;
+      rows.push_back(&s.memory.Add(labels));
+      rows.back()->Set(static_cast<double>(n_bytes));
+    }
+  }
+  for (prometheus::Gauge* former : std::exchange(s.memory_rows, rows)) {
+    if (std::find(rows.begin(), rows.end(), former) == rows.end()) s.memory.Remove(former);
+  }
+}
+
+void Metrics::set_kv_fragmentation(int replica, double ratio) {
+  State& s = *state_;
+  s.kv_fragmentation.Add(s.with("replica", std::to_string(replica))).Set(ratio);
+}
 
 void Metrics::set_journal_failing(bool failing) { state_->journal_failing.Set(failing ? 1 : 0); }
 
@@ -363,7 +421,7 @@ void Metrics::go_on_from(const MetricsState& state) {
       if (!counter->second->Has(series.labels)) ++s.n_label_values[counter->second];
       counter->second->Add(series.labels).Increment(series.value);
     }
-    const auto histogram = s.histograms_by_name.find(series.name);
+    const auto histogram = s.histograms_by_name.find({series.name, series.labels});
     if (histogram == s.histograms_by_name.end()) continue;
     const size_t n_buckets = histogram->second->Collect().histogram.bucket.size();
     if (series.buckets.size() == n_buckets)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/http/generation_call.h"
+#include "coordinator/http/http_message.h"
 #include "coordinator/serving/inference_service.h"
 
 namespace trireme {
@@ -44,20 +45,35 @@ struct Usage {
   int64_t n_cached_tokens = 0;  // of the prompts', whose KV was there
   int64_t n_guessed = 0;        // of the output, before they were drawn
   int64_t n_guessed_right = 0;
+  int64_t n_reasoning_tokens = 0;  // of the output
 };
 
-// The JSON of one request's answer: of an endpoint, with this request's id and time.
+// One event of a stream.
+struct ReplyEvent {
+  std::string data;       // a JSON object
+  const char* name = "";  // "": it has none
+};
+using ReplyEvents = std::vector<ReplyEvent>;
+
+// Makes one request's answer, once: in the form of an endpoint, with this request's id and time.
 class ReplyFormat {
  public:
   virtual ~ReplyFormat() = default;
-  // The whole answer's body.
-  virtual std::string reply(const std::vector<ChoiceText>& choices, const Usage& usage) const = 0;
-  // One object of a stream. `usage` null: not in this one.
-  virtual std::string chunk(const ChoiceText& part, const Usage* usage) const = 0;
-  // What a choice's stream begins with; "" for nothing.
-  virtual std::string opening(int index, const Usage* usage) const = 0;
-  // The object that holds the usage alone.
-  virtual std::string usage_chunk(const Usage& usage) const = 0;
+  // The whole answer.
+  virtual HttpResponse reply(const std::vector<ChoiceText>& choices, const Usage& usage) = 0;
+  // A part of a stream. `usage` null: not in this one.
+  virtual ReplyEvents chunk(const ChoiceText& part, const Usage* usage) = 0;
+  // What a choice's stream begins with.
+  virtual ReplyEvents opening(int index, const Usage* usage) = 0;
+  // What comes behind the last part and holds the usage.
+  virtual ReplyEvents usage_chunk(const Usage& usage) = 0;
+
+  // Of numbered calls (GenerationCall::numbered()), whose format is told of all parts in any case,
+  // also of those that its client has, or gets in one body.
+  // The client has so many events already: they are counted, but not made.
+  virtual void skip_events(int64_t /*n_events*/) {}
+  // The end with an error, as api_error_body() makes it.
+  virtual ReplyEvents failure(const std::string& /*error_json*/) { return {}; }
 };
 
 // Which options of the request change the form.
@@ -69,7 +85,9 @@ struct ReplyOptions {
   bool null_usage = false;  // chunks without usage say so with "usage": null
   bool prompt_logprobs = false;
   bool token_ids = false;
-  bool tokens_as_ids = false;  // "token_id:7" for a token's text in logprobs
+  bool tokens_as_ids = false;   // "token_id:7" for a token's text in logprobs
+  std::string response_fields;  // GenerationCall::response_fields
+  TensorReply tensors;          // of an inference
 };
 
 // An id that no other answer has, of this coordinator or another, and that nobody can guess.
@@ -81,5 +99,7 @@ std::string tool_call_id(const std::string& answer_id, int choice, int call);
 
 std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const TextCodec& codec);
 std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const TextCodec& codec);
+std::unique_ptr<ReplyFormat> make_responses_format(ReplyOptions options, const TextCodec& codec);
+std::unique_ptr<ReplyFormat> make_infer_format(ReplyOptions options, const TextCodec& codec);
 
 }  // namespace trireme

@@ -33,6 +33,12 @@ std::string dump_json(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
+HttpResponse json_response(const OrderedJson& json) {
+  HttpResponse response;
+  response.body = dump_json(json);
+  return response;
+}
+
 OrderedJson finish_reason_json(FinishReason reason) {
   if (reason == FinishReason::kStop) return "stop";
   if (reason == FinishReason::kLength) return "length";

@@ -12,6 +12,7 @@ namespace trireme {
 using OrderedJson = nlohmann::ordered_json;  // keys in the order they are set, as readers expect
 
 std::string dump_json(const OrderedJson& json);
+HttpResponse json_response(const OrderedJson& json);
 OrderedJson finish_reason_json(FinishReason reason);
 OrderedJson usage_json(const Usage& usage);
 

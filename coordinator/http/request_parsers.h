@@ -19,4 +19,8 @@ ParsedCall parse_completion_request(const nlohmann::ordered_json& body, const Mo
 ParsedCall parse_chat_request(const nlohmann::ordered_json& body, const ModelInfo& model,
                               const TextCodec& codec);
 
+// The body of POST /v1/responses.
+ParsedCall parse_responses_request(const nlohmann::ordered_json& body, const ModelInfo& model,
+                                   const TextCodec& codec);
+
 }  // namespace trireme

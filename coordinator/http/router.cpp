@@ -16,7 +16,7 @@ bool path_matches(std::string_view pattern, std::string_view path, std::string_v
       return false;
     }
     *tail = path.substr(before.size(), path.size() - before.size() - after.size());
-    return tail->find('/') == std::string_view::npos;
+    return true;
   }
   if (!pattern.ends_with("/*")) return pattern == path;
   const std::string_view prefix = pattern.substr(0, pattern.size() - 1);
@@ -42,6 +42,7 @@ Router::Match Router::find(const std::string& method, const std::string& path) c
       return match;
     }
     match.status = 405;
+    if (match.allowed.find(route.method) != std::string::npos) continue;
     if (!match.allowed.empty()) match.allowed += ", ";
     match.allowed += route.method;
   }

@@ -11,20 +11,12 @@
 namespace trireme {
 namespace {
 
-using Answer = HttpResponse (*)(ApiContext&, const HttpRequest&);
-
-HttpResponse json_response(const OrderedJson& json) {
-  HttpResponse response;
-  response.body = dump_json(json);
-  return response;
-}
-
-HttpResponse unavailable(std::string message) {
-  return api_error_response({.status = 503,
-                             .message = std::move(message),
-                             .param = "",
-                             .code = "unavailable",
-                             .retry_after_seconds = 2});
+ApiError unavailable(std::string message) {
+  return {.status = 503,
+          .message = std::move(message),
+          .param = "",
+          .code = "unavailable",
+          .retry_after_seconds = 2};
 }
 
 OrderedJson model_json(const ModelInfo& model) {
@@ -47,27 +39,18 @@ HttpResponse get_models(ApiContext& context, const HttpRequest& /*request*/) {
 }
 
 HttpResponse get_model(ApiContext& context, const HttpRequest& request) {
-  if (request.path_tail == context.model.id) return json_response(model_json(context.model));
-  return api_error_response({.status = 404,
-                             .message = fmt::format("the model \"{}\" does not exist here; this "
-                                                    "server has \"{}\"",
-                                                    request.path_tail, context.model.id),
-                             .param = "model",
-                             .code = "model_not_found"});
+  if (const auto error = check_served(context, request.path_tail))
+    return api_error_response(*error);
+  return json_response(model_json(context.model));
 }
 
-// Whether it makes sense to keep this process: no group can ever answer once the breaker is open.
 HttpResponse get_health(ApiContext& context, const HttpRequest& /*request*/) {
-  const ServiceStatus status = context.status();
-  if (!status.alive) return unavailable("no group can answer: " + status.problem);
+  if (const auto error = check_alive(context)) return api_error_response(*error);
   return json_response({{"status", "ok"}});
 }
 
-// Whether to send requests here now.
 HttpResponse get_ready(ApiContext& context, const HttpRequest& /*request*/) {
-  const ServiceStatus status = context.status();
-  if (status.draining) return unavailable("the server is shutting down");
-  if (!status.ready) return unavailable("not ready: " + status.problem);
+  if (const auto error = check_ready(context)) return api_error_response(*error);
   return json_response({{"status", "ready"}});
 }
 
@@ -99,8 +82,40 @@ HttpResponse get_metrics(ApiContext& context, const HttpRequest& /*request*/) {
   return response;
 }
 
-Route status_route(const std::shared_ptr<ApiContext>& context, const char* path, Answer answer,
-                   RouteAccess access) {
+}  // namespace
+
+ServiceStatus ApiContext::status() {
+  ServiceStatus now = service.status();
+  if (now.ready) was_ready = true;
+  if (draining) now.draining = true;
+  return now;
+}
+
+std::optional<ApiError> check_served(const ApiContext& context, const std::string& model) {
+  if (model == context.model.id) return std::nullopt;
+  return ApiError{.status = 404,
+                  .message = fmt::format("the model \"{}\" does not exist here; this server has "
+                                         "\"{}\"",
+                                         model, context.model.id),
+                  .param = "model",
+                  .code = "model_not_found"};
+}
+
+std::optional<ApiError> check_alive(ApiContext& context) {
+  const ServiceStatus status = context.status();
+  if (status.alive) return std::nullopt;
+  return unavailable("no group can answer: " + status.problem);
+}
+
+std::optional<ApiError> check_ready(ApiContext& context) {
+  const ServiceStatus status = context.status();
+  if (status.draining) return unavailable("the server is shutting down");
+  if (!status.ready) return unavailable("not ready: " + status.problem);
+  return std::nullopt;
+}
+
+Route status_route(const std::shared_ptr<ApiContext>& context, const char* path,
+                   StatusAnswer answer, RouteAccess access) {
   return {.method = "GET",
           .path = path,
           .cost = HandlerCost::kQuick,
@@ -109,15 +124,6 @@ Route status_route(const std::shared_ptr<ApiContext>& context, const char* path,
                 responder->reply(answer(*context, request));
               },
           .access = access};
-}
-
-}  // namespace
-
-ServiceStatus ApiContext::status() {
-  ServiceStatus now = service.status();
-  if (now.ready) was_ready = true;
-  if (draining) now.draining = true;
-  return now;
 }
 
 std::vector<Route> status_routes(const std::shared_ptr<ApiContext>& context) {

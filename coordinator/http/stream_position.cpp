@@ -20,9 +20,14 @@ std::optional<StreamPosition::Choice> parse_choice(std::string_view word, int32_
   return choice;
 }
 
+Error no_event_id() {
+  return {"Last-Event-ID must be the id of an event of this answer", "Last-Event-ID"};
+}
+
 }  // namespace
 
 std::string StreamPosition::text() const {
+  if (choices.empty()) return std::to_string(n_events - 1);
   std::string out;
   for (const Choice& choice : choices) {
     if (!out.empty()) out += '.';
@@ -36,7 +41,6 @@ std::string StreamPosition::text() const {
 Result<StreamPosition> StreamPosition::parse(std::string_view text, int n_choices,
                                              int32_t max_new_tokens) {
   StreamPosition position;
-  const Error error{"Last-Event-ID must be the id of an event of this answer", "Last-Event-ID"};
   if (text.empty()) {
     position.choices.resize(static_cast<size_t>(n_choices));
     return position;
@@ -48,12 +52,23 @@ Result<StreamPosition> StreamPosition::parse(std::string_view text, int n_choice
   for (bool more = true; more;) {
     const size_t dot = text.find('.');
     const auto choice = parse_choice(text.substr(0, dot), max_new_tokens);
-    if (!choice) return error;
+    if (!choice) return no_event_id();
     position.choices.push_back(*choice);
     more = dot != std::string_view::npos;
     if (more) text.remove_prefix(dot + 1);
   }
-  if (position.choices.size() != static_cast<size_t>(n_choices)) return error;
+  if (position.choices.size() != static_cast<size_t>(n_choices)) return no_event_id();
+  return position;
+}
+
+Result<StreamPosition> StreamPosition::parse_number(std::string_view text) {
+  StreamPosition position;
+  if (text.empty()) return position;
+  int32_t number = -1;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop != end || number < 0) return no_event_id();
+  position.n_events = int64_t{number} + 1;
   return position;
 }
 

@@ -123,25 +123,39 @@ class Structure {
   std::string field_;
 };
 
+// `holder`: what holds the schema of a json_schema, named `holder_name`; null where it is missing.
+void read_format(JsonFields& fields, const Json& format, const std::string& field,
+                 const Json* holder, const std::string& holder_name, Structure& structure) {
+  const Json type = format.value("type", Json());
+  if (type == "text") return;
+  if (type == "json_object") return structure.add(read_any_object(true, ""), field);
+  if (type != "json_schema") {
+    return fields.fail(field, fmt::format("{}.type must be text, json_object or json_schema, "
+                                          "not {}",
+                                          field, shown(type)));
+  }
+  if (holder == nullptr || !holder->is_object() || !holder->contains("schema"))
+    return fields.fail(field, holder_name + " must be an object with a \"schema\"");
+  const std::string schema_field = holder_name + ".schema";
+  structure.add(read_schema((*holder)["schema"], schema_field), schema_field);
+}
+
 void read_response_format(JsonFields& fields, Structure& structure) {
   const Json* format = fields.object("response_format");
   if (format == nullptr) return;
-  const Json type = format->value("type", Json());
-  if (type == "text") return;
-  if (type == "json_object") return structure.add(read_any_object(true, ""), "response_format");
-  if (type != "json_schema") {
-    return fields.fail("response_format",
-                       fmt::format("response_format.type must be text, json_object or json_schema, "
-                                   "not {}",
-                                   shown(type)));
-  }
-  const auto outer = format->find("json_schema");
-  if (outer == format->end() || !outer->is_object() || !outer->contains("schema")) {
-    return fields.fail("response_format",
-                       "response_format.json_schema must be an object with a \"schema\"");
-  }
-  const std::string field = "response_format.json_schema.schema";
-  structure.add(read_schema((*outer)["schema"], field), field);
+  const auto holder = format->find("json_schema");
+  read_format(fields, *format, "response_format", holder == format->end() ? nullptr : &*holder,
+              "response_format.json_schema", structure);
+}
+
+void read_text_format(JsonFields& fields, Structure& structure) {
+  const Json* text = fields.object("text");
+  if (text == nullptr) return;
+  JsonFields text_fields(*text, "text.");
+  const Json* format = text_fields.object("format");
+  if (text_fields.error()) return fields.fail("text", text_fields.error()->message);
+  if (format != nullptr)
+    read_format(fields, *format, "text.format", format, "text.format", structure);
 }
 
 void read_structured_outputs(JsonFields& fields, Structure& structure) {
@@ -182,9 +196,13 @@ std::string schema_text(Json schema, bool one_line) {
   return schema.dump();
 }
 
-void read_structure_fields(JsonFields& fields, GenerationCall* call) {
+void read_structure_fields(JsonFields& fields, GenerationCall* call, FormatField format) {
   Structure structure(fields);
-  read_response_format(fields, structure);
+  if (format == FormatField::kText) {
+    read_text_format(fields, structure);
+  } else {
+    read_response_format(fields, structure);
+  }
   read_structured_outputs(fields, structure);
   for (const Way& way : kWays) {
     if (const Json* value = fields.value(way.old_name))

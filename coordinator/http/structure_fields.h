@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -16,9 +17,16 @@ namespace trireme {
 // training data, only a space after a comma or a colon.
 std::string schema_text(nlohmann::ordered_json schema, bool one_line = false);
 
-// Reads response_format, structured_outputs and its older names (guided_json, ...): what the output
-// has to obey. At most one of them.
-void read_structure_fields(JsonFields& fields, GenerationCall* call);
+// Where a request says, as OpenAI has it, which form its text is to have.
+enum class FormatField : uint8_t {
+  kResponseFormat,  // response_format, its schema in json_schema
+  kText,            // text.format, its schema beside the type
+};
+
+// Reads the format field, structured_outputs and its older names (guided_json, ...): what the
+// output has to obey. At most one of them.
+void read_structure_fields(JsonFields& fields, GenerationCall* call,
+                           FormatField format = FormatField::kResponseFormat);
 
 // Compiles the call's grammar, if it has one, and finds what it may begin with. Bounded in time and
 // memory. The error names the field that the grammar came from. `guides` null: there are none.

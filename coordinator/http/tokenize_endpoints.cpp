@@ -76,9 +76,7 @@ Route text_route(const std::shared_ptr<ApiContext>& context, const char* path,
             if (const auto* error = std::get_if<ApiError>(&reply)) {
               return responder->reply(api_error_response(*error));
             }
-            HttpResponse response;
-            response.body = dump_json(std::get<OrderedJson>(reply));
-            responder->reply(std::move(response));
+            responder->reply(json_response(std::get<OrderedJson>(reply)));
           }};
 }
 

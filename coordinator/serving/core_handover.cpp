@@ -37,8 +37,11 @@ std::string InferenceCore::wait_held(std::chrono::milliseconds deadline,
         problem = "requests still run on the weights before the last push (" +
                   impl_->old_weights->id + "): try again when they have ended";
       }
+      if (impl_->sleeping.phase != SleepPhase::kAwake)
+        problem = "it sleeps, or is on the way there or back: wake it up first (POST /wake_up)";
+      if (impl_->change) problem = "a replica joins or leaves: try again when it has";
       for (const auto& replica : impl_->replicas) {
-        if (problem.empty()) problem = replica->group->handover_problem();
+        if (problem.empty() && !replica->out) problem = replica->group->handover_problem();
       }
       if (problem.empty()) is_done = done();
     });
@@ -82,11 +85,12 @@ std::optional<CoreState> InferenceCore::state() {
   state.weights = impl_->weights_file;
   state.weights_before = impl_->weights->before;
   for (const auto& replica : impl_->replicas) {
-    if (!replica->group->handover_problem().empty()) return std::nullopt;
+    if (!replica->out && !replica->group->handover_problem().empty()) return std::nullopt;
     replica->scheduler.rest();
     state.replicas.push_back({.scheduler = replica->scheduler.state(),
                               .group = replica->group->state(),
-                              .numerics_id = replica->numerics_id});
+                              .numerics_id = replica->numerics_id,
+                              .out = replica->out});
   }
   for (const auto& [id, record] : impl_->records) {
     state.requests.push_back({.id = id,
@@ -114,6 +118,7 @@ void InferenceCore::restore(CoreState&& state) {
   for (size_t i = 0; i < state.replicas.size(); ++i) {
     impl_->replicas[i]->scheduler.restore(std::move(state.replicas[i].scheduler));
     impl_->replicas[i]->numerics_id = state.replicas[i].numerics_id;
+    impl_->replicas[i]->out = state.replicas[i].out;
   }
   for (const RequestState& request : state.requests) {
     Impl::Replica* replica = request.replica < 0

@@ -36,7 +36,7 @@ int64_t tokens_to_wait_for(const Scheduler& scheduler, const Sequence& sequence,
 
 bool InferenceCore::Impl::may_go_on(const Replica& replica, const Sequence& sequence,
                                     const Replica* home) const {
-  if (replica.broken) return false;
+  if (!replica.in_use()) return false;
   // Whether it is to blame for two losses shows when its group is back.
   if (sequence.struck && &replica != home) return false;
   // Tokens given are never contradicted: only the same numerics may add to them. Whether a group
@@ -48,13 +48,15 @@ bool InferenceCore::Impl::may_go_on(const Replica& replica, const Sequence& sequ
 
 // Where a sequence goes: it stays where its KV is, if that serves, else to the one that it has
 // least to wait for among those that serve, with a free slot if there is any, else it stays at
-// home, else to one that will serve. Null: none can ever go on with it.
+// home, else to one that will serve. One that leaves has those alone that no other may go on with.
+// Null: none can ever go on with it.
 InferenceCore::Impl::Replica* InferenceCore::Impl::choose(const Sequence& sequence, Replica* home) {
   const bool has_kv = !sequence.kv.blocks.empty();
   std::vector<Replica*> able;
   for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (may_go_on(*replica, sequence, home)) able.push_back(replica.get());
+    if (!replica->leaving && may_go_on(*replica, sequence, home)) able.push_back(replica.get());
   }
+  if (able.empty() && home != nullptr && may_go_on(*home, sequence, home)) return home;
   if (able.size() < 2) return able.empty() ? nullptr : able.front();
   const auto rank = [&](const Replica& replica) {
     const bool at_home = &replica == home;
@@ -83,7 +85,7 @@ void InferenceCore::Impl::place(std::unique_ptr<Sequence> sequence, Replica* rep
     return;
   }
   const bool all_broken =
-      std::all_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->broken; });
+      std::none_of(replicas.begin(), replicas.end(), [](const auto& r) { return r->in_use(); });
   events.push_back(
       {id, final_event(*sequence, FinishReason::kError,
                        all_broken ? problem

@@ -20,8 +20,10 @@ std::string weights_id(uint64_t fingerprint) { return fmt::format("{:016x}", fin
 
 // A replica that is given up computes nothing ever again, so it has no say.
 std::string InferenceCore::Impl::why_not_push() const {
-  if (!no_pushes.empty()) return no_pushes;
+  if (!no_changes.empty()) return no_changes;
+  if (sleeping.phase != SleepPhase::kAwake) return "the server sleeps; wake it up first";
   if (push) return "another push is under way; try again when it has ended";
+  if (change) return "a replica joins or leaves; try again when it has";
   if (old_weights) {
     return fmt::format(
         "{} requests still run on the weights before the last push ({}); try again when they have "
@@ -30,7 +32,7 @@ std::string InferenceCore::Impl::why_not_push() const {
   }
   bool any = false;
   for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (replica->broken) continue;
+    if (!replica->in_use()) continue;
     if (!replica->scheduler.serving())
       return fmt::format("replica {} is not serving now; try again when it is", replica->index);
     any = true;
@@ -48,7 +50,7 @@ void InferenceCore::Impl::begin_push(WeightsFile file, PushListener push_listene
   for (const std::unique_ptr<Replica>& replica : replicas) {
     replica->prepared = false;
     replica->preparing_bytes = {};
-    if (push && !replica->broken) replica->group->prepare(file);
+    if (push && replica->in_use()) replica->group->prepare(file);
   }
 }
 
@@ -67,20 +69,18 @@ void InferenceCore::Impl::group_prepared(Replica& replica, uint64_t generation,
                                          const std::string& failure) {
   if (!push || push->file.generation != generation) return;
   if (!failure.empty()) {
-    return fail_push(
-        options.n_replicas == 1 ? failure : fmt::format("replica {}, {}", replica.index, failure));
+    return fail_push(replicas.size() == 1 ? failure
+                                          : fmt::format("replica {}, {}", replica.index, failure));
   }
   replica.prepared = true;
   const bool all = std::all_of(replicas.begin(), replicas.end(),
-                               [](const auto& each) { return each->prepared || each->broken; });
+                               [](const auto& each) { return each->prepared || !each->in_use(); });
   if (all) commit_push();
 }
 
 void InferenceCore::Impl::commit_push() {
   const Push done = *std::exchange(push, std::nullopt);
-  for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (!replica->broken) replica->group->commit(done.file);
-  }
+  for (const std::unique_ptr<Replica>& replica : replicas) replica->group->commit(done.file);
   auto next = std::make_shared<ServedWeights>(
       ServedWeights{.generation = done.file.generation, .id = weights_id(done.file.fingerprint)});
   next->before = weights->before;
@@ -101,9 +101,8 @@ void InferenceCore::Impl::commit_push() {
 void InferenceCore::Impl::fail_push(const std::string& why) {
   if (!push) return;
   const Push failed = *std::exchange(push, std::nullopt);
-  for (const std::unique_ptr<Replica>& replica : replicas) {
-    if (!replica->broken) replica->group->drop(failed.file.generation);
-  }
+  for (const std::unique_ptr<Replica>& replica : replicas)
+    replica->group->drop(failed.file.generation);
   failed.listener.on_end(why, 0);
 }
 
@@ -119,7 +118,7 @@ void InferenceCore::Impl::drop_old_weights() {
   const OldWeights dropped = *std::exchange(old_weights, std::nullopt);
   for (const std::unique_ptr<Replica>& replica : replicas) {
     replica->scheduler.forget_generation(dropped.generation);
-    if (!replica->broken) replica->group->drop(dropped.generation);
+    replica->group->drop(dropped.generation);
   }
   if (listener.on_weights_dropped) listener.on_weights_dropped(dropped.id);
 }

@@ -11,6 +11,12 @@
 namespace trireme {
 namespace {
 
+std::string rest_problem(SleepPhase phase) {
+  return phase == SleepPhase::kSettling
+             ? "the server is going to sleep and waits for the requests that run"
+             : "the server sleeps: wake it up with POST /wake_up";
+}
+
 // What was counted since `told`.
 template <typename Counts>
 void tell_more(const Counts& now, Counts& told, const std::function<void(const Counts&)>& tell) {
@@ -35,6 +41,7 @@ InferenceCore::Impl::Impl(InferenceCoreOptions core_options, ServingObserver ser
   weights = std::make_shared<ServedWeights>(
       ServedWeights{.generation = last_generation, .id = weights_id(options.weights.fingerprint)});
   gate.weights = weights;
+  gate.n_slots = static_cast<int64_t>(options.n_replicas) * options.scheduler.max_slots;
   gate.status.context_length = options.scheduler.context_length;
   gate.status.vocab_size = options.scheduler.vocab_size;
   gate.status.problem = problem;
@@ -84,6 +91,8 @@ void InferenceCore::Impl::group_serving(Replica& replica, const GroupCapacity& c
     if (!other->scheduler.serving()) rehome(*other);
   rehome(replica);
   settle();
+  watch_waking();
+  watch_change();
 }
 
 void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
@@ -92,6 +101,7 @@ void InferenceCore::Impl::group_result(Replica& replica, StepResult&& result) {
   if (outcome.completed) {
     if (observer.on_iteration) observer.on_iteration(outcome.n_tokens);
     const StepTimes::Step step = replica.times.answered(now(), step_id, replica.layout.pp);
+    if (observer.on_step) observer.on_step(step.phase(), step.ms * 1e-3);
     if (replica.chunks) {
       replica.chunks->observe(step.n_prompt_tokens, step.ms);
       replica.scheduler.limit_prompts(replica.chunks->n_tokens());
@@ -127,6 +137,8 @@ void InferenceCore::Impl::group_broken(Replica& replica, const std::string& erro
   publish();  // whose request ends now can see why
   rehome(replica);
   settle();
+  watch_waking();
+  watch_change();
 }
 
 // Makes all the plans that can be made and tells all there is to tell. Handlers and groups may call
@@ -237,11 +249,14 @@ void InferenceCore::Impl::publish() {
   ServiceStatus now;
   int32_t largest = 0;
   bool all_known = true;
+  int64_t n_slots = 0;
   now.alive = false;
   for (const std::unique_ptr<Replica>& replica : replicas) {
     const Scheduler& scheduler = replica->scheduler;
     now.n_running += scheduler.n_running();
     now.n_waiting += scheduler.n_waiting();
+    if (replica->out) continue;
+    n_slots += replica->leaving ? 0 : options.scheduler.max_slots;
     if (replica->broken) continue;
     now.alive = true;
     all_known &= scheduler.n_blocks() > 0;
@@ -257,13 +272,19 @@ void InferenceCore::Impl::publish() {
   now.context_length = options.scheduler.context_length;
   now.vocab_size = options.scheduler.vocab_size;
 
+  const bool rests =
+      sleeping.phase == SleepPhase::kSettling || sleeping.phase == SleepPhase::kAsleep;
+  now.sleep = sleeping.phase;
+  now.ready &= !rests;
+
   const std::lock_guard lock(gate.mutex);
   now.draining = gate.status.draining;
-  if (!now.ready) now.problem = problem;
+  if (!now.ready) now.problem = rests && now.alive ? rest_problem(sleeping.phase) : problem;
   if (now.draining && now.alive) now.problem = "the server is shutting down";
   now.ready &= !now.draining;
   gate.status = std::move(now);
   gate.kv_blocks = all_known ? largest : 0;
+  gate.n_slots = n_slots;
 }
 
 void InferenceCore::Impl::tell_drained() {
@@ -278,8 +299,10 @@ void InferenceCore::Impl::tell_drained() {
 std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
   std::vector<ReplicaSnapshot> all;
   for (const std::unique_ptr<Replica>& replica : replicas) {
+    if (replica->out) continue;
     ReplicaSnapshot one;
     one.replica = replica->index;
+    one.leaving = replica->leaving;
     one.status = replica->group->status();
     one.epoch = replica->group->epoch();
     one.layout = replica->layout;
@@ -289,6 +312,7 @@ std::vector<ReplicaSnapshot> InferenceCore::Impl::snapshot() const {
     one.n_waiting = replica->scheduler.n_waiting();
     one.n_kv_blocks = replica->scheduler.n_blocks();
     one.n_unheld_kv_blocks = replica->scheduler.n_unheld_blocks();
+    one.kv_fragmentation = replica->scheduler.kv_fragmentation();
     one.loaded_bytes = replica->loaded_bytes;
     one.total_bytes = replica->total_bytes;
     one.numerics_id = replica->numerics_id;

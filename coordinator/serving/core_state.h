@@ -28,9 +28,11 @@ struct CoreGate {
   ServiceStatus status;  // as of the last change
   RequestId last_id = 0;
   int64_t n_live = 0;                            // accepted and not ended
+  int64_t n_slots = 0;                           // of all replicas
   std::map<std::string, int64_t> n_live_of;      // by tenant; none of 0
   int32_t kv_blocks = 0;                         // of the largest replica; 0: not known yet
   std::shared_ptr<const ServedWeights> weights;  // of new requests
+  bool keeps_requests = false;                   // asleep, with those of SleepMode::kKeep
   bool running = false;                          // the service's thread
   bool stopped = false;
   std::condition_variable ended;
@@ -48,6 +50,8 @@ struct InferenceCore::Impl {
     Scheduler scheduler;
     std::unique_ptr<Group> group;
     bool broken = false;
+    bool leaving = false;
+    bool out = false;         // without ranks until it joins
     std::string numerics_id;  // of the last launch that served
     Layout layout;            // of it
     uint64_t n_preemptions_told = 0;
@@ -61,6 +65,7 @@ struct InferenceCore::Impl {
     std::pair<uint64_t, uint64_t> preparing_bytes;  // loaded, of all
 
     int32_t load() const { return scheduler.n_running() + scheduler.n_waiting(); }
+    bool in_use() const { return !broken && !out; }
   };
   struct Record {
     EventHandler handler;
@@ -75,10 +80,26 @@ struct InferenceCore::Impl {
     WeightsFile file;
     PushListener listener;
   };
+  // Of the set of replicas.
+  struct Change {
+    Replica* replica = nullptr;
+    TimePoint deadline;   // of one that leaves: then what runs there goes elsewhere
+    bool ending = false;  // its ranks were told to
+    ReplicaHandler on_end;
+  };
   struct OldWeights {
     uint64_t generation = 0;
     std::string id;
     std::weak_ptr<const ServedWeights> held;
+  };
+
+  struct Sleep {
+    SleepPhase phase = SleepPhase::kAwake;
+    SleepMode mode = SleepMode::kAbort;
+    TimePoint deadline;   // of kSettling
+    size_t n_ending = 0;  // groups, in kAsleep
+    std::vector<SleepHandler> sleepers;
+    std::vector<SleepHandler> wakers;
   };
 
   Impl(InferenceCoreOptions core_options, ServingObserver serving_observer,
@@ -107,6 +128,32 @@ struct InferenceCore::Impl {
   void drop_old_weights();
   void watch_old_weights();
 
+  std::string why_no_change() const;
+  void begin_join(bool anew, ReplicaHandler on_end);
+  Replica& free_replica(bool anew);
+  void begin_leaving(int index, std::chrono::milliseconds patience, ReplicaHandler on_end);
+  std::string why_not_leave(int index) const;
+  void watch_change();
+  void watch_leaving();
+  void end_ranks(const std::string& failure);
+  void end_change(const std::string& failure);
+
+  std::string why_not_sleep() const;
+  void begin_sleep(SleepMode mode, SleepHandler on_end);
+  void watch_settling();
+  bool close_when_idle();
+  void fall_asleep();
+  void group_asleep();
+  void stay_awake(const std::string& why);
+  void abort_requests(const std::string& why);
+  void abort(RequestId id, const std::string& why);
+  bool is_closed() const;
+  void begin_wake(SleepHandler on_end);
+  void start_waking();
+  void watch_waking();
+  void set_phase(SleepPhase phase);
+  static void tell_all(std::vector<SleepHandler>& handlers, const std::string& failure);
+
   Result<RequestId> enter(const GenerateRequest& request);
   void submitted(RequestId id, GenerateRequest&& request, EventHandler&& handler, TimePoint at);
   void cancelled(RequestId id, FinishReason counted_as);
@@ -134,6 +181,7 @@ struct InferenceCore::Impl {
   const InferenceCoreOptions options;
   const ServingObserver observer;
   const ReplicaListener listener;
+  GroupFactory make_group;
 
   CoreGate gate;
   boost::asio::io_context io{1};
@@ -149,9 +197,13 @@ struct InferenceCore::Impl {
   std::shared_ptr<const ServedWeights> weights;  // the same
   std::optional<OldWeights> old_weights;         // until nobody holds them
   std::optional<Push> push;                      // under way
+  std::optional<Change> change;                  // the same
+  boost::asio::steady_timer change_timer{io};
   uint64_t last_generation = 0;
-  std::string no_pushes;  // why, or empty
+  std::string no_changes;  // why, or empty
   boost::asio::steady_timer old_weights_timer{io};
+  Sleep sleeping;
+  boost::asio::steady_timer sleep_timer{io};
   bool holding = false;  // no more plans
   bool settling = false;
   bool settle_again = false;

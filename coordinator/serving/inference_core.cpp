@@ -31,11 +31,12 @@ bool has_room(const CoreGate& gate, const std::string& tenant, int64_t max_live)
 
 }  // namespace
 
-InferenceCore::InferenceCore(InferenceCoreOptions options, const GroupFactory& make_group,
+InferenceCore::InferenceCore(InferenceCoreOptions options, GroupFactory make_group,
                              ServingObserver observer, ReplicaListener listener)
     : impl_(std::make_unique<Impl>(std::move(options), std::move(observer), std::move(listener))) {
+  impl_->make_group = std::move(make_group);
   for (const std::unique_ptr<Impl::Replica>& replica : impl_->replicas) {
-    replica->group = make_group(impl_->io, replica->index, impl_->group_events(*replica));
+    replica->group = impl_->make_group(impl_->io, replica->index, impl_->group_events(*replica));
     TRIREME_CHECK(replica->group != nullptr);
   }
 }
@@ -60,7 +61,9 @@ bool InferenceCore::Impl::begin() {
     gate.running = true;
   }
   boost::asio::post(io, [this] {
-    for (const std::unique_ptr<Replica>& replica : replicas) replica->group->start();
+    for (const std::unique_ptr<Replica>& replica : replicas) {
+      if (!replica->out) replica->group->start();
+    }
     settle();
   });
   return true;
@@ -101,10 +104,13 @@ void InferenceCore::push(WeightsFile file, PushListener push_listener) {
   });
 }
 
-void InferenceCore::refuse_pushes(const std::string& why) {
+void InferenceCore::refuse_changes(const std::string& why) {
   boost::asio::post(impl_->io, [impl = impl_.get(), why] {
-    impl->no_pushes = why;
+    impl->no_changes = why;
     impl->fail_push(why);
+    if (impl->change) impl->end_change(why);
+    if (impl->sleeping.phase == SleepPhase::kAsleep) impl->abort_requests(why);
+    impl->settle();
   });
 }
 
@@ -179,11 +185,11 @@ Result<RequestId> InferenceCore::Impl::enter(const GenerateRequest& request) {
   if (gate.status.draining)
     return Error{"the server is shutting down and takes no new requests", "draining"};
   if (!gate.status.alive) return Error{gate.status.problem, "unavailable"};
+  if (gate.status.sleep == SleepPhase::kAsleep && !gate.keeps_requests)
+    return Error{gate.status.problem, "sleeping"};
   if (std::optional<Error> error = Scheduler::refuse(options.scheduler, gate.kv_blocks, request))
     return *std::move(error);
-  const int64_t max_live =
-      options.max_waiting + static_cast<int64_t>(options.n_replicas) * options.scheduler.max_slots;
-  if (!has_room(gate, request.tenant, max_live))
+  if (!has_room(gate, request.tenant, options.max_waiting + gate.n_slots))
     return Error{fmt::format("{} requests run or wait already, which is the limit; try again later",
                              gate.n_live),
                  "queue"};
@@ -201,7 +207,9 @@ void InferenceCore::Impl::submitted(RequestId id, GenerateRequest&& request, Eve
                                                       .numerics_told = false,
                                                       .tenant = request.tenant}));
   if (request.weights == nullptr) request.weights = weights;
-  if (ended_because.empty()) {
+  if (is_closed()) {
+    abort(id, "the server was put to sleep");
+  } else if (ended_because.empty()) {
     std::unique_ptr<Sequence> sequence = make_sequence(id, std::move(request));
     Replica* replica = choose(*sequence, nullptr);
     place(std::move(sequence), replica);
@@ -225,8 +233,11 @@ void InferenceCore::Impl::cancelled(RequestId id, FinishReason counted_as) {
 
 void InferenceCore::Impl::end_all(const std::string& error) {
   ended_because = error;
-  no_pushes = error;
+  no_changes = error;
   fail_push(error);
+  if (change) end_change(error);
+  tell_all(sleeping.sleepers, error);
+  tell_all(sleeping.wakers, error);
   for (const auto& [id, record] : records) {
     if (record->replica != nullptr) record->replica->scheduler.cancel(id);
     end_with_error(id);

@@ -25,7 +25,8 @@ struct InferenceCoreOptions {
   // From token to token of a stream while prompts are computed: their chunks are made as small as
   // that needs (ChunkBudget). 0: no target.
   int32_t itl_target_ms = 0;
-  int32_t stop_timeout_ms = 15000;  // for all groups to end; longer than a group's own deadline
+  int32_t sleep_timeout_ms = 600000;  // for requests that SleepMode::kWait waits for
+  int32_t stop_timeout_ms = 15000;    // for all groups to end; longer than a group's own deadline
   // For requests with a grammar; null: they end with an error.
   std::shared_ptr<const GuideMaker> guides;
   int n_mask_threads = 0;  // that follow them; 0: the service's own
@@ -40,8 +41,13 @@ struct ReplicaListener {
   std::function<void(int replica, const GroupCapacity& capacity)> on_serving;
   std::function<void(int replica, const std::string& cause, const std::string& detail)> on_lost;
   std::function<void(int replica, const std::string& error)> on_broken;
+  // One that joins, before its ranks are started; one that has left, when its ranks have ended.
+  std::function<void(int replica)> on_joining;
+  std::function<void(int replica)> on_left;
   // The last request of these weights has ended, and the ranks unmap them.
   std::function<void(const std::string& id)> on_weights_dropped;
+  // kAsleep when the last rank has ended; kAwake when all serve again.
+  std::function<void(SleepPhase phase)> on_sleep;
 };
 
 // How a change of weights goes. Called on the service's thread; must not block.
@@ -55,6 +61,7 @@ struct PushListener {
 // One replica as it is now.
 struct ReplicaSnapshot {
   int replica = 0;
+  bool leaving = false;
   GroupStatus status = GroupStatus::kStopped;
   uint64_t epoch = 0;
   Layout layout;  // of the last launch that served
@@ -64,6 +71,7 @@ struct ReplicaSnapshot {
   int32_t n_waiting = 0;
   int32_t n_kv_blocks = 0;
   int32_t n_unheld_kv_blocks = 0;  // by any request
+  double kv_fragmentation = 0.0;   // Scheduler::kv_fragmentation
   uint64_t loaded_bytes = 0;       // of the launch under way
   uint64_t total_bytes = 0;
   std::string numerics_id;  // of the last launch that served
@@ -79,9 +87,10 @@ class InferenceCore final : public InferenceService {
   using GroupFactory = std::function<std::unique_ptr<Group>(boost::asio::io_context& io,
                                                             int replica, Group::Events events)>;
 
-  // The factory is called n_replicas times, here; what it throws goes to the caller.
-  InferenceCore(InferenceCoreOptions options, const GroupFactory& make_group,
-                ServingObserver observer, ReplicaListener listener);
+  // The factory is called n_replicas times, here; what it throws goes to the caller. And once for
+  // each replica beyond these that joins, on the service's thread.
+  InferenceCore(InferenceCoreOptions options, GroupFactory make_group, ServingObserver observer,
+                ReplicaListener listener);
   ~InferenceCore() override;  // stops
 
   // Starts the groups on a thread of its own.
@@ -99,8 +108,23 @@ class InferenceCore final : public InferenceService {
   // replica has it ready; else none does. Those that began before go on with theirs. Whether the
   // model is alike is the caller's to check. The file's generation is given here.
   void push(WeightsFile file, PushListener push_listener);
-  // From any thread. Ends a push that is under way, and refuses others.
-  void refuse_pushes(const std::string& why);
+  // From any thread. Ends a push that is under way, and refuses others; for a service that ends.
+  // Nobody will wake it up, so requests that it keeps asleep end, too.
+  void refuse_changes(const std::string& why);
+
+  // From any thread; one change at a time. Called once, on the service's thread; must not block.
+  // `failure`: why it is as it was before, one line, or empty.
+  using ReplicaHandler = std::function<void(int replica, const std::string& failure)>;
+  // Starts the ranks of another replica: the first of those that have left, or, `anew` or where
+  // there is none, one that never was. Ends when they serve.
+  void add_replica(bool anew, ReplicaHandler on_end);
+  // Requests that wait there go to other replicas at once, those that run there end first, or go
+  // elsewhere when `patience` is over (with the same tokens, which are computed again); then its
+  // ranks end. Its number is free then.
+  void remove_replica(int replica, std::chrono::milliseconds patience, ReplicaHandler on_end);
+
+  void sleep(SleepMode mode, SleepHandler on_end) override;
+  void wake_up(SleepHandler on_end) override;
 
   // From any thread. Refuses new requests from now on; calls back on the service's thread once the
   // last one has ended (at once when there is none).
@@ -110,7 +134,7 @@ class InferenceCore final : public InferenceService {
   // from the service's own thread.
   void stop();
 
-  // From any thread.
+  // From any thread. Without those that have left.
   std::vector<ReplicaSnapshot> replicas() const;
 
   // ---- a handover to another program in this process (coordinator/handover) ----

@@ -72,7 +72,7 @@ struct GenerateEvent {
   std::vector<float> last_logits;                              // once, [vocab_size]
   std::vector<StepResult> traces;                              // one per rank and step
   FinishReason finish = FinishReason::kNone;
-  std::string error;        // when kError
+  std::string error;        // when kError or kCancelled
   bool own_fault = false;   // when kError: the request's, by its grammar
   std::string numerics_id;  // of the group that drew the tokens; with the request's first event
   int32_t n_prompt_tokens = 0;
@@ -87,11 +87,27 @@ struct GenerateEvent {
   std::vector<float> embedding;
 };
 
+// Whether there are ranks (docs/sleep.md).
+enum class SleepPhase : uint8_t {
+  kAwake,
+  kSettling,  // requests that run are waited for; new ones are refused
+  kAsleep,    // the ranks have ended, or are told to
+  kWaking,    // they are being started; new requests wait for them
+};
+
+// What becomes of the requests that live when the service is put to sleep.
+enum class SleepMode : uint8_t {
+  kAbort,  // they end at once
+  kWait,   // they end first; where they take too long, the service stays awake
+  kKeep,   // they go on when it wakes up
+};
+
 // What the service is and does now; for /health, /ready, /v1/models and the banner.
 struct ServiceStatus {
   bool ready = false;  // a group is serving and new requests are accepted
   bool alive = true;   // false: no group can ever answer (breaker open)
   bool draining = false;
+  SleepPhase sleep = SleepPhase::kAwake;
   int n_running = 0;
   int n_waiting = 0;
   double kv_usage = 0.0;  // by running sequences, 0..1
@@ -110,8 +126,8 @@ class InferenceService {
   using EventHandler = std::function<void(GenerateEvent&&)>;
 
   virtual ~InferenceService() = default;
-  // Refuses (Error) what can never be served, or when the queue is full (param "queue") or the
-  // service drains (param "draining") .
+  // Refuses (Error) what can never be served, or when the queue is full (param "queue"), the
+  // service drains (param "draining") or sleeps (param "sleeping").
   virtual Result<RequestId> submit(GenerateRequest request, EventHandler on_event) = 0;
   // No event after this returns on the service's thread; blocks are freed at the next step. The
   // metrics count the request as `counted_as`: kStop when its text came to a stop string, else
@@ -120,6 +136,13 @@ class InferenceService {
   virtual ServiceStatus status() const = 0;
   // Those of new requests.
   virtual std::shared_ptr<const ServedWeights> weights() const = 0;
+
+  // Called once, on the service's thread; must not block. `failure`: why it was not done, one line.
+  using SleepHandler = std::function<void(const std::string& failure)>;
+  // Ends all ranks, with all their memory. Its end is that of the last one.
+  virtual void sleep(SleepMode mode, SleepHandler on_end) = 0;
+  // Starts them again. Its end: they serve. At once when the service is awake.
+  virtual void wake_up(SleepHandler on_end) = 0;
 };
 
 }  // namespace trireme

@@ -164,6 +164,9 @@ class Scheduler {
   int32_t n_unheld_blocks() const { return blocks_.n_unused(); }
   int32_t n_free_blocks() const { return blocks_.n_free(); }
   int32_t n_running_blocks() const { return blocks_.n_running(); }
+  // Of the running sequences' blocks, the part of their places for tokens that no token is known
+  // for, 0 to 1.
+  double kv_fragmentation() const;
   // Sequences of a generation of weights.
   int32_t n_of(uint64_t generation) const;
   uint64_t n_preemptions() const { return n_preemptions_; }

@@ -16,6 +16,14 @@ int32_t n_held(const Sequence& sequence) { return static_cast<int32_t>(sequence.
 
 }  // namespace
 
+double Scheduler::kv_fragmentation() const {
+  if (blocks_.n_running() == 0) return 0.0;
+  int64_t n_empty = 0;
+  for (const auto& [order, sequence] : running_)
+    n_empty += std::max(int64_t{n_held(*sequence)} * kBlockSize - sequence->log.n_known(), 0L);
+  return static_cast<double>(n_empty) / (static_cast<double>(blocks_.n_running()) * kBlockSize);
+}
+
 // Blocks for all that is known, and one more for each running sequence to grow into: a newcomer
 // that makes another go back at the next step is work done twice. What waiting sequences hold can
 // be had.

@@ -10,6 +10,9 @@
 
 namespace trireme {
 
+// What a step computed.
+enum class StepPhase : uint8_t { kPrefill, kDecode, kMixed };
+
 // What the metrics want to know, as it happens. Called on the service's thread; must not block.
 // Members left empty are skipped. Times in seconds.
 struct ServingObserver {
@@ -27,6 +30,8 @@ struct ServingObserver {
       on_finished;
   // One step was answered; n_tokens as planned.
   std::function<void(int32_t n_tokens)> on_iteration;
+  // With it: the time by which it held up the steps behind it (StepTimes).
+  std::function<void(StepPhase phase, double seconds)> on_step;
   std::function<void()> on_preemption;
   // What was added since the last call.
   std::function<void(const PrefixCacheCounts& more)> on_prefix_cache;

@@ -5,27 +5,18 @@
 #include "kernels/check.h"
 
 namespace trireme {
-namespace {
-
-// One token a sequence, and guesses behind it, is a decode, or costs about the same.
-int32_t n_prompt_tokens(const StepPlan& plan) {
-  int32_t n = 0;
-  for (const SequencePlan& part : plan.sequences) {
-    const int32_t n_known = static_cast<int32_t>(part.input_ids.size()) - part.n_guesses;
-    n += n_known > 1 ? n_known : 0;
-  }
-  return n;
-}
-
-}  // namespace
-
 void StepTimes::sent(TimePoint now, const StepPlan& plan) {
   const bool alone = in_flight_.empty();
   if (alone) working_since_ = now;
-  in_flight_.push_back({.step_id = plan.step_id,
-                        .n_prompt_tokens = n_prompt_tokens(plan),
-                        .at = now,
-                        .alone = alone});
+  Sent& sent = in_flight_.emplace_back();
+  sent.step_id = plan.step_id;
+  sent.at = now;
+  sent.alone = alone;
+  for (const SequencePlan& part : plan.sequences) {
+    const int32_t n_known = static_cast<int32_t>(part.input_ids.size()) - part.n_guesses;
+    // One token, and guesses behind it, is a decode, or costs about the same.
+    (n_known > 1 ? sent.n_prompt_tokens : sent.n_decodes) += n_known;
+  }
 }
 
 StepTimes::Step StepTimes::answered(TimePoint now, uint64_t step_id, int32_t n_stages) {
@@ -38,7 +29,9 @@ StepTimes::Step StepTimes::answered(TimePoint now, uint64_t step_id, int32_t n_s
   last_answer_ = now;
   if (in_flight_.empty()) worked_ += now - working_since_;
   const double ms = std::chrono::duration<double, std::milli>(now - begin).count();
-  return {.n_prompt_tokens = sent.n_prompt_tokens, .ms = sent.alone ? ms / n_stages : ms};
+  return {.n_prompt_tokens = sent.n_prompt_tokens,
+          .n_decodes = sent.n_decodes,
+          .ms = sent.alone ? ms / n_stages : ms};
 }
 
 void StepTimes::lost(TimePoint now) {

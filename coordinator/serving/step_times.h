@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "comm/control/step_plan.h"
+#include "coordinator/serving/serving_observer.h"
 
 namespace trireme {
 
@@ -15,7 +16,13 @@ class StepTimes {
 
   struct Step {
     int32_t n_prompt_tokens = 0;
-    double ms = 0.0;  // by which later answers are later because of it
+    int32_t n_decodes = 0;  // sequences of one token, and of guesses behind it
+    double ms = 0.0;        // by which later answers are later because of it
+
+    StepPhase phase() const {
+      if (n_prompt_tokens == 0) return StepPhase::kDecode;
+      return n_decodes == 0 ? StepPhase::kPrefill : StepPhase::kMixed;
+    }
   };
 
   void sent(TimePoint now, const StepPlan& plan);
@@ -33,6 +40,7 @@ class StepTimes {
   struct Sent {
     uint64_t step_id = 0;
     int32_t n_prompt_tokens = 0;
+    int32_t n_decodes = 0;
     TimePoint at;
     bool alone = false;  // no other was in flight
   };

@@ -59,6 +59,7 @@ class MessageParser {
   MessagePart feed(std::string_view piece);
   // What was held back.
   MessagePart finish();
+  bool in_reasoning() const { return place_ == Place::kReasoning; }
 
  private:
   enum class Place : uint8_t {

@@ -197,13 +197,15 @@ TEST(ControlCodec, StateReadyAndStartComeBack) {
                                                .numerics_id = "0.1.0/cpu",
                                                .device = "cpu:avx512, 2 threads",
                                                .weight_bytes = 1,
-                                               .kv_bytes = 2});
+                                               .kv_bytes = 2,
+                                               .workspace_bytes = 3});
   EXPECT_EQ(ready.kv_blocks, 12);
   EXPECT_EQ(ready.kv_kept, 11);
   EXPECT_EQ(ready.numerics_id, "0.1.0/cpu");
   EXPECT_EQ(ready.device, "cpu:avx512, 2 threads");
   EXPECT_EQ(ready.weight_bytes, 1U);
   EXPECT_EQ(ready.kv_bytes, 2U);
+  EXPECT_EQ(ready.workspace_bytes, 3U);
   const GroupStart start = round_trip(GroupStart{.kv_blocks = 8, .keep_kv = true});
   EXPECT_EQ(start.kv_blocks, 8);
   EXPECT_TRUE(start.keep_kv);

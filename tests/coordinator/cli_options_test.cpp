@@ -46,12 +46,13 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
       "kv_dtype: int8\n"
       "journal: /j\njournal_retention: 7\njournal_grace: 8\njournal_mib: 9\n"
       "host: 0.0.0.0\nport: 81\ncontrol_address: 10.0.0.1\ncontrol_port: 82\n"
+      "enable_sleep_mode: true\n"
       "control_tls: 'on'\napi_keys: /k\nprotect_metrics: true\ntls_cert: /c\ntls_key: /t\n"
       "log_requests: true\nmax_waiting: 9\nitl_target_ms: 10\nrequest_timeout_ms: "
       "11\nwrite_timeout_ms: 12\n"
       "tool_call_parser: hermes\nreasoning_parser: think\n"
       "launcher: {kind: mpirun, hosts: [a, 'b:4'], mpirun_args: [--mca, x, '1']}\n"
-      "deadlines: {launch_ms: 900, max_crashes: 7}\n");
+      "deadlines: {launch_ms: 900, max_crashes: 7, sleep_ms: 901}\n");
   EXPECT_EQ(o.model, "demo");
   EXPECT_EQ(o.served_name, "tales");
   EXPECT_EQ(o.layout, (Layout{2, 3}));
@@ -75,6 +76,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_EQ(o.control_tls, ControlTls::kOn);
   EXPECT_EQ(o.api_keys, "/k");
   EXPECT_TRUE(o.protect_metrics);
+  EXPECT_TRUE(o.sleep_mode);
   EXPECT_EQ(o.tls_cert, "/c");
   EXPECT_EQ(o.tls_key, "/t");
   EXPECT_TRUE(o.log_requests);
@@ -89,6 +91,7 @@ TEST_F(ClusterFileTest, ReadsEveryKey) {
   EXPECT_THAT(o.launcher_args, ElementsAre("--mca", "x", "1"));
   EXPECT_EQ(o.deadlines.launch_ms, 900);
   EXPECT_EQ(o.deadlines.max_crashes, 7);
+  EXPECT_EQ(o.deadlines.sleep_ms, 901);
   EXPECT_EQ(o.deadlines.heartbeat_ms, 400);
 }
 

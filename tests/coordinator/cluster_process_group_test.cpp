@@ -23,6 +23,28 @@ TEST_F(ClusterProcessGroup, ServesAndStopsWithoutATrace) {
   EXPECT_EQ(broken_, "");
 }
 
+TEST_F(ClusterProcessGroup, StoppedItHasNoMemoryAndStartsAgain) {
+  const auto n_kv_memories = [] {
+    int n = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code ignored;  // the listing's own descriptor
+      const auto target = std::filesystem::read_symlink(entry.path(), ignored).string();
+      n += target.find("memfd:trireme") != std::string::npos ? 1 : 0;
+    }
+    return n;
+  };
+  serve();
+  EXPECT_GE(n_kv_memories(), 2);
+  const uint64_t epoch = group_->epoch();
+  stop();
+  EXPECT_EQ(group_->status(), GroupStatus::kStopped);
+  for (const int64_t pid : pids_) EXPECT_FALSE(process_exists(pid)) << pid;
+  EXPECT_EQ(n_kv_memories(), 0);
+  group_->start();
+  expect_recovery(epoch);
+  EXPECT_TRUE(lost_.empty());
+}
+
 TEST_F(ClusterProcessGroup, AKilledRankIsLostAndTheGroupServesAgain) {
   serve();
   EXPECT_EQ(step(1), 2);

@@ -258,6 +258,23 @@ TEST(ClusterSupervisor, StopDrainsThenTerminatesThenKills) {
 
 // A world of ranks that come up, die, hang and answer late, at random: whatever happens, at most
 // one epoch is live, epochs only grow, and once the world behaves the group serves again.
+// As often as anybody likes, and whatever it was doing: no stop is a crash.
+TEST(ClusterSupervisor, StartsAgainAfterAStop) {
+  Drive d;
+  for (int i = 0; i < 3 * GroupDeadlines{}.max_crashes; ++i) {
+    d.bring_up();
+    const uint64_t epoch = d.supervisor.epoch();
+    if (i % 3 == 1) d.take(d.supervisor.on_process_exit(d.now, epoch, "rank 1 was killed"));
+    d.take(d.supervisor.stop(d.now));
+    d.all_gone();
+    EXPECT_EQ(d.supervisor.status(), GroupStatus::kStopped);
+    EXPECT_EQ(d.n_asked(Kind::kReportStopped), 1);
+    d.take(d.supervisor.on_process_exit(d.now, epoch, "rank 0 ended"));
+    EXPECT_EQ(d.n_asked(Kind::kReportBroken), 0);
+    d.now += GroupDeadlines{}.crash_window_ms;
+  }
+}
+
 TEST(ClusterSupervisor, RandomEventsNeverMakeTwoEpochsLiveAndAlwaysConverge) {
   for (uint32_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE(seed);

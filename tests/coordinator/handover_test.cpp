@@ -50,6 +50,10 @@ AnswerState some_answer() {
   answer.call.text.stop = {"\xC3\xA9nd"};
   answer.call.grammar = {.tag = "lark", .text = "start: \"a\""};
   answer.call.message = {.tools = ToolFormat::kMistral, .reasoning = true};
+  answer.call.response_fields = R"({"user":null})";
+  answer.call.tensors = {.id = "x",
+                         .outputs = {{.output = TensorReply::Output::kIds, .binary = true}},
+                         .column = true};
   answer.choices.resize(2);
   answer.choices[1] = {.request_id = 71, .done = false, .told = true, .log = {}};
   answer.choices[1].log.token_ids = {8, 9};
@@ -58,6 +62,7 @@ AnswerState some_answer() {
   answer.choices[0].log.finish = FinishReason::kStop;
   answer.connection = 23;
   answer.sent.choices = {{.n_tokens = 4, .finished = true}, {.n_tokens = 2, .finished = false}};
+  answer.sent.n_events = 5;
   answer.kept = true;
   answer.request.prompts = {{5, 6, 7}};
   answer.request.seed = 9;
@@ -148,10 +153,16 @@ TEST(HandoverCodec, KeepsEverything) {
   EXPECT_EQ(decoded->api.answers.at(0).call.rules, nullptr);
   const AnswerState& answer = decoded->api.answers.at(0);
   EXPECT_EQ(answer.call.prompts.at(0).text, "a\nb");
+  EXPECT_EQ(answer.call.response_fields, R"({"user":null})");
+  EXPECT_EQ(answer.sent.n_events, 5);
   EXPECT_EQ(answer.call.tenant, "alice");
   EXPECT_EQ(answer.call.grammar.text, "start: \"a\"");
   EXPECT_EQ(answer.call.message.tools, ToolFormat::kMistral);
   EXPECT_TRUE(answer.call.message.reasoning);
+  EXPECT_EQ(answer.call.tensors.id, "x");
+  EXPECT_EQ(answer.call.tensors.outputs.at(0).output, TensorReply::Output::kIds);
+  EXPECT_TRUE(answer.call.tensors.outputs.at(0).binary);
+  EXPECT_TRUE(answer.call.tensors.column);
   EXPECT_EQ(answer.choices.at(1).log.logprobs, (std::vector<float>{-1.1F, -2.3F}));
   EXPECT_EQ(answer.choices.at(0).log.finish, FinishReason::kStop);
   EXPECT_EQ(answer.sent.text(), "4e.2");
@@ -169,6 +180,8 @@ TEST(HandoverMetrics, GoOnFromWhatTheyHadComeTo) {
   ServingObserver observer = before.observer();
   for (int i = 0; i < 5; ++i) observer.on_inter_token(0.01 * i);
   observer.on_finished(1.5, 7, 3, FinishReason::kLength);
+  observer.on_step(StepPhase::kPrefill, 0.2);
+  observer.on_step(StepPhase::kDecode, 0.02);
   observer.on_group_lost("socket");
   before.count_http_response("/v1/models", 200);
   before.set_comm(4.5);

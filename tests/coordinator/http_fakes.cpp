@@ -249,6 +249,40 @@ void FakeService::set_weights(ServedWeights weights) {
   weights_ = std::make_shared<ServedWeights>(std::move(weights));
 }
 
+void FakeService::sleep(SleepMode mode, SleepHandler on_end) {
+  std::unique_lock lock(mutex_);
+  sleep_mode_ = mode;
+  if (sleep_failure_.empty()) {
+    status_.sleep = SleepPhase::kAsleep;
+    status_.ready = false;
+    status_.problem = "the server sleeps";
+  }
+  const std::string failure = sleep_failure_;
+  lock.unlock();
+  on_end(failure);
+}
+
+void FakeService::wake_up(SleepHandler on_end) {
+  std::unique_lock lock(mutex_);
+  if (sleep_failure_.empty()) {
+    status_.sleep = SleepPhase::kAwake;
+    status_.ready = true;
+  }
+  const std::string failure = sleep_failure_;
+  lock.unlock();
+  on_end(failure);
+}
+
+void FakeService::set_sleep_failure(std::string failure) {
+  const std::lock_guard lock(mutex_);
+  sleep_failure_ = std::move(failure);
+}
+
+SleepMode FakeService::sleep_mode() const {
+  const std::lock_guard lock(mutex_);
+  return sleep_mode_;
+}
+
 void FakeService::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
@@ -294,7 +328,8 @@ TestServer::TestServer(const HttpLimits& limits, Journal* journal, int32_t journ
               .journal = journal,
               .journal_grace_s = journal_grace_s,
               .batches = batches,
-              .n_slots = 8}) {
+              .n_slots = 8,
+              .sleep_mode = true}) {
   server.start();
 }
 

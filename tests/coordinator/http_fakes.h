@@ -52,7 +52,13 @@ class FakeService final : public InferenceService {
   void cancel(RequestId id, FinishReason counted_as) override;
   ServiceStatus status() const override;
   std::shared_ptr<const ServedWeights> weights() const override;
+  void sleep(SleepMode mode, SleepHandler on_end) override;
+  void wake_up(SleepHandler on_end) override;
 
+  // Why no change of sleep succeeds, or "".
+  void set_sleep_failure(std::string failure);
+  // Of the last sleep.
+  SleepMode sleep_mode() const;
   void set_script(std::string script);
   void set_mode(Mode mode);
   void set_status(ServiceStatus status);
@@ -89,6 +95,8 @@ class FakeService final : public InferenceService {
   ServiceStatus status_;
   std::shared_ptr<const ServedWeights> weights_ = std::make_shared<ServedWeights>();
   std::optional<Error> refusal_;
+  std::string sleep_failure_;
+  SleepMode sleep_mode_ = SleepMode::kAbort;
   size_t capacity_ = SIZE_MAX;
   size_t most_at_once_ = 0;
   int32_t hidden_size_ = kFakeHidden;

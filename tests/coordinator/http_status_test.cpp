@@ -12,6 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using testing::HasSubstr;
+using testing::Not;
 
 class HttpStatus : public testing::Test {
  protected:
@@ -76,6 +77,60 @@ TEST_F(HttpStatus, NotReadyUntilAGroupHasServed) {
   EXPECT_EQ(client_.post("/v1/completions", body).status, 200);
 }
 
+TEST_F(HttpStatus, SleepAndWakeUp) {
+  const Json asleep = {{"is_sleeping", true}};
+  const Json awake = {{"is_sleeping", false}};
+  const Json body = {{"prompt", "x"}, {"max_tokens", 1}};
+  EXPECT_EQ(client_.get("/is_sleeping").json(), awake);
+  EXPECT_EQ(client_.post("/sleep?level=1&mode=keep", Json::object()).json(), asleep);
+  EXPECT_EQ(server_.service.sleep_mode(), SleepMode::kKeep);
+  EXPECT_EQ(client_.get("/is_sleeping").json(), asleep);
+  EXPECT_EQ(client_.get("/health").status, 200);
+  const ClientResponse not_ready = client_.get("/ready");
+  EXPECT_EQ(not_ready.status, 503);
+  EXPECT_THAT(not_ready.body, HasSubstr("the server sleeps"));
+  const ClientResponse refused = client_.post("/v1/completions", body);
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.json()["error"]["code"], "sleeping");
+  EXPECT_TRUE(refused.headers.contains("retry-after"));
+  EXPECT_THAT(client_.get("/metrics").body,
+              HasSubstr("trireme_sleep_state{engine=\"0\",model_name=\"fake\"} 1\n"));
+  EXPECT_EQ(client_.post("/wake_up?tags=weights&tags=kv_cache", Json::object()).json(), awake);
+  EXPECT_EQ(client_.post("/v1/completions", body).status, 200);
+}
+
+// New work is let in while the ranks are being started, and waits for them.
+TEST_F(HttpStatus, SleepIsOverWhenItWakesUp) {
+  ServiceStatus status;
+  status.sleep = SleepPhase::kSettling;
+  status.problem = "it is going to sleep";
+  server_.service.set_status(status);
+  const Json body = {{"prompt", "x"}, {"max_tokens", 1}};
+  EXPECT_EQ(client_.post("/v1/completions", body).status, 503);
+  EXPECT_EQ(client_.get("/is_sleeping").json()["is_sleeping"], false);
+  status.ready = true;
+  status.sleep = SleepPhase::kAwake;
+  server_.service.set_status(status);
+  EXPECT_EQ(client_.get("/ready").status, 200);
+  status.ready = false;
+  status.sleep = SleepPhase::kWaking;
+  server_.service.set_status(status);
+  EXPECT_EQ(client_.get("/is_sleeping").json()["is_sleeping"], true);
+  EXPECT_EQ(client_.post("/v1/completions", body).status, 200);
+}
+
+TEST_F(HttpStatus, SleepRefuses) {
+  EXPECT_EQ(client_.post("/sleep?level=0", Json::object()).status, 400);
+  EXPECT_EQ(client_.post("/sleep?level=3", Json::object()).json()["error"]["param"], "level");
+  EXPECT_EQ(client_.post("/sleep?mode=deep", Json::object()).json()["error"]["param"], "mode");
+  EXPECT_EQ(client_.get("/sleep").status, 405);
+  server_.service.set_sleep_failure("requests still run");
+  const ClientResponse refused = client_.post("/sleep", Json::object());
+  EXPECT_EQ(refused.status, 409);
+  EXPECT_EQ(refused.json()["error"]["message"], "requests still run");
+  EXPECT_EQ(server_.service.sleep_mode(), SleepMode::kAbort);
+}
+
 TEST_F(HttpStatus, VersionAndLoad) {
   EXPECT_EQ(client_.get("/version").json()["version"], build_id());
   EXPECT_EQ(client_.get("/load").json()["server_load"], 0);
@@ -126,6 +181,7 @@ TEST_F(HttpStatus, Metrics) {
   observer.on_decode_time(0.02);
   observer.on_finished(0.4, 5, 2, FinishReason::kLength);
   observer.on_iteration(7);
+  observer.on_step(StepPhase::kMixed, 0.25);
   observer.on_preemption();
   observer.on_prefix_cache({.n_queried = 40, .n_hit = 32, .n_cached_prompt = 16});
   observer.on_group_lost("socket");
@@ -136,6 +192,10 @@ TEST_F(HttpStatus, Metrics) {
   server_.metrics.set_stage_busy(1, 4.0);
   server_.metrics.set_stage_busy(1, 1.0);  // relaunched: counts from 0 again
   server_.metrics.set_comm(0.5);
+  server_.metrics.set_kv_fragmentation(1, 0.125);
+  server_.metrics.set_memory({{.replica = 0, .rank = 7, .weight_bytes = 9}});
+  server_.metrics.set_memory(
+      {{.replica = 0, .rank = 1, .weight_bytes = 3, .kv_bytes = 4, .workspace_bytes = 5}});
   server_.metrics.set_bubble_ratio(0.25);
   server_.server.begin_drain();
   const ClientResponse response = client_.get("/metrics");
@@ -172,15 +232,22 @@ TEST_F(HttpStatus, Metrics) {
   for (const char* part :
        {R"(finished_reason="length",model_name="fake"} 1)",
         R"(block_size="16",engine="0",model_name="fake",num_gpu_blocks="64"} 1)",
+        R"(trireme_step_seconds_sum{engine="0",model_name="fake",phase="mixed"} 0.25)",
+        R"(trireme_step_seconds_count{engine="0",model_name="fake",phase="decode"} 0)",
         R"(trireme_kv_blocks{engine="0",model_name="fake",use="running"} 32)",
         R"(trireme_kv_blocks{engine="0",model_name="fake",use="cached"} 12)",
         R"(trireme_kv_blocks{engine="0",model_name="fake",use="free"} 20)",
         R"(cause="socket",engine="0",model_name="fake"} 1)", R"(stage="1"} 5)",
+        R"(trireme_kv_fragmentation_ratio{engine="0",model_name="fake",replica="1"} 0.125)",
+        R"(model_name="fake",rank="1",replica="0",use="weights"} 3)",
+        R"(model_name="fake",rank="1",replica="0",use="kv"} 4)",
+        R"(model_name="fake",rank="1",replica="0",use="workspace"} 5)",
         R"(vllm:time_to_first_token_seconds_bucket{engine="0",model_name="fake",le="0.04"} 1)",
         R"(trireme_http_requests_total{code="404",path="other"} 2)",
         R"(trireme_build_info{version="test"} 1)"}) {
     EXPECT_THAT(response.body, HasSubstr(part));
   }
+  EXPECT_THAT(response.body, Not(HasSubstr("rank=\"7\"")));
 }
 
 }  // namespace

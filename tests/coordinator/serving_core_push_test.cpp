@@ -179,7 +179,7 @@ TEST(CorePush, RefusesWhatCannotBe) {
   EXPECT_THAT(outcome(*push(world, 9)), HasSubstr("replica 1 is not serving now"));
   world.on_thread([&] { world.groups[1]->come_up(); });
   EXPECT_THAT(outcome(*push(world, 0)), HasSubstr("w is already served"));
-  world.core->refuse_pushes("the server is shutting down");
+  world.core->refuse_changes("the server is shutting down");
   EXPECT_EQ(outcome(*push(world, 9)), "the server is shutting down");
 }
 

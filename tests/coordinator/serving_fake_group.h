@@ -31,6 +31,7 @@ struct GroupScript {
   std::function<bool(const StepPlan&)> kills;
   bool relaunches = true;  // after a loss, by itself
   bool breaks = false;     // after a loss, for good
+  bool stops = true;       // when told to, at once; else the test calls end_stop
   bool prepares = true;    // further weights, at once; else the test calls end_preparation
 };
 
@@ -80,8 +81,12 @@ class FakeGroup final : public Group {
 
   void stop(std::function<void()> on_stopped) override {
     status_ = GroupStatus::kStopped;
-    later(std::move(on_stopped));
+    plans_.clear();
+    results_.clear();
+    if (script.stops) return later(std::move(on_stopped));
+    on_stopped_ = std::move(on_stopped);
   }
+  void end_stop() { std::exchange(on_stopped_, nullptr)(); }
   GroupStatus status() const override { return status_; }
   uint64_t epoch() const override { return epoch_; }
   int n_ranks_alive() const override { return status_ == GroupStatus::kServing ? 1 : 0; }
@@ -142,6 +147,7 @@ class FakeGroup final : public Group {
   GroupStatus status_ = GroupStatus::kStopped;
   uint64_t epoch_ = 0;
   uint64_t preparing_ = 0;
+  std::function<void()> on_stopped_;
   std::optional<Ranks> ranks_;
   std::deque<StepPlan> plans_;  // not yet run
   std::deque<StepResult> results_;

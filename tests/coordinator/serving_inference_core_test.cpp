@@ -249,7 +249,7 @@ TEST(InferenceCore, StopEndsWhatIsLeft) {
 TEST(InferenceCore, ObserverSeesEveryTokenAndStep) {
   ServingObserver observer;
   int n_first = 0, n_inter = 0, n_queue = 0, n_prefill = 0, n_decode = 0, n_steps = 0;
-  int n_preempted = 0, n_lost = 0, n_replayed = 0, n_planned = 0;
+  int n_preempted = 0, n_lost = 0, n_replayed = 0, n_planned = 0, n_timed = 0;
   std::map<FinishReason, int> finished;
   observer.on_first_token = [&](double) { ++n_first; };
   observer.on_inter_token = [&](double seconds) { n_inter += seconds >= 0.0 ? 1 : 0; };
@@ -263,6 +263,7 @@ TEST(InferenceCore, ObserverSeesEveryTokenAndStep) {
     ++n_steps;
     n_planned += n_tokens;
   };
+  observer.on_step = [&](StepPhase, double seconds) { n_timed += seconds >= 0.0 ? 1 : 0; };
   observer.on_finished = [&](double e2e, int32_t n_prompt, int32_t n_output, FinishReason reason) {
     EXPECT_GE(e2e, 0.0);
     EXPECT_EQ(n_prompt, 20);
@@ -287,6 +288,7 @@ TEST(InferenceCore, ObserverSeesEveryTokenAndStep) {
   EXPECT_GT(n_replayed, 0);
   EXPECT_GT(n_preempted, 0);
   EXPECT_GT(n_steps, 40);
+  EXPECT_EQ(n_timed, n_steps);
   EXPECT_GT(n_planned, 4 * 59);
 }
 

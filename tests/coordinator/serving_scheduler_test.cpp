@@ -15,6 +15,19 @@ using fake::ids_of;
 using fake::request_of;
 using fake::small_config;
 
+// Two blocks for 20 tokens, then 21 and so on; shared ones are full.
+TEST(Scheduler, TellsHowMuchOfTheRunningBlocksIsEmpty) {
+  Bench bench(small_config());
+  EXPECT_EQ(bench.scheduler.kv_fragmentation(), 0.0);
+  bench.add(request_of(20, 4));
+  bench.plan_all();
+  EXPECT_EQ(bench.scheduler.kv_fragmentation(), 12.0 / 32);
+  bench.answer_oldest();
+  EXPECT_EQ(bench.scheduler.kv_fragmentation(), 11.0 / 32);
+  bench.run();
+  EXPECT_EQ(bench.scheduler.kv_fragmentation(), 0.0);
+}
+
 TEST(Scheduler, RefusesWhatCanNeverBeServed) {
   const SchedulerConfig config = small_config();
   const auto refusal = [&](const GenerateRequest& request, int32_t n_blocks = 0) {

@@ -26,9 +26,10 @@ constexpr std::chrono::seconds kPatience(60);
 
 // A core over fake groups, with what every client heard.
 struct World {
-  explicit World(std::vector<GroupScript> scripts, ServingObserver observer = {},
+  explicit World(std::vector<GroupScript> group_scripts, ServingObserver observer = {},
                  int32_t max_waiting = 1000, int n_mask_threads = 0,
-                 const std::function<void(InferenceCoreOptions&)>& change = {}) {
+                 const std::function<void(InferenceCoreOptions&)>& change = {})
+      : scripts(std::move(group_scripts)) {
     InferenceCoreOptions options;
     options.guides = std::make_shared<Guides>();
     options.n_mask_threads = n_mask_threads;
@@ -47,7 +48,9 @@ struct World {
           io = &context;
           auto group = std::make_unique<FakeGroup>(context, scripts[static_cast<size_t>(replica)],
                                                    std::move(events));
+          const std::lock_guard lock(mutex);
           groups.push_back(group.get());
+          changed.notify_all();
           return group;
         },
         std::move(observer), std::move(listener));
@@ -124,6 +127,7 @@ struct World {
     FAIL() << "a request or a KV block is still held";
   }
 
+  std::vector<GroupScript> scripts;  // of the groups, and of those to come
   boost::asio::io_context* io = nullptr;
   std::vector<FakeGroup*> groups;
   std::mutex mutex;

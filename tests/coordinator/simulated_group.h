@@ -72,10 +72,13 @@ class SimulatedGroup final : public Group {
   int n_blamed() const { return n_blamed_; }
 
   void start() override {
-    tick();
+    if (!std::exchange(ticking_, true)) tick();
     perform(supervisor_.start(clock_.now()));
   }
-  void stop(std::function<void()> on_stopped) override { on_stopped(); }
+  void stop(std::function<void()> on_stopped) override {
+    on_stopped_ = std::move(on_stopped);
+    perform(supervisor_.stop(clock_.now()));
+  }
   GroupStatus status() const override { return supervisor_.status(); }
   uint64_t epoch() const override { return supervisor_.epoch(); }
   int n_ranks_alive() const override { return supervisor_.n_connected(); }
@@ -166,12 +169,25 @@ class SimulatedGroup final : public Group {
         blames_ |= action.cause != kRegroupCause;
         return events_.on_lost(action.cause, action.text);
       case Kind::kReportBroken: return events_.on_broken(action.text);
+      case Kind::kSendDrain: return drain();
+      case Kind::kReportStopped: return stopped();
       case Kind::kTerminate:
-      case Kind::kSendDrain:
       case Kind::kReportLoading:
-      case Kind::kReportWaiting:
-      case Kind::kReportStopped: return;
+      case Kind::kReportWaiting: return;
     }
+  }
+
+  void drain() {
+    later(pick(0, 60), [this](Epoch& epoch) {
+      if (!epoch.alive || epoch.silent || epoch.stuck) return;
+      epoch.alive = false;
+      gone_after(pick(0, 40));
+    });
+  }
+  // With what outlives the ranks.
+  void stopped() {
+    n_blamed_ += std::exchange(kv_is_there_, false) && blames_ ? 1 : 0;
+    clock_.after(1, std::exchange(on_stopped_, nullptr));
   }
 
   const Layout& layout() const { return supervisor_.formation().choice.layout; }
@@ -443,6 +459,8 @@ class SimulatedGroup final : public Group {
   int64_t last_arrival_ms_ = 0;
   std::deque<SupervisorAction> pending_;
   bool performing_ = false;
+  bool ticking_ = false;
+  std::function<void()> on_stopped_;
 };
 
 }  // namespace trireme::fake

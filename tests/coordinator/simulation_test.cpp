@@ -37,6 +37,8 @@ struct Coverage {
   int n_too_long = 0;  // for what a smaller layout holds
   int n_pushed = 0;
   int n_push_failures = 0;
+  int n_asleep = 0;
+  int n_woken = 0;
   int n_on_old_weights = 0;  // requests that ended on others than new ones got then
   int64_t n_cached = 0;      // tokens that were not computed again
   int64_t n_guessed_right = 0;
@@ -83,14 +85,15 @@ class Simulation {
     for (SimulatedGroup* group : groups_) group->start();
     plan_clients();
     if (chance(0.5)) plan_pushes();
+    if (chance(0.3)) plan_naps();
     if (n_replicas_ == 1 && chance(0.2)) plan_crowd(options.scheduler.max_slots);
   }
 
   void run() {
-    while (!all_ended()) {
+    while (!all_ended() || n_naps_open_ > 0) {
       io_->poll();
       ASSERT_TRUE(clock_.step());
-      ASSERT_LT(clock_.now(), kAllMustEndMs) << "a request never ended";
+      ASSERT_LT(clock_.now(), kAllMustEndMs) << "a request or a sleep never ended";
       if (testing::Test::HasFailure()) return;
     }
     settle();
@@ -267,6 +270,26 @@ class Simulation {
     }
   }
 
+  // Each keeps the requests, and ends.
+  void plan_naps() {
+    const int64_t n_naps = pick(1, 3);
+    for (int64_t i = 0; i < n_naps; ++i) {
+      ++n_naps_open_;
+      clock_.after(pick(0, 6000), [this] {
+        core_->sleep(SleepMode::kKeep, [this](const std::string& failure) {
+          coverage_.n_asleep += failure.empty() ? 1 : 0;
+          clock_.after(pick(0, 2000), [this] { wake_up(); });
+        });
+      });
+    }
+  }
+  void wake_up() {
+    core_->wake_up([this](const std::string& failure) {
+      --n_naps_open_;
+      coverage_.n_woken += failure.empty() ? 1 : 0;
+    });
+  }
+
   void submit(Client& client) {
     GenerateRequest request = client.request;
     request.weights = core_->weights();
@@ -391,6 +414,7 @@ class Simulation {
   std::deque<Client> clients_;
   Crowd crowd_;
   int n_pushes_open_ = 0;
+  int n_naps_open_ = 0;
   int n_preemptions_ = 0;
   std::unique_ptr<InferenceCore> core_;
 };
@@ -424,15 +448,18 @@ TEST(Simulation, NothingIsLostRepeatedOrLeaked) {
   EXPECT_GT(coverage.n_pushed, static_cast<int>(n_runs / 4));
   EXPECT_GT(coverage.n_push_failures, static_cast<int>(n_runs / 10));
   EXPECT_GT(coverage.n_on_old_weights, static_cast<int>(n_runs / 10));
+  EXPECT_GT(coverage.n_asleep, static_cast<int>(n_runs / 10));
+  EXPECT_GT(coverage.n_woken, static_cast<int>(n_runs / 10));
   std::printf(
       "%d requests finished, %d cancelled, %d given up; %d losses, %d failed launches, "
       "%d times KV was kept, %d times a layout was smaller and %d times larger than the last; "
-      "%d pushes, %d without success, %d requests ended on the weights before; "
+      "%d pushes, %d without success, %d requests ended on the weights before; asleep %d times; "
       "%.0f hours of virtual time\n",
       coverage.n_finished, coverage.n_cancelled, coverage.n_given_up, coverage.groups.n_losses,
       coverage.groups.n_failed_launches, coverage.groups.n_kept, coverage.groups.n_smaller,
       coverage.groups.n_returned, coverage.n_pushed, coverage.n_push_failures,
-      coverage.n_on_old_weights, static_cast<double>(coverage.virtual_ms) / 3.6e6);
+      coverage.n_on_old_weights, coverage.n_asleep,
+      static_cast<double>(coverage.virtual_ms) / 3.6e6);
 }
 
 }  // namespace

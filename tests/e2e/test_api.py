@@ -104,6 +104,46 @@ def test_streamed_chat_equals_whole_one(client):
     assert text == whole.choices[0].message.content
 
 
+def test_response_equals_chat(client):
+    options = dict(model=MODEL, max_output_tokens=40, temperature=0)
+    chat = client.chat.completions.create(model=MODEL, messages=CHAT, max_tokens=40, temperature=0)
+    for given in (CHAT, CHAT[0]["content"]):
+        answer = client.responses.create(input=given, **options)
+        assert answer.object == "response" and answer.id.startswith("resp_")
+        assert answer.status == "incomplete"
+        assert answer.incomplete_details.reason == "max_output_tokens"
+        assert answer.output_text == chat.choices[0].message.content
+        assert answer.usage.input_tokens == chat.usage.prompt_tokens
+        assert answer.usage.output_tokens == 40
+    # An answer can be sent back as it is.
+    more = client.responses.create(
+        input=CHAT + answer.output + [{"role": "user", "content": "And then?"}], **options)
+    assert more.usage.input_tokens > answer.usage.input_tokens
+    with pytest.raises(openai.BadRequestError) as failure:
+        client.responses.create(input="And then?", previous_response_id=answer.id, **options)
+    assert failure.value.param == "previous_response_id"
+
+
+def test_streamed_response_equals_whole_one(client):
+    schema = {"type": "object", "additionalProperties": False, "required": ["who", "age"],
+              "properties": {"who": {"enum": ["fox", "König", "🦊"]},
+                             "age": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    options = dict(model=MODEL, input=CHAT[0]["content"], temperature=0, text={
+        "format": {"type": "json_schema", "name": "who", "schema": schema, "strict": True}})
+    whole = client.responses.create(**options)
+    assert whole.status == "completed" and set(json.loads(whole.output_text)) == {"who", "age"}
+    events = list(client.responses.create(**options, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created" and events[-1].type == "response.completed"
+    assert "".join(event.delta for event in events
+                   if event.type == "response.output_text.delta") == whole.output_text
+    # The client's own helper puts the response together from its events.
+    with client.responses.stream(**options) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == events[-1].response.output_text == whole.output_text
+    assert final.usage.output_tokens == whole.usage.output_tokens
+
+
 @pytest.mark.parametrize("chat", (False, True))
 def test_usage_chunk_comes_when_asked_for(client, chat):
     options = dict(model=MODEL, max_tokens=12, temperature=0, stream=True,

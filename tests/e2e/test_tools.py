@@ -68,6 +68,25 @@ def test_required_calls_are_valid(caller):
     assert names == {"get_weather", "now"} and most <= 16
 
 
+def test_responses_have_calls_as_items(caller):
+    tools = [{"type": "function"} | tool["function"] for tool in TOOLS]
+    options = dict(model=MODEL, input=CHAT, tools=tools, tool_choice="required",
+                   temperature=1.0, extra_body={"seed": 1})
+    calls = caller.responses.create(**options).output
+    assert calls and len({call.call_id for call in calls}) == len(calls)
+    for call in calls:
+        assert call.type == "function_call" and call.status == "completed"
+        check_call(call)
+    with caller.responses.stream(**options) as stream:
+        streamed = stream.get_final_response().output
+    assert [(call.name, call.arguments) for call in streamed] == \
+        [(call.name, call.arguments) for call in calls]
+    results = [{"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+               for call in calls]
+    assert caller.responses.create(model=MODEL, input=CHAT + calls + results, tools=tools,
+                                   max_output_tokens=4).output
+
+
 def test_one_call_where_asked_for_one(caller):
     for seed in range(4):
         calls = ask(caller, tool_choice="required", parallel_tool_calls=False,

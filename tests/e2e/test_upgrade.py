@@ -11,13 +11,14 @@ import pytest
 from event_streams import join_streams, start_event_streams, wait_until_events
 from faults import kill
 from raw_http import dial, read_to_end
-from requests_under_test import MODEL, PROMPT
+from requests_under_test import MODEL, PROMPT, make_client
 from test_access import certificate, make_certificate  # noqa: F401 (a fixture)
 from test_journal import COMPLETIONS, assert_same, undisturbed  # noqa: F401 (a fixture)
 from trireme_process import (BINARY, READY_DEADLINE_S, http_get, http_post, run_command,
                              wait_until)
 
 ADMIN_DEADLINE_S = 60
+HANDOVER = 5  # kHandoverVersion
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def wait_until_more(streams):
 def ask(surroundings, **arguments):
     """What the server's admin socket says to an upgrade with these arguments."""
     folder, = surroundings.temporary.glob("trireme-run-*")
-    request = {"handover": 4, "program": str(BINARY), "build": "9.9.9", "wait_s": 0} | arguments
+    request = {"handover": HANDOVER, "program": str(BINARY), "build": "9.9.9",
+               "wait_s": 0} | arguments
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(ADMIN_DEADLINE_S)
         connection.connect(str(folder / "admin"))
@@ -82,6 +84,11 @@ SEARCH = dict(model=MODEL, prompt=PROMPT, max_tokens=60, n=4, use_beam_search=Tr
               ignore_eos=True)
 EMBEDDINGS = dict(input=[[100 + (31 * i + k) % 900 for k in range(200)] for i in range(200)],
                   encoding_format="base64")
+INFER = f"/v2/models/{MODEL}/infer"
+INFERENCE = dict(parameters=dict(max_tokens=900, temperature=1.0, seed=5, ignore_eos=True),
+                 inputs=[dict(name="text_input", datatype="BYTES", shape=[1], data=[PROMPT])])
+RESPONSE = dict(model=MODEL, input=PROMPT, max_output_tokens=900, temperature=1.0,
+                extra_body=dict(seed=5, ignore_eos=True))
 
 
 def test_the_prefix_cache_goes_on(start_upgradable, surroundings):
@@ -156,6 +163,27 @@ def test_beam_search_and_embeddings_begin_again(start_upgradable, surroundings, 
     surroundings.assert_nothing_left()
 
 
+def test_inferences_and_responses_go_on(start_upgradable, surroundings, server):
+    expected = whole(server.url + INFER, INFERENCE, "outputs")
+    response = make_client(server).responses.create(**RESPONSE)
+    upgraded = start_upgradable()
+    inference = WholeAnswer(upgraded, INFERENCE, INFER, "outputs")
+    stream = iter(make_client(upgraded).responses.create(**RESPONSE, stream=True))
+    events = []
+    for _ in range(2):
+        events += [next(stream) for _ in range(8)]
+        assert "2 answers" in upgrade(surroundings)
+    events += stream
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events
+                   if event.type == "response.output_text.delta") == response.output_text
+    assert events[-1].response.usage == response.usage
+    inference.join(ADMIN_DEADLINE_S)
+    assert inference.choices == expected
+    assert upgraded.stop() == 0, upgraded.output()
+    surroundings.assert_nothing_left()
+
+
 def test_a_rank_lost_after_an_upgrade_comes_back(start_upgradable, surroundings, undisturbed):
     server = start_upgradable("--tp", 2)
     streams = start_event_streams(server, undisturbed[0])
@@ -195,7 +223,9 @@ def test_refused_upgrades_change_nothing(start_upgradable, surroundings, undistu
     streams = start_event_streams(server, undisturbed[0])
     wait_until_more(streams)
     ranks = server.rank_pids()
-    assert "form 5" in ask(surroundings, handover=5)["error"]
+    refusal = ask(surroundings, handover=HANDOVER + 1)["error"]
+    assert f"in form {HANDOVER + 1}, this server" in refusal, refusal
+    assert f"hands over in form {HANDOVER}:" in refusal, refusal
     assert "no program" in ask(surroundings, program="/nowhere/trireme")["error"]
     assert "arguments" in ask(surroundings, program=None)["error"]
     # Found only when everything is held already.

@@ -134,6 +134,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   check_parsed(parse_completion_request(*body, model.info, *model.codec), model);
   check_parsed(parse_chat_request(*body, model.info, *model.codec), model);
+  check_parsed(parse_responses_request(*body, model.info, *model.codec), model);
   for (const PoolingKind& kind : kPoolingKinds)
     check_pooling(kind.parse(*body, model.info, *model.codec), model.info);
   return 0;
