@@ -46,7 +46,7 @@ class Sequence {
     }
     answer.logprobs.pop_back();  // after the last prompt token nothing is given
     while (static_cast<int32_t>(ids_.size()) < n_prompt + n_new) {
-      ids_.push_back(step(1, true).token_id);
+      ids_.push_back(step(1, true).drawn.at(0).token_id);
     }
     answer.greedy.assign(ids_.begin() + n_prompt, ids_.begin() + n_prompt + n_new);
     return answer;
