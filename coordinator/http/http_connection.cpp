@@ -83,6 +83,8 @@ void HttpConnection::next_request() {
   parser_->header_limit(static_cast<uint32_t>(limits_.max_header_bytes));
   parser_->body_limit(std::max<uint64_t>(limits_.max_body_bytes, shared_->max_sink_bytes));
   head_taken_ = false;
+  head_lines_ = {};
+  n_checked_bytes_ = 0;
   if (buffer_.size() > 0 && shared_->holding == Holding::kNot) {  // pipelined
     state_ = State::kReading;
     set_deadline(limits_.request_timeout_ms);
@@ -132,6 +134,7 @@ void HttpConnection::parse() {
     if (!parser_->is_header_done() && !check_lines()) return;
     const size_t used = parser_->put(buffer_.data(), ec);
     buffer_.consume(used);
+    n_checked_bytes_ -= std::min(n_checked_bytes_, used);
     if (ec && ec != http::error::need_more) {
       return refuse(parse_failure(ec, limits_.max_header_bytes, limits_.max_body_bytes));
     }
@@ -150,11 +153,13 @@ void HttpConnection::parse() {
   read_some();
 }
 
-// The parser takes a head only when all of it has come. False when the request was refused.
+// Before the parser, which takes each field as soon as it has come. False when the request was
+// refused.
 bool HttpConnection::check_lines() {
   const std::string_view text(static_cast<const char*>(buffer_.data().data()), buffer_.size());
-  const size_t end = text.find("\r\n\r\n");
-  if (end == text.npos || !has_odd_lines(text.substr(0, end))) return true;
+  const std::string_view added = text.substr(n_checked_bytes_);
+  n_checked_bytes_ = text.size();
+  if (head_lines_.take(added)) return true;
   refuse({.status = 400,
           .message = "malformed HTTP request: each line of its head must end in CR LF, and each "
                      "field must be on one line",

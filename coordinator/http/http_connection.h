@@ -145,6 +145,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool read_pending_ = false;
   bool write_pending_ = false;
   std::shared_ptr<HttpConnection> kept_;  // this one, while held: no operation keeps it then
+  HeadLines head_lines_;                  // of the request that is read
+  size_t n_checked_bytes_ = 0;            // at the buffer's beginning, that it has seen
   bool head_taken_ = false;
   size_t counted_body_bytes_ = 0;
   std::shared_ptr<BodySink> sink_;  // for the body of the request that is read

@@ -42,15 +42,22 @@ ApiError parse_failure(beast::error_code ec, size_t max_header_bytes, size_t max
   return malformed(fmt::format("malformed HTTP request: {}", ec.message()));
 }
 
-bool has_odd_lines(std::string_view head) {
-  for (size_t i = 0; i < head.size(); ++i) {
-    if (head[i] == '\n') return true;
-    if (head[i] != '\r') continue;
-    if (i + 1 == head.size() || head[i + 1] != '\n') return true;
-    ++i;
-    if (i + 1 < head.size() && (head[i + 1] == ' ' || head[i + 1] == '\t')) return true;
+bool HeadLines::take(std::string_view bytes) {
+  for (const char c : bytes) {
+    if (at_ == At::kEnd) return true;
+    if (at_ == At::kBehindCr) {
+      if (c != '\n') return false;
+      at_ = line_is_empty_ ? At::kEnd : At::kLineBegin;
+      line_is_empty_ = true;
+    } else if (c == '\r') {
+      at_ = At::kBehindCr;
+    } else {
+      if (c == '\n' || (at_ == At::kLineBegin && (c == ' ' || c == '\t'))) return false;
+      at_ = At::kInLine;
+      line_is_empty_ = false;
+    }
   }
-  return false;
+  return true;
 }
 
 std::optional<ApiError> check_head(const RequestHead& head, unsigned http_version) {

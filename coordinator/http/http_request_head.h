@@ -54,10 +54,20 @@ ApiError parse_failure(boost::beast::error_code ec, size_t max_header_bytes, siz
 // different places (RFC 9112, section 6.3), a missing or repeated Host, unknown expectations.
 std::optional<ApiError> check_head(const RequestHead& head, unsigned http_version);
 
-// Whether a whole head, as it came, has a field that goes on in the next line or a line that does
-// not end in CR LF: a proxy in front may have read another message (RFC 9112, sections 2.2
-// and 5.2).
-bool has_odd_lines(std::string_view head);
+// Looks in a head, as it comes, for a field that goes on in the next line or a line that does not
+// end in CR LF: a proxy in front may have read another message (RFC 9112, sections 2.2 and 5.2).
+class HeadLines {
+ public:
+  // The bytes behind those of the last call; what is behind the head's end is not looked at. False:
+  // there is such a line.
+  bool take(std::string_view bytes);
+
+ private:
+  enum class At : uint8_t { kLineBegin, kInLine, kBehindCr, kEnd };
+
+  At at_ = At::kLineBegin;
+  bool line_is_empty_ = true;
+};
 
 // The target's path, percent-decoded, without the query. An error when the target is not a path.
 Result<std::string> request_path(const RequestHead& head);
