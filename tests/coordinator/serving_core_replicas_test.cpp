@@ -70,6 +70,14 @@ void hold(World& world, size_t group, bool held) {
   });
 }
 
+// On both of two replicas; those on replica 1 draw nothing until it is let go on.
+void begin_four_with_some_held(World& world) {
+  hold(world, 0, true);
+  hold(world, 1, true);
+  begin_four(world);
+  hold(world, 0, false);
+}
+
 std::vector<int> members(World& world) {
   std::vector<int> all;
   for (const ReplicaSnapshot& replica : world.core->replicas()) all.push_back(replica.replica);
@@ -79,8 +87,7 @@ std::vector<int> members(World& world) {
 TEST(CoreReplicas, WhatRunsWhereOneLeavesEndsThereFirst) {
   World world({GroupScript{}, GroupScript{}});
   wait_up(world);
-  hold(world, 1, true);
-  begin_four(world);
+  begin_four_with_some_held(world);
   ASSERT_GT(world.core->replicas()[1].n_running, 0);
   Ending ending = remove(world, 1, kLong);
   world.settle();
@@ -105,8 +112,7 @@ TEST(CoreReplicas, WhatRunsWhereOneLeavesEndsThereFirst) {
 TEST(CoreReplicas, PastThePatienceTheyGoOnElsewhere) {
   World world({GroupScript{}, GroupScript{}});
   wait_up(world);
-  hold(world, 1, true);
-  begin_four(world);
+  begin_four_with_some_held(world);
   EXPECT_EQ(outcome(remove(world, 1, std::chrono::milliseconds(0))).failure, "");
   world.wait_until_all_ended();
   world.expect_all_undisturbed();
@@ -171,8 +177,7 @@ TEST(CoreReplicas, TheLastThatServesStays) {
 TEST(CoreReplicas, OneChangeAtATime) {
   World world({GroupScript{}, GroupScript{}});
   wait_up(world);
-  hold(world, 1, true);
-  begin_four(world);
+  begin_four_with_some_held(world);
   Ending ending = remove(world, 1, kLong);
   EXPECT_THAT(outcome(add(world)).failure, HasSubstr("another replica joins or leaves"));
   EXPECT_THAT(outcome(remove(world, 0, kLong)).failure, HasSubstr("another replica"));
@@ -222,8 +227,7 @@ TEST(CoreReplicas, NewOnesComputeWithThePushedWeights) {
 TEST(CoreReplicas, AServiceThatEndsWaitsForNoChange) {
   World world({GroupScript{}, GroupScript{}});
   wait_up(world);
-  hold(world, 1, true);
-  begin_four(world);
+  begin_four_with_some_held(world);
   Ending ending = remove(world, 1, kLong);
   world.core->refuse_changes("the server is shutting down");
   EXPECT_EQ(outcome(ending).failure, "the server is shutting down");
