@@ -17,8 +17,15 @@ def resident_bytes(pids):
 
 def kv_memories(server):
     """Of the ranks' KV pools, which the coordinator holds."""
-    folder = Path(f"/proc/{server.process.pid}/fd")
-    return [fd.name for fd in folder.iterdir() if "trireme-kv" in os.readlink(fd)]
+    return [fd.name for fd in Path(f"/proc/{server.process.pid}/fd").iterdir()
+            if "trireme-kv" in target_of(fd)]
+
+
+def target_of(fd):
+    try:
+        return os.readlink(fd)
+    except FileNotFoundError:  # closed since it was listed
+        return ""
 
 
 def post(server, path):
